@@ -218,6 +218,7 @@ def read_message(
         UsageDataError: naming the path of what cannot be read, or what no request can have used.
     """
     raw, asked = body.get("usage") or {}, request or {}
+    said, wanted = _texts(body), _texts(asked)
     tools, longest_reply = tools_and_longest_reply(asked)
     stated = _decode(raw)
     top, passes = stated.usage, stated.iterations or []
@@ -238,7 +239,7 @@ def read_message(
     # Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
     fallbacks = [each.model for each in passes if each.type == "fallback_message" and each.model]
     fallbacks = fallbacks or [each.serving for each in changes if each.serving]
-    named, own = model or text_of(asked.get("model")), text_of(body.get("model"))
+    named, own = model or wanted.get("model"), said.get("model")
     serving = fallbacks[-1] if fallbacks else own or named
     if not serving:
         raise _unreadable("model", "expected the model's name, got nothing")
@@ -314,12 +315,12 @@ def read_message(
     caveats = _caveats(raw, stated, body, content)
     caveats |= {f"usage-disagrees: {key}" for key in at_most}
     caveats |= {"truncated-stream"} if truncated else set()
-    geography = text_of(asked.get("inference_geo"))
+    geography = wanted.get("inference_geo")
     return Answer(
         model=serving,
         asked_model=named,
-        ids=(message_id,) if (message_id := text_of(body.get("id"))) else (),
-        stop_reason=text_of(body.get("stop_reason")),
+        ids=(said["id"],) if "id" in said else (),
+        stop_reason=said.get("stop_reason"),
         usage=top,
         sampling_calls=tuple(kept),
         terms=Terms(
@@ -333,6 +334,10 @@ def read_message(
         code_beside=tuple(kinds) if has_container else None,
         caveats=sorted_caveats(caveats) if caveats else (),
     )
+
+
+def _texts(body: _Body) -> dict[str, str]:
+    return {key: value for key, value in body.items() if isinstance(value, str) and value}
 
 
 def _speed(stated: _Stated, asked: _Body, *, fast: bool) -> str | None:
