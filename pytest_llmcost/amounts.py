@@ -6,6 +6,7 @@ calls they are nor what was allowed.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import reduce
@@ -170,7 +171,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         """
         add = EXACT.add  # never rounds, whatever the caller's own decimal context
         number = unpriced = 0
-        used: list[tuple[int, ...]] = []
+        used = (0,) * len(Usage.__struct_fields__)
         priced = low = _ZERO
         high: Decimal | None = _ZERO
         categories: dict[str, Decimal] = {}
@@ -190,7 +191,8 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
                 categories[name] = add(categories.get(name, _ZERO), part)
             # The tokens of a refusal before any output that is not billed are free.
             paid = [each for each in call.sampling_calls if each.refusal is None or each.usd != 0]
-            used += [astuple(each.usage) for each in paid]
+            for each in paid:  # far faster than to add usage to usage
+                used = tuple(map(operator.add, used, astuple(each.usage)))
             caveats = call.caveats
             why_stale = ("stale", "not-recounted", "count-failed")
             if call.evidence == "stale" and not call.has_caveat(*why_stale):
@@ -203,8 +205,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
             if usd is None or usd_high is None or not usd_low == usd == usd_high:
                 found = [each for each in caveats if each.rule.direction != "none"]
                 money.note(found or [_UNEXPLAINED])
-        sums = map(sum, zip(*used, strict=True))  # far faster than to add usage to usage
-        usage = Usage(**dict(zip(Usage.__struct_fields__, sums, strict=True))) if used else Usage()
+        usage = Usage(**dict(zip(Usage.__struct_fields__, used, strict=True)))
         ranges: dict[Kind, Range] = {"usd": Range(low, None if unpriced else priced, high, money)}
         for kind, fields in _FIELDS_OF.items():
             tokens = sum(getattr(usage, name) for name in fields)

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.counting.cassette import Count
 from pytest_llmcost.counting.payload import Payload, joined_turns, tool_names
-from pytest_llmcost.counting.prompt import Breakpoint, Place, Ttl
+from pytest_llmcost.counting.prompt import Breakpoint, Place, Ttl, as_list
 from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.money import EXACT
@@ -72,7 +72,7 @@ def plan_caching(
 
     `read` makes a Payload of a cut's body, with the payload's own betas.
     """
-    end = Breakpoint(Place("messages", len(payload.body.get("messages") or ())))
+    end = Breakpoint(Place("messages", len(as_list(payload.body.get("messages")))))
     points = payload.breakpoints if points is None else points
     cuts = [Cut(end, payload, closed=False), *(_cut(payload, each, read) for each in points)]
     return Plan(payload, tuple(cuts), _placeholder(payload, read))
