@@ -101,9 +101,8 @@ def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
             cassette.prune(asker.name, {payload.fingerprint})
         cassette.save()
     except (PayloadError, CountError) as error:
-        card, hint = shipped_card(), ""
-        if row.model and card.find(row.model) is None and (likely := card.likely(row.model)):
-            hint = f"did you mean the model {likely}? "
+        likely = shipped_card().likely(row.model) if row.model else None
+        hint = f"did you mean the model {likely}? " if likely else ""
         return row._replace(problem=f"{hint}{error}")
     tokens, left_out = count.input_tokens, (*count.left_out, *unknown_keys(payload))
     row = row._replace(input_tokens=tokens, left_out=left_out, state="within")

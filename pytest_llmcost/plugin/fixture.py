@@ -211,8 +211,7 @@ class LlmCost:
                     session, sender.owner, sent, item, output_tokens, cache
                 )
             except CountError as error:
-                card = session.card
-                if card.find(sent.model) is None and (likely := card.likely(sent.model)):
+                if likely := session.card.likely(sent.model):
                     session.notes.add(f"{sent.model} has no price. Did you mean {likely}?")
                 # The payload does not become free if the test catches this, or fails by it.
                 record(session, sender, uncounted_answer(sent, error), sent, "counted")
