@@ -6,8 +6,8 @@ calls they are nor what was allowed.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import reduce
 from types import MappingProxyType
@@ -20,7 +20,7 @@ from pytest_llmcost.call import Call
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.bill import NOT_ITEMISED, ByCategory
 from pytest_llmcost.prices.caveats import CAVEATS, Caveat, TokenKind
-from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.prices.usage import SamplingCall, Usage
 
 Kind = Literal["usd", "input_tokens", "uncached_input_tokens", "output_tokens", "calls"]
 """What can be limited."""
@@ -31,7 +31,7 @@ COUNT_COMMAND = "pytest --llmcost-record-mode=rewrite"
 _ZERO = Decimal(0)
 _CATEGORIES = ByCategory.__struct_fields__
 
-_UNEXPLAINED = "what a call cost is unknown; state it with llmcost.record(...)"
+_UNEXPLAINED = Caveat("what a call cost is unknown; state it with llmcost.record(...)")
 
 NOT_RUN = "tests were not run"
 """How the reason of a budget names a run that ended with its collection."""
@@ -56,9 +56,10 @@ class Reasons(dict[tuple[str, str], tuple[int, str, str]]):
     the calls never shows.
     """
 
-    def note(self, name: str, detail: str = "") -> None:
-        """Add a caveat, or a whole sentence, of one call."""
-        self._join(("", name), 1, detail, detail)
+    def note(self, caveats: Iterable[Caveat]) -> None:
+        """Add the caveats of one call."""
+        for caveat in caveats:
+            self._join(("", caveat.name), 1, caveat.detail, caveat.detail)
 
     def _join(self, key: tuple[str, str], number: int, first: str, last: str) -> None:
         seen, least, greatest = self.get(key, (0, first, last))
@@ -84,11 +85,11 @@ class Reasons(dict[tuple[str, str], tuple[int, str, str]]):
                 sentences.append(side + first + of_all)
                 continue
             shown = f" ({first or last}{', ...' if last != first else ''})" if last else ""
-            rule = CAVEATS.get(name)
-            template = (rule.sentence if rule else name + "{detail}") if name else _UNEXPLAINED
+            what, _, remedy = f"{name}{{detail}}".partition("; ")
+            if (rule := CAVEATS.get(name)) is not None:
+                what, remedy = rule.what, rule.remedy
             # The number before the remedy: a command at the end can then be pasted.
-            what, semicolon, remedy = template.partition("; ")
-            text = f"{side}{what}{often}{semicolon}{remedy}"
+            text = f"{side}{what}{often}" + (f"; {remedy}" if remedy else "")
             sentences.append(text.replace("{command}", count_command).replace("{detail}", shown))
         return tuple(sorted(sentences))
 
@@ -104,13 +105,14 @@ class Range(msgspec.Struct, frozen=True):
     high: Decimal | None = _ZERO
     reasons: Reasons = NO_REASONS
 
+    def combined(self, other: Range, how: Callable[[Decimal, Decimal], Decimal]) -> Range:
+        """Combine each bound with the other's; it is unknown where either is."""
+        pairs = ((self.low, other.low), (self.best, other.best), (self.high, other.high))
+        low, best, high = (None if a is None or b is None else how(a, b) for a, b in pairs)
+        return Range(low, best, high, self.reasons.joined(other.reasons))
+
     def __add__(self, other: Range) -> Range:
-        return Range(
-            _sum(self.low, other.low),
-            _sum(self.best, other.best),
-            _sum(self.high, other.high),
-            self.reasons.joined(other.reasons),
-        )
+        return self.combined(other, EXACT.add)
 
     def __sub__(self, baseline: Range) -> Range:
         low, best, high = (
@@ -124,10 +126,6 @@ class Range(msgspec.Struct, frozen=True):
         """Return the range of a quantity that is known."""
         exact = Decimal(number)
         return Range(exact, exact, exact)
-
-
-def _sum(one: Decimal | None, other: Decimal | None) -> Decimal | None:
-    return None if one is None or other is None else EXACT.add(one, other)
 
 
 _NOTHING: Mapping[Kind, Range] = MappingProxyType({kind: Range() for kind in get_args(Kind)})
@@ -173,67 +171,49 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         """
         add = EXACT.add  # never rounds, whatever the caller's own decimal context
         number = unpriced = 0
-        fresh = written_5m = written_1h = read = output = searches = 0
+        used = (0,) * len(Usage.__struct_fields__)
         priced = low = _ZERO
-        categories: dict[str, Decimal] = {}
         high: Decimal | None = _ZERO
+        categories: dict[str, Decimal] = {}
         money = Reasons()
-        inexact: defaultdict[TokenKind, Range] = defaultdict(Range)  # by how much
-        reasons: defaultdict[TokenKind, Reasons] = defaultdict(Reasons)
+        inexact = {kind: Range() for kind in _FIELDS_OF}  # by how much
+        # Noted in place: to join the reasons of each call takes without end if all have others.
+        reasons = {kind: Reasons() for kind in _FIELDS_OF}
         for call in calls:
             number += 1
             usd, usd_low, usd_high = call.usd, call.usd_low, call.usd_high
             known = usd_low if usd is None else usd
             priced = add(priced, known)
             low = add(low, usd_low)
-            if high is not None:
-                high = None if usd_high is None else add(high, usd_high)
-            if usd is None:
-                unpriced += 1
+            high = None if high is None or usd_high is None else add(high, usd_high)
+            unpriced += usd is None
             for name, part in _by_category(call, known):
                 categories[name] = add(categories.get(name, _ZERO), part)
-            for sampling in call.sampling_calls:
-                if sampling.refusal is not None and sampling.usd == 0:
-                    continue  # a refusal before any output that is not billed: its tokens are free
-                usage = sampling.usage
-                fresh += usage.input_tokens
-                written_5m += usage.cache_write_5m_tokens
-                written_1h += usage.cache_write_1h_tokens
-                read += usage.cache_read_tokens
-                output += usage.output_tokens
-                searches += usage.web_search_requests
+            # The tokens of a refusal before any output that is not billed are free.
+            paid = [each for each in call.sampling_calls if each.refusal is None or each.usd != 0]
+            for each in paid:  # far faster than to add usage to usage
+                used = tuple(map(operator.add, used, astuple(each.usage)))
             caveats = call.caveats
             why_stale = ("stale", "not-recounted", "count-failed")
             if call.evidence == "stale" and not call.has_caveat(*why_stale):
                 caveats = (Caveat("stale"), *caveats)
             about_tokens = [each for each in caveats if each.rule.tokens] if caveats else ()
             if about_tokens or not call.sampling_calls:
-                for kind in _FIELDS_OF:
-                    inexact[kind] += _tokens(kind, call, about_tokens, reasons[kind])
+                for kind, by, why in _inexact_tokens(call, paid, about_tokens):
+                    inexact[kind] += by
+                    reasons[kind].note(why)
             if usd is None or usd_high is None or not usd_low == usd == usd_high:
                 found = [each for each in caveats if each.rule.direction != "none"]
-                for caveat in found or [Caveat("")]:
-                    money.note(caveat.name, caveat.detail)
-        unread = fresh + written_5m + written_1h
-        ranges: dict[Kind, Range] = {
-            "usd": Range(low, None if unpriced else priced, high, money),
-            "input_tokens": Range.exactly(unread + read),
-            "uncached_input_tokens": Range.exactly(unread),
-            "output_tokens": Range.exactly(output),
-            "calls": Range.exactly(number),
-        }
-        for kind, spent in inexact.items():
-            ranges[kind] += replace(spent, reasons=reasons[kind])
+                money.note(found or [_UNEXPLAINED])
+        usage = Usage(**dict(zip(Usage.__struct_fields__, used, strict=True)))
+        ranges: dict[Kind, Range] = {"usd": Range(low, None if unpriced else priced, high, money)}
+        for kind, fields in _FIELDS_OF.items():
+            tokens = sum(getattr(usage, name) for name in fields)
+            ranges[kind] = Range.exactly(tokens) + replace(inexact[kind], reasons=reasons[kind])
+        ranges["calls"] = Range.exactly(number)
         return Amounts(
             calls=number,
-            usage=Usage(
-                input_tokens=fresh,
-                cache_write_5m_tokens=written_5m,
-                cache_write_1h_tokens=written_1h,
-                cache_read_tokens=read,
-                output_tokens=output,
-                web_search_requests=searches,
-            ),
+            usage=usage,
             priced_usd=priced,
             by_category=ByCategory(**categories),
             unpriced=unpriced,
@@ -242,11 +222,10 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
 
     def with_lost_calls(self, why: Iterable[str]) -> Amounts:
         """Take off the upper bounds if calls were made that are not in it, and give the reason."""
-        reasons = Reasons()
-        for each in why:
-            reasons.note(_LOST.get(each, f"calls were lost ({each})"))
-        if not reasons:
+        sentences = [_LOST.get(each, f"calls were lost ({each})") for each in why]
+        if not sentences:
             return self
+        reasons = Reasons({("", sentence): (1, "", "") for sentence in sentences})
         lost = Range(_ZERO, None, None, reasons)
         return replace(self, ranges={kind: spent + lost for kind, spent in self.ranges.items()})
 
@@ -298,31 +277,30 @@ _FIELDS_OF: Mapping[TokenKind, tuple[str, ...]] = {
 }
 
 
-def _tokens(kind: TokenKind, call: Call, about_tokens: Sequence[Caveat], reasons: Reasons) -> Range:
-    """Return by how much a call with caveats about tokens, or no usage, is inexact; note why."""
-    found = [each for each in about_tokens if kind in each.rule.tokens]
-    bounded = call.bounded if found else ()
-    loose = [each for each in found if each.name not in bounded]
-    is_unknown = not call.sampling_calls or any(each.may_be_lower for each in loose)
-    for caveat in found or [Caveat("")] * is_unknown:
-        reasons.note(caveat.name, caveat.detail)
+def _inexact_tokens(
+    call: Call, paid: Sequence[SamplingCall], about_tokens: Sequence[Caveat]
+) -> Iterator[tuple[TokenKind, Range, Sequence[Caveat]]]:
+    """Yield by how much a call with caveats about tokens, or no usage, is inexact, and why."""
+    stated = [each.usage for each in paid]
+    least = [each.usage if each.usage_low is None else each.usage_low for each in paid]
+    most = [each.most_usage for each in paid]
+    # Attempts without an answer may be billed, at worst with the longest reply.
+    lost, attempts = call.lost_usage or Usage(), call.lost_attempts or 0
+    bounded = call.bounded
+    for kind, fields in _FIELDS_OF.items():
 
-    def of(usage: Usage) -> int:
-        return sum(getattr(usage, name) for name in _FIELDS_OF[kind])
+        def of(usages: Iterable[Usage], fields: tuple[str, ...] = fields) -> int:
+            return sum(getattr(usage, name) for usage in usages for name in fields)
 
-    paid = [each for each in call.sampling_calls if each.refusal is None or each.usd != 0]
-    stated = sum(of(each.usage) for each in paid)
-    if is_unknown:
-        return Range(Decimal(-stated), None, None)
-    least = sum(of(each.usage if each.usage_low is None else each.usage_low) for each in paid)
-    most = sum(of(each.most_usage) for each in paid)
-    if (lost := call.lost_usage) is not None:
-        # Attempts without an answer may be billed, at worst with the longest reply.
-        most += (call.lost_attempts or 0) * of(lost)
-    if least < stated and not found:  # a stream that was cut may have ended in a free refusal
-        for caveat in about_tokens:
-            reasons.note(caveat.name, caveat.detail)
-    return Range(Decimal(least - stated), _ZERO, None if loose else Decimal(most - stated))
+        found = [each for each in about_tokens if kind in each.rule.tokens]
+        loose = [each for each in found if each.name not in bounded]
+        if not call.sampling_calls or any(each.may_be_lower for each in loose):
+            yield kind, Range(Decimal(-of(stated)), None, None), found or [_UNEXPLAINED]
+            continue
+        low = Decimal(of(least) - of(stated))
+        high = None if loose else Decimal(of(most) + attempts * of([lost]) - of(stated))
+        # A stream that was cut may have ended in a free refusal.
+        yield kind, Range(low, _ZERO, high), found or (about_tokens if low else ())
 
 
 def most(alternatives: Sequence[Amounts]) -> Amounts:
@@ -333,21 +311,12 @@ def most(alternatives: Sequence[Amounts]) -> Amounts:
     if len(alternatives) == 1:
         return alternatives[0]
     first = max(alternatives, key=lambda each: (each.priced_usd, each.unpriced))
-    ranges = {}
-    for kind in first.ranges:
-        several = [each[kind] for each in alternatives]
-        ranges[kind] = Range(
-            _highest([each.low for each in several]),
-            _highest([each.best for each in several]),
-            _highest([each.high for each in several]),
-            reduce(Reasons.joined, [each.reasons for each in several]),
-        )
+
+    def highest(one: Range, other: Range) -> Range:
+        return one.combined(other, max)
+
+    ranges = {kind: reduce(highest, [each[kind] for each in alternatives]) for kind in first.ranges}
     return replace(first, unpriced=max(each.unpriced for each in alternatives), ranges=ranges)
-
-
-def _highest(bounds: Sequence[Decimal | None]) -> Decimal | None:
-    known = [each for each in bounds if each is not None]
-    return max(known) if len(known) == len(bounds) else None
 
 
 def is_uncounted(call: Call) -> bool:

@@ -51,10 +51,7 @@ def parse_usd(value: object) -> Decimal:
         value = Decimal(float.__repr__(value))  # NumPy's floats have a repr of their own
     amount = _read(value, _AMOUNT)
     if amount is None:
-        raise SettingsError(
-            f'{value!r} is not an amount of money; write 0.05, "0.05", "$0.05" or "5c"'
-            f"{_comma_hint(value)}"
-        )
+        raise _refused(value, 'is not an amount of money; write 0.05, "0.05", "$0.05" or "5c"')
     return amount
 
 
@@ -66,9 +63,7 @@ def parse_quantity(value: object) -> int:
     """
     number = None if isinstance(value, Decimal) else _read(value, _QUANTITY)
     if number is None or number != number.to_integral_value():
-        raise SettingsError(
-            f'{value!r} is not a whole number; write 8000, "8k" or "1.5M"{_comma_hint(value)}'
-        )
+        raise _refused(value, 'is not a whole number; write 8000, "8k" or "1.5M"')
     return int(number)
 
 
@@ -81,7 +76,7 @@ def parse_percent(text: str) -> Decimal:
     share = _read(text, _PERCENT)
     if share is None:
         number = text if read_digits(text) else "80"
-        raise SettingsError(f'{text!r} is not a percentage; write "{number}%"{_comma_hint(text)}')
+        raise _refused(text, f'is not a percentage; write "{number}%"')
     return share
 
 
@@ -98,10 +93,8 @@ def parse_share_or_usd(text: str) -> tuple[Decimal | None, Decimal | None]:
     if usd and re.fullmatch(r"[\d.,\s]+", text):
         usd = None
     if share is usd is None:
-        raise SettingsError(
-            f"{text!r} is neither a percentage nor an amount of money with its unit; write 10% or "
-            f"$0.05{_comma_hint(text)}"
-        )
+        what = "is neither a percentage nor an amount of money with its unit; write 10% or $0.05"
+        raise _refused(text, what)
     return share, usd
 
 
@@ -119,10 +112,19 @@ def _read(value: object, form: str) -> Decimal | None:
     return number.copy_abs() if is_money else None  # a negative zero is zero
 
 
-def _comma_hint(value: object) -> str:
-    if not isinstance(value, str) or "," not in value:
-        return ""
-    return "; decimals stand behind a point, and a comma only groups thousands (1,000)"
+def _refused(value: object, what: str) -> SettingsError:
+    if isinstance(value, str) and "," in value:
+        what += "; decimals stand behind a point, and a comma only groups thousands (1,000)"
+    return SettingsError(f"{show_value(value)} {what}")
+
+
+def show_value(value: object) -> str:
+    """Write any value that a user gave, for a message."""
+    try:
+        shown = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return shown if len(shown) <= 200 else f"{shown[:200]}..."
 
 
 def count_digits(amount: Decimal) -> int:

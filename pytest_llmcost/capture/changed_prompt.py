@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.counting.payload import Payload, Prefix, changed_parts, describe_changes
 from pytest_llmcost.counting.prompt import as_list
-from pytest_llmcost.counting.segments import CachedPrompt, CachePlan, plan_caching
+from pytest_llmcost.counting.segments import CachedPrompt, Plan, plan_caching
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.message import Answer
@@ -62,7 +62,7 @@ class ReplayedReply(NamedTuple):
             _is_unchanged(prefix, self.recorded) for prefix in (*self.sent.prefixes, *marked_then)
         )
 
-    def plan(self, read: Callable[[Mapping[str, Any]], Payload]) -> CachePlan | None:
+    def plan(self, read: Callable[[Mapping[str, Any]], Payload]) -> Plan | None:
         """Return what must be counted to know what the prompt uses now; None where nothing must.
 
         The whole prompt, and each cached prefix if the recorded cache tokens do not hold any more.

@@ -8,6 +8,7 @@ only a --record-mode that records sends something, and it sends `count_tokens`, 
 from __future__ import annotations
 
 import json
+import shlex
 from argparse import ArgumentParser, Namespace
 from contextlib import ExitStack
 from pathlib import Path
@@ -89,16 +90,18 @@ def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
         row = row._replace(model=payload.model)
         name = f"./{file}" if file.startswith("-") else file  # which is no option
         options = (f"--model={arguments.model}",) if arguments.model else ()
-        words = ("llmcost", "count", name, *options, "--record-mode=rewrite")
+        command = shlex.join(["llmcost", "count", name, *options, "--record-mode=rewrite"])
         # Its own name is independent of the folder that the command is called in.
-        asker = Asker(clean(f"{path.name} for {payload.model}"), words)
+        asker = Asker(clean(f"{path.name} for {payload.model}"), command)
         cassette = CountCassette(path.parent / _FOLDER / f"{path.name}.llmcost.yaml")
         count = counter.count(Job(payload, cassette, mode, asker))
         if mode == "rewrite":
             cassette.prune(asker.name, {payload.fingerprint})
         cassette.save()
     except (PayloadError, CountError) as error:
-        return row._replace(problem=str(error))
+        likely = shipped_card().likely(row.model) if row.model else None
+        hint = f"did you mean the model {likely}? " if likely else ""
+        return row._replace(problem=f"{hint}{error}")
     tokens, left_out = count.input_tokens, (*count.left_out, *unknown_keys(payload))
     row = row._replace(input_tokens=tokens, left_out=left_out, state="within")
     if limit is None:

@@ -139,7 +139,7 @@ def on_other_model(ledger: Ledger, model: str, card: RateCard, *, on: date) -> O
                 "priced uncached there"
             )
         found = card.find(call.model)
-        if found and card.tokenizer(found.model) != card.tokenizer(model):
+        if found and card.about(found.model).tokenizer != card.about(model).tokenizer:
             notes.add(
                 f"{model} has another tokenizer than {found.model}: the same reply would be "
                 "another number of tokens, too, which is not in these figures"

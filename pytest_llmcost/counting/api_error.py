@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_llmcost.counting.own_requests import pause_of, show_seconds
+from pytest_llmcost.counting.own_requests import pause_of
 from pytest_llmcost.counting.payload import tool_name
 from pytest_llmcost.counting.prompt import as_list
 from pytest_llmcost.credentials import without_keys
@@ -144,12 +144,6 @@ _REMEDIES = {
     413: "send a smaller payload; the API would not take it from the application either",
     429: "wait, then run again; what has been counted so far is kept",
 }
-_IN_TESTS = {
-    401: f"{_REMEDIES[401]}, or {_OVERRIDE} to make a client that has one",
-    403: f"{_REMEDIES[403]}, or {_OVERRIDE}",
-    404: f"check the model id (behind a gateway or on a cloud: {_OVERRIDE})",
-}
-"""What helps where a fixture makes the client."""
 _RUN_LATER = "run again later; what has been counted so far is kept"
 ELSEWHERE = (
     "it may not be the Messages API: check ANTHROPIC_BASE_URL, or what the client is made with"
@@ -162,7 +156,9 @@ def explain_failure(
     error: BaseException, *, model: str, host: str, seconds: float, in_tests: bool = True
 ) -> CountError:
     """Explain why counting failed and what would help; `seconds` is what a count may take."""
-    remedies = {**_REMEDIES, **_IN_TESTS} if in_tests else _REMEDIES
+    remedies = dict(_REMEDIES)
+    for each in (401, 403, 404) if in_tests else ():  # of another client
+        remedies[each] += f", or {_OVERRIDE}"
     status, said = getattr(error, "status_code", None), message_of(error)
     if status == 400:
         return explain_refusal(said, model)
@@ -173,7 +169,7 @@ def explain_failure(
         remedy = remedies.get(status, _RUN_LATER if may_pass else ELSEWHERE)
         if pause is not None and pause > seconds:
             remedy += f". A count waits for {seconds:g} s at most (--llmcost-count-timeout)"
-        after = f" (retry after {show_seconds(pause)} s)" if pause is not None else ""
+        after = f" (retry after {pause:,.9g} s)" if pause is not None else ""
         return CountError(
             f"counting {model} failed with status {status}{after}: {said}; {remedy}",
             status=status,

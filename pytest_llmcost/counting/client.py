@@ -6,7 +6,6 @@ No lock of ours is held while the user's code runs: the fixture `llmcost_client`
 from __future__ import annotations
 
 import inspect
-import shlex
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -73,18 +72,8 @@ class Asker(NamedTuple):
 
     name: str
     """As it stands in the cassette."""
-    words: tuple[str, ...] = ()
-    """Of the command that records its counts."""
-
-    @property
-    def command(self) -> str:
-        """This command, to be pasted."""
-        return shlex.join(self.words)
-
-
-def command_to_count(mode: Mode, *words: str) -> str:
-    """Return the command, to be pasted, that has pytest count in a mode."""
-    return f"{shlex.join(['pytest', *words])} --llmcost-record-mode={mode}"
+    command: str = ""
+    """What records its counts, to be pasted."""
 
 
 class Job(NamedTuple):

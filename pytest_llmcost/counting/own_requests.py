@@ -83,7 +83,7 @@ class Patience:
         status, seconds = response.status_code, pause_of(response.headers)
         self._last_answer = ""
         if status in (408, 409, 429) or status >= 500:  # which the SDK tries again
-            pause = "" if seconds is None else f", try again in {show_seconds(seconds)} s"
+            pause = "" if seconds is None else f", try again in {seconds:,.9g} s"
             self._last_answer = f" (it answered {status}{pause})"
             if seconds is not None and seconds > self.left:
                 response.headers["x-should-retry"] = "false"
@@ -99,19 +99,8 @@ def pause_of(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def show_seconds(seconds: float) -> str:
-    """Write a pause, however long.
-
-    Example:
-        >>> show_seconds(0.5), show_seconds(99_999_999)
-        ('0.5', '99,999,999')
-    """
-    return f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:g}"
-
-
-def start(work: Callable[[], T], future: Future[T] | None = None) -> Future[T]:
+def start(work: Callable[[], T], future: Future[T]) -> None:
     """Do some work in a thread that nothing waits for, not even the end of the process."""
-    future = future or Future()
     context = contextvars.copy_context()
 
     def run() -> None:
@@ -124,7 +113,6 @@ def start(work: Callable[[], T], future: Future[T] | None = None) -> Future[T]:
         threading.Thread(target=run, name="llmcost-count", daemon=True).start()
     except RuntimeError as error:  # there are too many threads
         future.set_exception(error)
-    return future
 
 
 class NetworkBlocked(BaseException):

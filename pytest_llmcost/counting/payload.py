@@ -30,7 +30,7 @@ from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue, canonical, digests, to_json_value
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.model_names import Resolved, mask_account
-from pytest_llmcost.prices.usage import longest_reply, mappings, tools_of
+from pytest_llmcost.prices.usage import mappings, tools_and_longest_reply
 
 RECIPE = "2"
 """The fingerprint's version. If the recipe changes, raise it: recorded counts are then renewed."""
@@ -108,18 +108,12 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The names of the tools that make one request sample several times, sorted."""
     longest_reply: int | None = None
     """The most output tokens that it can be billed; None if nothing bounds them."""
+    task_budget: int | None = None
+    """The tokens that the model is asked to keep to, over the whole loop of a task.
 
-    @property
-    def task_budget(self) -> int | None:
-        """The tokens that the model is asked to keep to, over the whole loop of a task.
-
-        Advisory: nothing enforces it, and usage does not show it. Source:
-        https://platform.claude.com/docs/en/build-with-claude/task-budgets, read 2026-11-22.
-        """
-        config = self.body.get("output_config")
-        budget = config.get("task_budget") if isinstance(config, dict) else None
-        tokens = isinstance(budget, dict) and (budget.get("remaining") or budget.get("total"))
-        return tokens if type(tokens) is int else None
+    Advisory: nothing enforces it, and usage does not show it. Source:
+    https://platform.claude.com/docs/en/build-with-claude/task-budgets, read 2026-11-22.
+    """
 
     @property
     def values(self) -> dict[str, JsonValue]:
@@ -237,7 +231,18 @@ def read_payload(
     exact = mask_account(asked) if known is None else known.model
     prompt = read_prompt(body, exact)
     identity, parts = _identify(prompt, exact, betas)
-    tools = tools_of(body)
+    tools, longest_reply = tools_and_longest_reply(body)
+    sampling_tools = {
+        tool_name(tool, index)
+        for index, tool in enumerate(tools)
+        if str(tool.get("type")).startswith(_SAMPLING_TOOLS)
+    }
+    if "mcp_servers" in body:
+        servers = mappings(body["mcp_servers"])
+        sampling_tools |= {str(each.get("name", "mcp")) for each in servers}
+    config = body.get("output_config")
+    budget = config.get("task_budget") if isinstance(config, dict) else None
+    left = isinstance(budget, dict) and (budget.get("remaining") or budget.get("total"))
     return Payload(
         body=body,
         prompt=prompt,
@@ -247,22 +252,10 @@ def read_payload(
         fingerprint=identity,
         parts=parts,
         breakpoints=prompt.breakpoints,
-        sampling_tools=_sampling_tools(body, tools),
-        longest_reply=longest_reply(body, tools),
+        sampling_tools=tuple(sorted(sampling_tools)),
+        longest_reply=longest_reply,
+        task_budget=left if type(left) is int else None,
     )
-
-
-def _sampling_tools(
-    body: Mapping[str, JsonValue], tools: Iterable[Mapping[str, JsonValue]]
-) -> tuple[str, ...]:
-    names = {
-        tool_name(tool, index)
-        for index, tool in enumerate(tools)
-        if str(tool.get("type")).startswith(_SAMPLING_TOOLS)
-    }
-    if "mcp_servers" in body:
-        names |= {str(each.get("name", "mcp")) for each in mappings(body["mcp_servers"])}
-    return tuple(sorted(names))
 
 
 def fingerprint(payload: Mapping[str, JsonValue]) -> str:

@@ -204,12 +204,9 @@ def _without_defaults(value: JsonValue, of: str) -> JsonValue:
     return {
         key: item
         for key, item in value.items()
-        if item is not None and not (key in defaults and _is_same(item, defaults[key]))
+        # By type, too: 0 is not false.
+        if item is not None and (type(item), item) != (type(other := defaults.get(key)), other)
     }
-
-
-def _is_same(one: JsonValue, other: JsonValue) -> bool:
-    return type(one) is type(other) and bool(one == other)  # 0 is not false
 
 
 _THINKS_IF_ASKED = re.compile(r"claude-(3|[a-z]+-4)\b")

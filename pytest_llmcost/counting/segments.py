@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.counting.cassette import Count
 from pytest_llmcost.counting.payload import Payload, joined_turns, tool_names
-from pytest_llmcost.counting.prompt import Breakpoint, Place, Ttl
+from pytest_llmcost.counting.prompt import Breakpoint, Place, Ttl, as_list
 from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.money import EXACT
@@ -41,18 +41,23 @@ class Cut(NamedTuple):
     """False if open tool calls had to be answered, which counts for a few tokens."""
 
 
-class CachePlan(NamedTuple):
-    """What must be counted to know what caching a payload costs."""
+class Plan(NamedTuple):
+    """What must be counted to know how long some prefixes of a payload are."""
 
     whole: Payload
     cuts: tuple[Cut, ...]
+    """Of breakpoints, behind the whole; or of the parts' borders."""
     placeholder: Payload
+    spans: tuple[tuple[tuple[str, ...], Cut, Cut], ...] = ()
+    """In the prompt's order: the parts that a span belongs to, the cut before it and at its end."""
+    fixed: tuple[Cut, ...] = ()
+    """With one tool and with two, if the fixed prompt must be told from the first tool."""
 
     @property
     def payloads(self) -> tuple[Payload, ...]:
-        """All that must be counted, the whole first, each once."""
-        needed = [self.whole, *(cut.payload for cut in self.cuts)]
-        if any(cut.closed for cut in self.cuts):
+        """All that must be counted, each once."""
+        needed = [cut.payload for cut in self.cuts]
+        if len({cut.closed for cut in self.cuts}) > 1:  # otherwise it cancels out
             needed.append(self.placeholder)
         return tuple({one.fingerprint: one for one in needed}.values())
 
@@ -62,14 +67,19 @@ def plan_caching(
     *,
     points: Sequence[Breakpoint] | None = None,
     read: Callable[[Mapping[str, Any]], Payload],
-) -> CachePlan:
+) -> Plan:
     """Cut a payload at points in the prompt's order, at its own breakpoints unless given.
 
     `read` makes a Payload of a cut's body, with the payload's own betas.
     """
+    end = Breakpoint(Place("messages", len(as_list(payload.body.get("messages")))))
     points = payload.breakpoints if points is None else points
-    placeholder = read({"model": payload.body["model"], "messages": _PLACEHOLDER})
-    return CachePlan(payload, tuple(_cut(payload, each, read) for each in points), placeholder)
+    cuts = [Cut(end, payload, closed=False), *(_cut(payload, each, read) for each in points)]
+    return Plan(payload, tuple(cuts), _placeholder(payload, read))
+
+
+def _placeholder(payload: Payload, read: Callable[[Mapping[str, Any]], Payload]) -> Payload:
+    return read({"model": payload.body["model"], "messages": _PLACEHOLDER})
 
 
 def _cut(payload: Payload, point: Breakpoint, read: Callable[[Mapping[str, Any]], Payload]) -> Cut:
@@ -193,9 +203,7 @@ class CachedPrompt(msgspec.Struct, frozen=True, kw_only=True):
         return sum(segment.tokens for segment in self.segments[:last])
 
 
-def _prefix_tokens(
-    cut: Cut, plan: CachePlan | PartsPlan, counts: Mapping[str, Count], opening_tokens: int
-) -> int:
+def _prefix_tokens(cut: Cut, plan: Plan, counts: Mapping[str, Count], opening_tokens: int) -> int:
     """Return how long a prefix is without what closes it."""
     tokens = counts[cut.payload.fingerprint].input_tokens
     if not cut.closed:
@@ -205,7 +213,7 @@ def _prefix_tokens(
 
 
 def split_prompt(
-    plan: CachePlan,
+    plan: Plan,
     counts: Mapping[str, Count],
     *,
     min_cacheable_tokens: int | None,
@@ -219,7 +227,8 @@ def split_prompt(
     least, model = min_cacheable_tokens, plan.whole.model
     whole = counts[plan.whole.fingerprint].input_tokens
     segments, notes, begin = list[Segment](), list[str](), 0
-    for cut in plan.cuts:
+    cuts = plan.cuts[1:]
+    for cut in cuts:
         end = min(max(_prefix_tokens(cut, plan, counts, opening_tokens), begin), whole)
         ttl = cut.point.ttl if end and end >= (least or 0) else None
         segments.append(Segment(upto=str(cut.point.place), tokens=end - begin, ttl=ttl))
@@ -235,7 +244,7 @@ def split_prompt(
     for at in range(len(segments) - 2, -1, -1):
         segments[at] = replace(segments[at], ttl=segments[at].ttl or segments[at + 1].ttl)
     segments.append(Segment(upto="end", tokens=whole - begin))
-    if plan.cuts and least is None:
+    if cuts and least is None:
         notes.append(f"how short a prefix {model} still caches is not known")
     return CachedPrompt(segments=tuple(segments), notes=tuple(notes))
 
@@ -327,32 +336,12 @@ def is_part_of(name: str, other: str) -> bool:
     return name == other or name.startswith(f"{other}.")
 
 
-class PartsPlan(NamedTuple):
-    """What must be counted to know the tokens of some parts of a payload, or of all."""
-
-    whole: Payload
-    spans: tuple[tuple[tuple[str, ...], Cut, Cut], ...]
-    """In the prompt's order: the parts that a span belongs to, the cut before it and at its end."""
-    placeholder: Payload
-    fixed: tuple[Cut, ...]
-    """With one tool and with two, if the fixed prompt must be told from the first tool."""
-
-    @property
-    def payloads(self) -> tuple[Payload, ...]:
-        """All that must be counted, each once."""
-        cuts = [*(cut for _, *ends in self.spans for cut in ends), *self.fixed]
-        needed = [cut.payload for cut in cuts]
-        if len({cut.closed for cut in cuts}) > 1:  # otherwise it cancels out
-            needed.append(self.placeholder)
-        return tuple({one.fingerprint: one for one in needed}.values())
-
-
 def plan_parts(
     payload: Payload,
     names: Sequence[str] | None = None,
     *,
     read: Callable[[Mapping[str, Any]], Payload],
-) -> PartsPlan:
+) -> Plan:
     """Cut a payload at the borders of the parts that are named, or of all; see `plan_caching`.
 
     Raises:
@@ -375,15 +364,15 @@ def plan_parts(
         begin = end
     spans = [each for each in spans if each[0]]
     places = dict.fromkeys(place for _, *ends in spans for place in ends)
-    plan = plan_caching(payload, points=[*map(Breakpoint, places)], read=read)
-    cuts, fixed = dict(zip(places, plan.cuts, strict=True)), tuple[Cut, ...]()
+    cuts = {place: _cut(payload, Breakpoint(place), read) for place in places}
+    fixed: tuple[Cut, ...] = ()
     if _FIXED in cuts:
         kept = {key: payload.body[key] for key in ("model", "tool_choice") if key in payload.body}
         tools = replace(payload, body={**kept, "tools": _TOOLS})
         fixed = tuple(_cut(tools, Breakpoint(Place("tools", at)), read) for at in (0, 1))
         cuts[_FIXED] = fixed[0]
     between = tuple((parts, cuts[begin], cuts[end]) for parts, begin, end in spans)
-    return PartsPlan(payload, between, plan.placeholder, fixed)
+    return Plan(payload, (*cuts.values(), *fixed), _placeholder(payload, read), between, fixed)
 
 
 def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
@@ -407,9 +396,7 @@ def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
             yield f"messages.{turn}.{kind}", place
 
 
-def split_parts(
-    plan: PartsPlan, counts: Mapping[str, Count], *, opening_tokens: int = 0
-) -> PromptParts:
+def split_parts(plan: Plan, counts: Mapping[str, Count], *, opening_tokens: int = 0) -> PromptParts:
     """Return the tokens of a plan's parts, from the counts of all `plan.payloads` by fingerprint.
 
     For `opening_tokens` see `opening_tokens_of`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, cast
@@ -10,7 +11,7 @@ from typing import Literal, cast
 import pytest
 
 from pytest_llmcost.counting.cassette import Count, CountCassette
-from pytest_llmcost.counting.client import Asker, Counter, Job, Mode, Progress, command_to_count
+from pytest_llmcost.counting.client import Asker, Counter, Job, Mode, Progress
 from pytest_llmcost.counting.payload import Payload
 from pytest_llmcost.errors import CountCassetteError
 from pytest_llmcost.plugin.owners import Owner, SharedFixture, TestAttempt
@@ -124,8 +125,7 @@ class Counts:
             # `once` is once per session: a rerun may count what the first attempt did not reach.
             self._new_askers.add(name)
             mode = "new_episodes"
-        target = _target(config, node, owner.item)
-        asker = Asker(name, ("pytest", target, "--llmcost-record-mode=rewrite"))
+        asker = Asker(name, count_command(config, node, owner.item))
         source = self._sources[owner] = (cassette, mode, asker)
         return source
 
@@ -145,7 +145,11 @@ def _failing() -> Iterator[None]:
 
 def count_command(config: pytest.Config, nodeid: str, item: pytest.Item | None) -> str:
     """Return the command that counts all that a test sends, and drops its other counts; free."""
-    return command_to_count("rewrite", _target(config, nodeid, item))
+    path, separator, names = nodeid.partition("::")
+    # The id of a test outside of the rootdir does not say where it is.
+    file = config.rootpath / path if item is None else item.path
+    target = os.path.relpath(file, config.invocation_params.dir) + separator + names
+    return shlex.join(["pytest", target, "--llmcost-record-mode=rewrite"])
 
 
 def count_command_of_run(
@@ -165,15 +169,7 @@ def count_command_of_run(
     option, value = f"--llmcost-{name}", getattr(settings, name)
     if settings.origin(name) != option:
         words += [option] if value is True else [f"{option}={each}" for each in value]
-    return command_to_count("new_episodes", *words)
-
-
-def _target(config: pytest.Config, nodeid: str, item: pytest.Item | None) -> str:
-    """Return what to give to pytest, in the folder where it was started, to run a test."""
-    path, separator, names = nodeid.partition("::")
-    # The id of a test outside of the rootdir does not say where it is.
-    file = config.rootpath / path if item is None else item.path
-    return os.path.relpath(file, config.invocation_params.dir) + separator + names
+    return shlex.join(["pytest", *words, f"{flag}=new_episodes"])
 
 
 # What the terminal says meanwhile; a terminal reporter is never found in workers

@@ -211,6 +211,8 @@ class LlmCost:
                     session, sender.owner, sent, item, output_tokens, cache
                 )
             except CountError as error:
+                if likely := session.card.likely(sent.model):
+                    session.notes.add(f"{sent.model} has no price. Did you mean {likely}?")
                 # The payload does not become free if the test catches this, or fails by it.
                 record(session, sender, uncounted_answer(sent, error), sent, "counted")
                 raise

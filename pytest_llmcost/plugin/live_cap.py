@@ -22,7 +22,7 @@ from pytest_llmcost.files import locked, write_atomic
 from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
 from pytest_llmcost.plugin.sender import Sender
 from pytest_llmcost.plugin.session import Session
-from pytest_llmcost.prices.usage import tools_of
+from pytest_llmcost.prices.usage import tools_and_longest_reply
 from pytest_llmcost.responses.converse import with_latency
 from pytest_llmcost.responses.message import Answer, model_of, read_answer
 from pytest_llmcost.responses.stream import StreamedMessage
@@ -156,7 +156,7 @@ class LiveCap:
             if any(kind != ("image", "base64") for kind in kinds):
                 raise _UnboundedError("the size of a file or document says nothing of its tokens")
             # A token is a byte at least, and what JSON escapes only makes it longer.
-            number = 1 + len(tools_of(body))
+            number = 1 + len(tools_and_longest_reply(body)[0])
             tokens = size + _MOST_ADDED * number + _MOST_PER_IMAGE * len(kinds)
             how = f"at most {tokens:,} input tokens for {size:,} bytes, {most:,} output tokens"
         written = tokens if payload.breakpoints else 0

@@ -28,7 +28,7 @@ from pytest_llmcost.budgets.path_globs import (
     values_for,
 )
 from pytest_llmcost.errors import SettingsError
-from pytest_llmcost.money import format_whole_usd, parse_quantity, parse_usd
+from pytest_llmcost.money import format_whole_usd, parse_quantity, parse_usd, show_value
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import nodeid_of
 from pytest_llmcost.plugin.sender import check_tag
@@ -43,27 +43,29 @@ def _parse_models(value: object) -> tuple[str, ...]:
     globs = [value] if isinstance(value, str) else value
     if not isinstance(globs, (list, tuple)) or not globs:
         raise SettingsError(
-            f'{value!r} is not a list of model ids or globs; write ["claude-haiku-*"]'
+            f'{show_value(value)} is not a list of model ids or globs; write ["claude-haiku-*"]'
         )
     return tuple(parse_glob(str(glob)) for glob in globs)
 
 
 def _parse_live(value: object) -> Decimal:
     if not isinstance(value, bool):
-        raise SettingsError(f"{value!r} is neither True nor False")
+        raise SettingsError(f"{show_value(value)} is neither True nor False")
     return Decimal("Infinity" if value else 0)
 
 
 def _parse_stable_prefix(value: object) -> Decimal:
     if value is not True:
-        raise SettingsError(f"{value!r} is not True; leave it out, or see llmcost_stable_prefix")
+        raise SettingsError(
+            f"{show_value(value)} is not True; leave it out, or see llmcost_stable_prefix"
+        )
     return Decimal(0)
 
 
 def _parse_parts(value: object) -> dict[str, int]:
     if not isinstance(value, Mapping) or not value:
         raise SettingsError(
-            f'{value!r} is not a mapping of parts to tokens; write {{"tools": "3k"}}'
+            f'{show_value(value)} is not a mapping of parts to tokens; write {{"tools": "3k"}}'
         )
     return {parse_part(name): parse_quantity(limit) for name, limit in value.items()}
 
@@ -277,9 +279,11 @@ def _read_marker(mark: pytest.Mark, origin: str, settings: Settings, *, is_own: 
                 f"cache= and reason=; got {_show(mark)}"
             )
         if reason is not None and not isinstance(reason, str):
-            raise SettingsError(f"reason={reason!r} is not text")
+            raise SettingsError(f"reason={show_value(reason)} is not text")
         if cache is not None and cache not in CACHE_STATES:
-            raise SettingsError(f"cache={cache!r} is not one of {', '.join(CACHE_STATES)}")
+            raise SettingsError(
+                f"cache={show_value(cache)} is not one of {', '.join(CACHE_STATES)}"
+            )
         for kind in (each for each in _PARSERS if each in stated):
             where = "max_cost: " if kind == "usd" else f"max_cost: {kind}="
             # None, perhaps from a variable that is not set, is an error: it would limit nothing.
@@ -303,8 +307,8 @@ def _read_marker(mark: pytest.Mark, origin: str, settings: Settings, *, is_own: 
 
 
 def _show(mark: pytest.Mark) -> str:
-    given = [repr(arg) for arg in mark.args]
-    given += [f"{name}={value!r}" for name, value in mark.kwargs.items()]
+    given = [show_value(arg) for arg in mark.args]
+    given += [f"{name}={show_value(value)}" for name, value in mark.kwargs.items()]
     return f"max_cost({', '.join(given)})"
 
 

@@ -24,8 +24,7 @@ from pytest_llmcost.counting.client import count_all
 from pytest_llmcost.counting.payload import Payload, describe_changes, read_payload
 from pytest_llmcost.counting.segments import (
     CachedPrompt,
-    CachePlan,
-    PartsPlan,
+    Plan,
     PromptParts,
     is_part_of,
     opening_tokens_of,
@@ -43,6 +42,7 @@ from pytest_llmcost.errors import (
     SettingsError,
 )
 from pytest_llmcost.ledger.ledger import PayloadFacts
+from pytest_llmcost.money import show_value
 from pytest_llmcost.plugin.marker import limits_of
 from pytest_llmcost.plugin.options import MARKER
 from pytest_llmcost.plugin.owners import Owner
@@ -85,14 +85,14 @@ def read_normalised(
 
 
 def split(
-    session: Session, owner: Owner, plan: CachePlan, options: tuple[str, ...] = ()
+    session: Session, owner: Owner, plan: Plan, options: tuple[str, ...] = ()
 ) -> CachedPrompt:
     """Count all that a plan needs, and return the prompt by what is cached of it.
 
     The options are further ones that the command needs which counts it.
     """
     model = plan.whole.model
-    what = f"the cached prefixes ({', '.join(str(cut.point.place) for cut in plan.cuts)})"
+    what = f"the cached prefixes ({', '.join(str(cut.point.place) for cut in plan.cuts[1:])})"
     return split_prompt(
         plan,
         _count_cuts(session, owner, plan, what, options),
@@ -145,7 +145,7 @@ def learn_parts(session: Session, owner: Owner, call: Call, payload: Payload) ->
 def _count_cuts(
     session: Session,
     owner: Owner,
-    plan: CachePlan | PartsPlan,
+    plan: Plan,
     what: str,
     options: tuple[str, ...] = (),
 ) -> dict[str, Count]:
@@ -161,8 +161,7 @@ def _count_cuts(
         else:
             raise outcome
     if is_missing:
-        asker = jobs[0].asker
-        command = asker._replace(words=(*asker.words, *options)).command
+        command = " ".join([jobs[0].asker.command, *options])
         raise CountMissingError(
             f"{what} of this prompt are not counted yet for {plan.whole.model}. Count them (free): "
             f"{command}",
@@ -189,7 +188,7 @@ def expect_answer(
     """
     output_tokens = _read_output(payload, asked_output)
     if state is not None and state not in _STATES:
-        raise SettingsError(f"cache={state!r} is not one of {', '.join(_STATES)}")
+        raise SettingsError(f"cache={show_value(state)} is not one of {', '.join(_STATES)}")
     is_column = False
     options: tuple[str, ...] = ()
     if state is None and payload.breakpoints:
@@ -265,7 +264,7 @@ def _answer(
         sampling_calls = (SamplingCall(model=payload.model, usage=usage, **cached),)
     return Answer(
         model=payload.model,
-        usage=usage or Usage(),
+        usage=Usage() if usage is None else usage,
         sampling_calls=sampling_calls,
         terms=Terms(  # a response may say otherwise
             speed=speed if isinstance(speed, str) else None,
@@ -296,7 +295,8 @@ def _read_output(payload: Payload, output_tokens: int | str | None) -> int | Non
         return most
     if output_tokens is not None and not is_quantity(output_tokens):
         raise SettingsError(
-            f'output_tokens={output_tokens!r:.80} is neither a number from 0 to 10^9 nor "max"'
+            f"output_tokens={show_value(output_tokens)} is neither a number from 0 to 10^9 nor "
+            '"max"'
         )
     return output_tokens
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.concurrency import context_var
 from pytest_llmcost.errors import SettingsError
+from pytest_llmcost.money import show_value
 from pytest_llmcost.plugin.options import TAG_MARKER
 
 if TYPE_CHECKING:
@@ -154,6 +155,6 @@ def check_tag(name: object) -> None:
     """
     if not isinstance(name, str) or not re.fullmatch(r"[^\s,=]+", name):
         raise SettingsError(
-            f"{name!r:.80} is not a tag; write a word without blanks, commas and equals signs, "
-            'for example "judge"'
+            f"{show_value(name)} is not a tag; write a word without blanks, commas and equals "
+            'signs, for example "judge"'
         )

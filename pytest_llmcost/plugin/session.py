@@ -24,7 +24,7 @@ import pluggy
 import pytest
 
 from pytest_llmcost.concurrency import AtFork, Turn, cached_property
-from pytest_llmcost.errors import CountError, SettingsError, UnknownModelError
+from pytest_llmcost.errors import CountError, SettingsError
 from pytest_llmcost.plugin.owners import Owner, SharedFixture, TestAttempt, worker_of
 from pytest_llmcost.plugin.sender import Sender, sender_of
 from pytest_llmcost.settings import Settings
@@ -207,14 +207,11 @@ class Session:
 
     def tokenizer(self, model: str) -> str | None:
         """Return the name of a model's tokenizer; None if the card does not know it."""
-        return self.card.tokenizer(model) if self.card.find(model) else None
+        return self.card.about(model).tokenizer
 
     def least_cacheable(self, model: str) -> int | None:
         """Return the least number of tokens that a model caches; None if it is unknown."""
-        try:
-            return self.card.min_cacheable_tokens(model, self.price_date)
-        except UnknownModelError:
-            return None
+        return self.card.about(model).min_cacheable_tokens
 
     def _make_client(self) -> object:
         """Make the user's `llmcost_client`, which any test can ask for; outside a default one."""

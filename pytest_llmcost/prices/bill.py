@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import date
 from decimal import Decimal
-from functools import reduce
+from functools import partial, reduce
 from itertools import chain
 from typing import Literal
 
@@ -232,8 +232,8 @@ def bill_sampling(
     sampling: SamplingCall,
     prices: PriceList,
     *,
-    cache_state: CacheState = "as-billed",
-    refusal_billed: bool | None = True,
+    cache_state: CacheState,
+    refusal_billed: bool | None,
 ) -> SamplingCost:
     """Price one sampling call, whose model is its exact id.
 
@@ -243,8 +243,9 @@ def bill_sampling(
     usage = in_cache_state(sampling, cache_state)
     billed = usage if refusal_billed else Usage()
     rates = band_of(prices.bands, sampling.usage)
-    charges = _charges(sampling, billed, rates, prices)
-    usd = reduce(EXACT.add, (charge.usd for charge in charges), _ZERO)
+    charge = partial(_charge, sampling, prices.search_usd)
+    charges = charge(billed, rates, prices.multiplier)
+    usd = _sum(charges)
 
     least = billed
     if sampling.usage_low is not None and billed:
@@ -254,7 +255,7 @@ def bill_sampling(
     low_rates = prices.bands[0] if sampling.sums_calls else band_of(prices.bands, least)
     if sampling.may_cache is not None and low_rates.cache_read < low_rates.input:
         least = _cached_as(least, "cache_read_tokens")
-    low = _amount(least, low_rates, prices.multiplier_low, prices.search_usd)
+    low = _sum(charge(least, low_rates, prices.multiplier_low))
 
     # The response names this attempt, or refusal, but not what it used.
     is_silent = (sampling.kind == "declined" or sampling.refusal is not None) and not sampling.usage
@@ -268,7 +269,7 @@ def bill_sampling(
         high_rates = band_of(prices.alternative or prices.bands, most)
         if sampling.may_cache is not None:
             most = _cached_as(most, f"cache_write_{sampling.may_cache}_tokens")
-        high = max(usd, _amount(most, high_rates, prices.multiplier_high, prices.search_usd))
+        high = max(usd, _sum(charge(most, high_rates, prices.multiplier_high)))
 
     caveats = [*prices.caveats]
     if refusal_billed is None:
@@ -293,19 +294,23 @@ def bill_sampling(
     )
 
 
-def _charges(
-    sampling: SamplingCall, billed: Usage, rates: Rates, prices: PriceList
+def _charge(
+    sampling: SamplingCall, search_usd: Decimal, usage: Usage, rates: Rates, multiplier: Decimal
 ) -> tuple[Charge, ...]:
     kind, model = sampling.kind, sampling.model
     charges = []
     for category in _CATEGORIES:
-        if quantity := getattr(billed, category):
-            rate = EXACT.scaleb(prices.search_usd, _MILLION)  # which no multiplier changes
+        if quantity := getattr(usage, category):
+            rate = EXACT.scaleb(search_usd, _MILLION)  # which no multiplier changes
             if category in _RATE_OF:
-                rate = EXACT.multiply(getattr(rates, _RATE_OF[category]), prices.multiplier)
+                rate = EXACT.multiply(getattr(rates, _RATE_OF[category]), multiplier)
             usd = EXACT.scaleb(EXACT.multiply(rate, quantity), -_MILLION)
             charges.append(Charge(kind, model, category, quantity, rate, usd))
     return tuple(charges)
+
+
+def _sum(charges: Iterable[Charge]) -> Decimal:
+    return reduce(EXACT.add, (each.usd for each in charges), _ZERO)
 
 
 def _cached_as(usage: Usage, category: str) -> Usage:
@@ -356,16 +361,6 @@ def band_of(bands: Sequence[Rates], usage: Usage) -> Rates:
     if len(bands) == 1:  # nearly always
         return bands[0]
     return [rates for rates in bands if not rates.above or usage.prompt_tokens > rates.above][-1]
-
-
-def _amount(usage: Usage, rates: Rates, multiplier: Decimal, search_usd: Decimal) -> Decimal:
-    amount = EXACT.multiply(rates.input, usage.input_tokens)
-    amount = EXACT.fma(rates.output, usage.output_tokens, amount)
-    amount = EXACT.fma(rates.cache_write_5m, usage.cache_write_5m_tokens, amount)
-    amount = EXACT.fma(rates.cache_write_1h, usage.cache_write_1h_tokens, amount)
-    amount = EXACT.fma(rates.cache_read, usage.cache_read_tokens, amount)
-    amount = EXACT.scaleb(EXACT.multiply(amount, multiplier), -_MILLION)
-    return EXACT.fma(search_usd, usage.web_search_requests, amount)
 
 
 def total(sampling_calls: Sequence[SamplingCost]) -> Cost:

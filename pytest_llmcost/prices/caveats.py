@@ -39,11 +39,6 @@ class Rule(NamedTuple):
         """What it says of any call, without a detail."""
         return self.what.replace("{detail}", "")
 
-    @property
-    def sentence(self) -> str:
-        """What a message says, with `{detail}` and `{command}`."""
-        return f"{self.what}; {self.remedy}" if self.remedy else self.what
-
 
 _READING = {
     "truncated-stream": Rule(

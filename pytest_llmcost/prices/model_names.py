@@ -63,7 +63,12 @@ def find_model(spellings: Mapping[str, Resolved], name: str) -> Resolved | None:
 
 
 def likely_model(spellings: Mapping[str, Resolved], name: str) -> str | None:
-    """Return the id that a name misspells, or None. With other digits it is another model."""
+    """Return the id that an unknown name misspells, or None.
+
+    With other digits it is another model.
+    """
+    if find_model(spellings, name):
+        return None
 
     def digits(text: str) -> str:
         return "".join(filter(str.isdigit, text))

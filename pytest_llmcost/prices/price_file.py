@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +17,7 @@ from msgspec.structs import replace
 from pytest_llmcost.errors import RateCardError
 from pytest_llmcost.json_values import prepare
 from pytest_llmcost.money import EXACT, count_digits
-from pytest_llmcost.prices.model_names import Resolved, mask_account
+from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.usage import Platform, TokenCount
 
 RATE_KEYS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output")
@@ -94,10 +96,6 @@ class RateRow(_Table, frozen=True, kw_only=True):
             )
         if self.multiplier is None and not given:
             raise ValueError(f"gives no rate; write {', '.join(RATE_KEYS)}, or a factor")
-
-    def holds_on(self, on: date) -> bool:
-        """Return whether the row is in force on a day."""
-        return self.from_on <= on and (self.until_on is None or on < self.until_on)
 
 
 Layers = Sequence[Sequence[RateRow]]
@@ -221,7 +219,15 @@ def _convert(raw: object, kind: type[_T], where: str) -> _T:
     try:
         return msgspec.convert(raw, kind, dec_hook=_read_special)
     except msgspec.ValidationError as error:
-        raise RateCardError(f"{where}: {error}") from error
+        hint, unknown = "", re.search("unknown field `(.+?)`", str(error))
+        if unknown:
+            keys = {
+                key for table in _Table.__subclasses__() for key in table.__struct_encode_fields__
+            }
+            # A key that belongs into another table is no misspelt one.
+            likely = difflib.get_close_matches(unknown[1], sorted(keys - {unknown[1]}), n=1)
+            hint = f". Did you mean {likely[0]}?" if likely else ""
+        raise RateCardError(f"{where}: {error}{hint}") from error
 
 
 def _read_special(kind: type[Any], value: Any) -> Any:
@@ -232,12 +238,9 @@ def _read_special(kind: type[Any], value: Any) -> Any:
     shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
     is_number = isinstance(value, (int, Decimal)) and not isinstance(value, bool)
     is_text = isinstance(value, str) and _PLAIN.fullmatch(value)
-    try:
-        number = Decimal(value) if is_number or is_text else None
-    except ArithmeticError:
-        number = None
-    if number is None:
-        raise ValueError(f"Expected an amount, got {shown}")
+    number = Decimal("NaN")
+    with suppress(ArithmeticError):
+        number = Decimal(value) if is_number or is_text else number
     if not number.is_finite() or number < 0 or count_digits(number) > _MOST_DIGITS:
         raise ValueError(
             f"Expected an amount of at least 0 with at most {_MOST_DIGITS} digits, got {shown}"
@@ -258,73 +261,32 @@ def row_on(layers: Layers, on: date, speed: str, above: int) -> tuple[RateRow, D
     """
     multiplier = Decimal(1)
     for rows in reversed(layers):
-        found: RateRow | None = None
-        discount: RateRow | None = None
+        held = [each for each in rows if each.from_on <= on < (each.until_on or date.max)]
         # The sort is stable: of several rows of one day the last one in the file wins.
-        for row in sorted(rows, key=lambda row: row.from_on):
-            if not row.holds_on(on):
-                continue
-            if row.multiplier is None:
-                if (row.speed or STANDARD, row.above or 0) == (speed, above):
-                    found = row
-            elif row.speed in (None, speed) and row.above in (None, above):
-                discount = row
-        if discount is not None:
-            multiplier = EXACT.multiply(multiplier, discount.multiplier or 1)
-        if found is not None:
-            return found, multiplier
+        held.sort(key=lambda row: row.from_on)
+        discounts = [
+            row.multiplier
+            for row in held
+            if row.multiplier and row.speed in (None, speed) and row.above in (None, above)
+        ]
+        stated = [
+            row
+            for row in held
+            if not row.multiplier and (row.speed or STANDARD, row.above or 0) == (speed, above)
+        ]
+        if discounts:
+            multiplier = EXACT.multiply(multiplier, discounts[-1])
+        if stated:
+            return stated[-1], multiplier
     return None
 
 
-def check_change(
-    card: CardFile,
-    change: CardFile,
-    layers_of: Callable[[str], Layers],
-    find: Callable[[str], Resolved | None],
-    *,
-    origin: str,
-) -> CardFile:
-    """Return a price file with exact ids and complete rows, ready to be laid over a card.
-
-    `layers_of` returns a model's rows so far, and `find` says which model of the card a name is.
+def complete(row: RateRow, below: Layers, stated: Sequence[RateRow]) -> RateRow:
+    """Fill in what a row of a user's file leaves out, from the row that it replaces.
 
     Raises:
-        RateCardError: when a row of a new model lacks a rate, one is absurdly cheap, a model has
-            two tables, or an alias already names another model.
+        ValueError: a rate is missing or absurdly cheap, or there is none to multiply.
     """
-    models: dict[str, ModelEntry] = {}
-    tables: dict[str, str] = {}  # model -> as the file names it
-    owners: dict[str, str] = {}  # alias -> model
-    for name, entry in change.models.items():
-        aliased = (each for each, known in card.models.items() if name in known.aliases)
-        model = name if name in card.models else next(aliased, name)
-        try:
-            if model in models:  # of two tables one would be lost
-                raise ValueError(f'is the same model as "{tables[model]}"; put both into one table')
-            tables[model] = name
-            for alias in entry.aliases:
-                known = find(alias)
-                owner = owners.setdefault(alias, known.model if known else model)
-                if alias in card.models or alias in change.models:
-                    raise ValueError(f"aliases: {alias!r} is a model of its own; remove it here")
-                # It would re-price a name's calls to move it silently to another model.
-                if owner != model:
-                    raise ValueError(f"aliases: {alias!r} already names {owner}; remove it here")
-            layers = [*layers_of(model), entry.rates]
-            stated = [row for rows in layers for row in rows if row.multiplier is None]
-            if not stated:
-                known = find(name)
-                hint = f'; for {known.model} write [models."{known.model}"]' if known else ""
-                raise ValueError(f"a new model needs rates, got none{hint}")
-            rows = tuple(_complete(row, layers[:-1], stated) for row in entry.rates)
-            models[model] = replace(entry, rates=rows)
-        except ValueError as error:
-            raise RateCardError(f'price file {origin}: model "{name}": {error}') from None
-    return replace(change, models=models)
-
-
-def _complete(row: RateRow, below: Layers, stated: Sequence[RateRow]) -> RateRow:
-    """Fill in what a row leaves out from the row that it replaces on its first day."""
     where = f"rates row from {row.from_on}"
     if row.multiplier is not None:
         if not any(

@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from pytest_llmcost.errors import UnknownModelError
+from pytest_llmcost.errors import RateCardError, UnknownModelError
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.bill import (
     CacheState,
@@ -33,7 +33,8 @@ from pytest_llmcost.prices.price_file import (
     STANDARD,
     CardFile,
     Layers,
-    check_change,
+    ModelEntry,
+    complete,
     merged,
     parse_card_file,
     read_card_file,
@@ -72,7 +73,8 @@ class RateCard:
         self._rates_on = cache(self._find_rates)
         self._price_list = cache(self._find_price_list)
         # A search through all names, and several calls of a run may misspell alike.
-        self._likely = cache(partial(likely_model, self._spellings))
+        self.likely: Callable[[str], str | None] = cache(partial(likely_model, self._spellings))
+        """Returns the exact id that an unknown name may misspell, or None."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the files, for what is worked out again from them cannot be."""
@@ -97,9 +99,39 @@ class RateCard:
         """
         path = Path(path)
         change, data = read_card_file(path)
-        change = check_change(self._settings, change, self._layers, self.find, origin=str(path))
+        models: dict[str, ModelEntry] = {}  # by exact id, with complete rows
+        tables: dict[str, str] = {}  # model -> as the file names it
+        owners: dict[str, str] = {}  # alias -> model
+        for name, entry in change.models.items():
+            aliased = (each for each, known in self.models.items() if name in known.aliases)
+            model = name if name in self.models else next(aliased, name)
+            try:
+                if model in models:  # of two tables one would be lost
+                    raise ValueError(
+                        f'is the same model as "{tables[model]}"; put both into one table'
+                    )
+                tables[model] = name
+                for alias in entry.aliases:
+                    known = self.find(alias)
+                    owner = owners.setdefault(alias, known.model if known else model)
+                    # It would re-price a name's calls to move it silently to another model.
+                    is_model = alias in self.models or alias in change.models
+                    if is_model or owner != model:
+                        what = "is a model of its own" if is_model else f"already names {owner}"
+                        raise ValueError(f"aliases: {alias!r} {what}; remove it here")
+                below = self._layers(model)
+                rows = (row for layer in (*below, entry.rates) for row in layer)
+                stated = [row for row in rows if row.multiplier is None]
+                if not stated:
+                    known = self.find(name)
+                    hint = f'; for {known.model} write [models."{known.model}"]' if known else ""
+                    raise ValueError(f"a new model needs rates, got none{hint}")
+                rates = tuple(complete(row, below, stated) for row in entry.rates)
+                models[model] = replace(entry, rates=rates)
+            except ValueError as error:
+                raise RateCardError(f'price file {path}: model "{name}": {error}') from None
         return RateCard(
-            (*self._files, change),
+            (*self._files, replace(change, models=models)),
             version=f"{self.version}+{path.name}",
             sha256=hashlib.sha256(self.sha256.encode() + data).hexdigest(),
         )
@@ -113,7 +145,7 @@ class RateCard:
         found = self.find(name)
         if found is not None:
             return found
-        likely = self._likely(name)
+        likely = self.likely(name)
         # A foreign name in a message: no account id, nothing invisible, nothing endless.
         shown = repr(mask_account(name)[:_MOST_SHOWN])[1:-1]
         remedy = "See the models with llmcost rates, or add"
@@ -140,18 +172,14 @@ class RateCard:
 
     def speeds(self, model: str) -> tuple[str, ...]:
         """Return the speeds that a model has or had rates for, the standard one first."""
-        rows = self.models[self.resolve(model).model].rates
+        rows = self.about(model).rates
         speeds = {row.speed or STANDARD for row in rows if row.multiplier is None}
         return tuple(sorted(speeds, key=lambda speed: (speed != STANDARD, speed)))
 
-    def min_cacheable_tokens(self, model: str, on: date) -> int | None:
-        """Return how long a prompt's prefix must be to be cached, or None if that is unknown."""
-        self.bands(model, on=on)  # a model without a price on that day is an error
-        return self.models[self.resolve(model).model].min_cacheable_tokens
-
-    def tokenizer(self, model: str) -> str | None:
-        """Return the name of a model's tokenizer; models of one name count text alike."""
-        return self.models[self.resolve(model).model].tokenizer
+    def about(self, name: str) -> ModelEntry:
+        """Return what the card says of a model, by whatever name; nothing of an unknown one."""
+        found = self.find(name)
+        return self.models[found.model] if found else ModelEntry()
 
     def _layers(self, model: str) -> Layers:
         return [file.models[model].rates for file in self._files if model in file.models]

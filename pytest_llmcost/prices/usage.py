@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from operator import add
 from typing import Annotated, Any, Literal, TypeGuard
 
 import msgspec
+from msgspec.structs import astuple
 
 from pytest_llmcost.json_values import written
 
@@ -63,14 +65,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def __add__(self, other: Usage) -> Usage:
         if not isinstance(other, Usage):
             return NotImplemented
-        return Usage(
-            input_tokens=self.input_tokens + other.input_tokens,
-            cache_write_5m_tokens=self.cache_write_5m_tokens + other.cache_write_5m_tokens,
-            cache_write_1h_tokens=self.cache_write_1h_tokens + other.cache_write_1h_tokens,
-            cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-            web_search_requests=self.web_search_requests + other.web_search_requests,
-        )
+        sums = map(add, astuple(self), astuple(other))
+        return Usage(**dict(zip(self.__struct_fields__, sums, strict=True)))
 
     def __radd__(self, other: Usage | int) -> Usage:
         return self if other == 0 else NotImplemented
@@ -156,35 +152,29 @@ def mappings(value: object) -> list[Mapping[str, Any]]:
     return [each for each in listed if type(each) is dict or isinstance(each, Mapping)]
 
 
-def tools_of(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the tools of a request; its messages may define some, too.
+def tools_and_longest_reply(
+    request: Mapping[str, Any],
+) -> tuple[list[Mapping[str, Any]], int | None]:
+    """Return a request's tools, and the most output tokens that it can be billed.
 
-    Source: BetaToolChangeToolDefinitionParam in anthropic 2.14.0, read 2026-11-26.
+    Its messages may define tools, too. Source: BetaToolChangeToolDefinitionParam in anthropic
+    2.14.0, read 2026-11-26.
+
+    `max_tokens`, thinking included, bounds one sampling call, and hence the reply. Nothing does,
+    which is None, where tools that run on the server make several of them, or another model some.
     """
     found = mappings(request.get("tools"))
     for message in mappings(request.get("messages")):
         for block in mappings(message.get("content")):
             if block.get("type") == "tool_addition":
                 found += mappings([mapping(block.get("tool")).get("definition")])
-    return found
-
-
-def longest_reply(
-    request: Mapping[str, Any], tools: Iterable[Mapping[str, Any]] | None = None
-) -> int | None:
-    """Return the most output tokens that a request can be billed; None if nothing bounds it.
-
-    `max_tokens`, thinking included, bounds one sampling call. What runs on the server makes several
-    of them, and another model may make some. `tools` spares the search if they are found already.
-    """
     most, listed = request.get("max_tokens"), request.get("tools") or []
-    if not is_quantity(most) or not isinstance(listed, (list, tuple)):
-        return None
-    found = tools_of(request) if tools is None else tools
     kinds = {str(tool.get("type") or "custom") for tool in found}
-    is_one_call = all(kind.startswith(_CLIENT_TOOLS) for kind in kinds)
-    if not is_one_call or any(map(request.get, _SEVERAL_CALLS)):
-        return None
+    is_one_call = isinstance(listed, (list, tuple)) and all(
+        kind.startswith(_CLIENT_TOOLS) for kind in kinds
+    )
+    if not is_quantity(most) or not is_one_call or any(map(request.get, _SEVERAL_CALLS)):
+        return found, None
     # To clear old tool results and thinking takes no model, to compact does. Source:
     # https://platform.claude.com/docs/en/build-with-claude/context-editing
     managed = request.get("context_management") or {"edits": []}
@@ -192,7 +182,7 @@ def longest_reply(
     clears = isinstance(edits, (list, tuple)) and all(
         str(mapping(each).get("type")).startswith("clear_") for each in edits
     )
-    return most if clears else None
+    return found, most if clears else None
 
 
 def find_impossible(sampling_calls: Iterable[SamplingCall]) -> str | None:

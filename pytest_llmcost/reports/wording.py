@@ -218,6 +218,9 @@ def what_is_unknown(verdict: Verdict) -> str:
     low = _amount(kind, verdict.low, against=verdict.limit)
     if verdict.high is not None:
         high = _amount(kind, verdict.high, against=verdict.limit)
+        if low == high:  # both are on one side of the limit, and differ in a later digit
+            low = _amount(kind, verdict.low, against=verdict.high)
+            high = _amount(kind, verdict.high, against=verdict.low)
         return f"{what} is between {low} and {high}"
     return f"{what} is at least {low}, the rest is unknown" if verdict.low else f"{what} is unknown"
 

@@ -28,11 +28,10 @@ from pytest_llmcost.prices.usage import (
     Usage,
     find_impossible,
     is_quantity,
-    longest_reply,
     mapping,
     mappings,
     text_of,
-    tools_of,
+    tools_and_longest_reply,
 )
 from pytest_llmcost.responses.endpoints import Endpoint, bedrock_platform
 from pytest_llmcost.responses.stream import FILLINGS, StreamedMessage
@@ -219,6 +218,8 @@ def read_message(
         UsageDataError: naming the path of what cannot be read, or what no request can have used.
     """
     raw, asked = body.get("usage") or {}, request or {}
+    said, wanted = _texts(body), _texts(asked)
+    tools, longest_reply = tools_and_longest_reply(asked)
     stated = _decode(raw)
     top, passes = stated.usage, stated.iterations or []
     if withdrawn and not passes:  # a compaction may leave less; its passes say so
@@ -238,7 +239,7 @@ def read_message(
     # Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
     fallbacks = [each.model for each in passes if each.type == "fallback_message" and each.model]
     fallbacks = fallbacks or [each.serving for each in changes if each.serving]
-    named, own = model or text_of(asked.get("model")), text_of(body.get("model"))
+    named, own = model or wanted.get("model"), said.get("model")
     serving = fallbacks[-1] if fallbacks else own or named
     if not serving:
         raise _unreadable("model", "expected the model's name, got nothing")
@@ -277,7 +278,7 @@ def read_message(
             usage_low=_NOTHING if is_open else None,
             sums_calls=not is_explained and (bool(served) or is_loop),
             refusal=refusal,
-            most_output_tokens=longest_reply(asked) if truncated else None,
+            most_output_tokens=longest_reply if truncated else None,
             read_lifetime=lifetime if top.cache_read_tokens else None,
         )
         for usage in (usages if is_explained else [top])
@@ -300,11 +301,11 @@ def read_message(
     if (impossible := find_impossible(kept)) is not None:
         raise _unreadable("usage", impossible)
 
-    tools = [str(tool.get("type") or "custom") for tool in tools_of(asked)]
+    kinds = [str(tool.get("type") or "custom") for tool in tools]
     # Files that are attached to a container are charged even if no code runs.
     # Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08.
     has_container = content.runs_code or (
-        any(tool.startswith("code_execution_") for tool in tools)
+        any(kind.startswith("code_execution_") for kind in kinds)
         and any(
             block.get("type") == "container_upload"
             for message in mappings(asked.get("messages"))
@@ -314,12 +315,12 @@ def read_message(
     caveats = _caveats(raw, stated, body, content)
     caveats |= {f"usage-disagrees: {key}" for key in at_most}
     caveats |= {"truncated-stream"} if truncated else set()
-    geography = text_of(asked.get("inference_geo"))
+    geography = wanted.get("inference_geo")
     return Answer(
         model=serving,
         asked_model=named,
-        ids=(message_id,) if (message_id := text_of(body.get("id"))) else (),
-        stop_reason=text_of(body.get("stop_reason")),
+        ids=(said["id"],) if "id" in said else (),
+        stop_reason=said.get("stop_reason"),
         usage=top,
         sampling_calls=tuple(kept),
         terms=Terms(
@@ -330,9 +331,13 @@ def read_message(
             inference_geo=stated.inference_geo or (f"asked-{geography}" if geography else None),
             platform=platform,
         ),
-        code_beside=tuple(tools) if has_container else None,
+        code_beside=tuple(kinds) if has_container else None,
         caveats=sorted_caveats(caveats) if caveats else (),
     )
+
+
+def _texts(body: _Body) -> dict[str, str]:
+    return {key: value for key, value in body.items() if isinstance(value, str) and value}
 
 
 def _speed(stated: _Stated, asked: _Body, *, fast: bool) -> str | None:

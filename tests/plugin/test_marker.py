@@ -65,6 +65,8 @@ WRONG = [
     ("max_cost", "takes an amount"),
     ("max_cost()", "takes an amount"),
     ("max_cost(None)", "None is not an amount of money"),
+    ("max_cost(10**5_000)", "a number of thousands of digits is not an amount of money"),
+    ("max_cost('$1', reason=10**5_000)", "reason=a number of thousands of digits is not text"),
     ("max_cost(None, calls=3)", "None is not an amount of money"),
     ("max_cost(usd=None)", "None is not an amount of money"),
     ("max_cost('$1', input_tokens=None)", "input_tokens=None is not a whole number"),

@@ -72,6 +72,14 @@ def test_a_count_that_fails_is_told_as_a_missing_one_without_the_tests_body(
     result.stdout.no_fnmatch_line(">*")
 
 
+def test_a_misspelt_model_is_told(project: Project) -> None:
+    request = '{**REQUEST, "model": "claude-opus-47"}'
+    project.write(test_app=f"{APP}\n    def test(llmcost): llmcost.count({request})\n")
+    result = project.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*claude-opus-47 has no price. Did you mean claude-opus-4-7[?]*"])
+
+
 @pytest.mark.parametrize("kind", ["input_tokens", "output_tokens"])
 def test_its_tokens_are_unknown_too(project: Project, kind: str) -> None:
     project.write(

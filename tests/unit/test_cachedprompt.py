@@ -68,8 +68,8 @@ def foretell(body: dict[str, Any]) -> CachedPrompt:
     return split_prompt(
         plan,
         counts,
-        min_cacheable_tokens=CARD.min_cacheable_tokens(payload.model, ON),
-        opening_tokens=opening_tokens_of(payload.model, CARD.tokenizer(payload.model)),
+        min_cacheable_tokens=CARD.about(payload.model).min_cacheable_tokens,
+        opening_tokens=opening_tokens_of(payload.model, CARD.about(payload.model).tokenizer),
     )
 
 
@@ -343,4 +343,11 @@ def test_worked_example_with_opus_4_7s_prices() -> None:
 
 @pytest.mark.parametrize("model", sorted(MODELS))
 def test_the_tokens_that_open_an_answer_are_the_stand_ins(model: str) -> None:
-    assert opening_tokens_of(model, CARD.tokenizer(model)) == MODELS[model].opening_tokens
+    assert opening_tokens_of(model, CARD.about(model).tokenizer) == MODELS[model].opening_tokens
+
+
+def test_messages_that_are_no_list_are_the_api_s_to_refuse() -> None:
+    mark = {"type": "text", "text": "Rules.", "cache_control": {"type": "ephemeral"}}
+    body = {"model": "claude-opus-4-7", "system": [mark], "messages": 5}
+    whole, *_ = plan_caching(read_payload(body), read=read_payload).payloads
+    assert whole.body == body

@@ -26,7 +26,7 @@ def test_a_caveat_of_a_newer_version_opens_both_directions() -> None:
     "name", [name for name, rule in CAVEATS.items() if rule.direction != "none"]
 )
 def test_what_opens_a_bound_has_a_sentence_for_a_message(name: str) -> None:
-    assert CAVEATS[name].sentence
+    assert CAVEATS[name].what
 
 
 def test_msgspec_s_hooks_take_nothing_but_caveats() -> None:

@@ -84,6 +84,11 @@ def test_without_a_count_it_says_how_to_record_one_and_sends_nothing(
     assert not cassette_of(prompt).exists()
 
 
+def test_a_misspelt_model_is_told(prompt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert count(prompt, "--model=claude-opus-47") == 2
+    assert "did you mean the model claude-opus-4-7? this prompt" in capsys.readouterr().err
+
+
 def test_the_command_for_a_name_that_looks_like_an_option_works(
     prompt: Path, online: StandIn, capsys: pytest.CaptureFixture[str]
 ) -> None:

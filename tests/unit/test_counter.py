@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ anthropic = pytest.importorskip("anthropic")
 
 KEY = "sk-" + "ant-" + "api03-secret"
 NAME = "tests/test_triage.py::test_refund[big one]"
-ME = Asker(NAME, ("pytest", NAME, "--llmcost-record-mode=rewrite"))
+ME = Asker(NAME, f"pytest {shlex.quote(NAME)} --llmcost-record-mode=rewrite")
 SEARCH = {"type": "web_search_20250305", "name": "web_search"}
 FIND = {"name": "find", "input_schema": {"type": "object"}}
 
@@ -118,7 +119,7 @@ def test_a_miss_says_what_changed_and_how_to_record_it(kit: CountingKit) -> None
 
 
 def test_a_miss_without_a_recording_says_so(kit: CountingKit) -> None:
-    asker = Asker("session.corpus", ("pytest", "a test.py", "--llmcost-record-mode=rewrite"))
+    asker = Asker("session.corpus", "pytest 'a test.py' --llmcost-record-mode=rewrite")
     with pytest.raises(CountMissingError, match="holds no counts yet") as caught:
         kit.count(mode="none", asker=asker)
     assert caught.value.command == "pytest 'a test.py' --llmcost-record-mode=rewrite"

@@ -397,3 +397,19 @@ def test_of_a_call_that_is_too_large_it_advises_to_shorten_that_one() -> None:
     calls = [a_dollar("0.9"), largest, a_dollar("0.9")]
     verdict = judge_calls(make_budget("0.5", kind="call_usd"), calls)
     assert "Shorten the prompt, or" in render_failure(verdict, calls)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "limit", "bounds"),
+    [
+        ("0.00080001", "0.00080004", "0.5", "between $0.00080001 and $0.00080004"),
+        ("0.0008", "0.0009", "0.5", "between $0.0008 and $0.0009"),
+    ],
+)
+def test_two_bounds_that_differ_are_shown_to_differ(
+    low: str, high: str, limit: str, bounds: str
+) -> None:
+    verdict = replace(
+        judge(limit, make_call(low)), state="unverified", low=Decimal(low), high=Decimal(high)
+    )
+    assert f"the cost is {bounds}" in sentence(verdict)

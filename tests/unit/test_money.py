@@ -71,6 +71,13 @@ def test_what_is_no_amount_says_how_to_write_one(written: object) -> None:
         parse_usd(written)
 
 
+def test_a_number_of_absurd_size_is_refused() -> None:
+    """Python writes none of more than 4,300 digits."""
+    for read in (parse_usd, parse_quantity):
+        with pytest.raises(SettingsError, match="a number of thousands of digits is not a"):
+            read(10**5_000)
+
+
 @pytest.mark.parametrize(
     "written",
     [

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from contextlib import closing, contextmanager, suppress
 from typing import Any
 
@@ -166,8 +166,9 @@ def test_a_request_that_is_given_up_first_in_its_own_thread_is_the_same_error() 
     patience = own_requests.Patience(0.0)
     with StandIn() as api, counter_at(api.url) as counter:
         client = own_requests.past_recorders(counter.client(), patience)
-        asked = own_requests.start(
-            lambda: client.messages.count_tokens(model="claude-opus-4-7", messages=[])
+        asked = Future[object]()
+        own_requests.start(
+            lambda: client.messages.count_tokens(model="claude-opus-4-7", messages=[]), asked
         )
         wait([asked], timeout=60)
         with pytest.raises(CountError, match="did not count a payload of m within 0 s"):
@@ -182,7 +183,8 @@ def test_a_thread_that_cannot_start_is_an_error_for_all_that_wait_for_it(
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    future = own_requests.start(lambda: 1)
+    future = Future[int]()
+    own_requests.start(lambda: 1, future)
     with pytest.raises(RuntimeError, match="new thread"):
         future.result(timeout=1)
 

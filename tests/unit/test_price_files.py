@@ -233,7 +233,7 @@ def test_facts_of_a_model_and_of_the_card_can_be_changed(overlay: Overlay) -> No
     cost = card.price(sampling_calls, context, on=ON)
     assert cost.usd == Decimal(4) * Decimal("0.4") * Decimal("1.2")
     assert cost.caveats == ("retired-model: claude-opus-5-5 on 2026-11-01",)
-    assert card.min_cacheable_tokens("claude-opus-5-5", ON) == 2_048
+    assert card.about("claude-opus-5-5").min_cacheable_tokens == 2_048
     us = card.price(sampling_calls, Terms(inference_geo="us"), on=ON)
     assert us.usd == Decimal("4.4")
 
@@ -273,6 +273,7 @@ def test_a_card_says_what_it_is_made_of(overlay: Overlay) -> None:
         ("models = 3", ["models: Expected `object`, got `int`"]),
         ("[models]\na = 3", ['model "a"', "got `int`"]),
         ("speed = 1", ["unknown field `speed`"]),
+        ("batch_factr = 1", ["unknown field `batch_factr`. Did you mean batch_factor?"]),
         ('[models.a]\ncolour = "red"', ['model "a"', "unknown field `colour`"]),
         ("[models.a]\nrates = 3", ['model "a"', "$.rates", "array", "got `int`"]),
         (
@@ -281,7 +282,7 @@ def test_a_card_says_what_it_is_made_of(overlay: Overlay) -> None:
         ),
         (
             "[models.a]\nrates = [{ from = 2026-01-01, inptu = 3 }]",
-            ['model "a"', "rates[0]", "unknown field `inptu`"],
+            ['model "a"', "rates[0]", "unknown field `inptu`", "Did you mean input?"],
         ),
         (
             '[models.a]\nrates = [{ from = 2026-01-01, input = "cheap" }]',

@@ -17,7 +17,7 @@ from standin.rules import check_count
 from pytest_llmcost.counting.cassette import Count
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.counting.segments import (
-    PartsPlan,
+    Plan,
     PromptParts,
     opening_tokens_of,
     plan_parts,
@@ -59,12 +59,12 @@ def count_locally(body: Any) -> int:
     return count_blocks(lay_out(sent, model), model)
 
 
-def counted(plan: PartsPlan) -> PromptParts:
+def counted(plan: Plan) -> PromptParts:
     model = plan.whole.model
     counts = {
         each.fingerprint: Count(input_tokens=count_locally(each.body)) for each in plan.payloads
     }
-    opening = opening_tokens_of(model, CARD.tokenizer(model))
+    opening = opening_tokens_of(model, CARD.about(model).tokenizer)
     return split_parts(plan, counts, opening_tokens=opening)
 
 

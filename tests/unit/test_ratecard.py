@@ -170,12 +170,8 @@ def test_the_speeds_of_a_model_are_those_it_ever_had() -> None:
     ("model", "tokens"), [("claude-opus-4-6", 4_096), ("claude-opus-4-8", 1_024)]
 )
 def test_a_cache_has_a_least_prefix(model: str, tokens: int) -> None:
-    assert shipped_card().min_cacheable_tokens(model, ON) == tokens
-
-
-def test_a_cache_has_no_least_prefix_before_the_model_is_there() -> None:
-    with pytest.raises(UnknownModelError, match="its first rates are from 2026-05-28"):
-        shipped_card().min_cacheable_tokens("claude-opus-4-8", date(2026, 1, 1))
+    assert shipped_card().about(model).min_cacheable_tokens == tokens
+    assert shipped_card().about("claude-opus-9").min_cacheable_tokens is None
 
 
 # Source: https://platform.claude.com/docs/en/release-notes/overview: Opus 4.7 brought a new one.
@@ -191,7 +187,7 @@ def test_a_cache_has_no_least_prefix_before_the_model_is_there() -> None:
 )
 def test_models_of_one_tokenizer_count_alike(one: str, other: str, same: bool) -> None:
     card = shipped_card()
-    assert (card.tokenizer(one) == card.tokenizer(other)) is same
+    assert (card.about(one).tokenizer == card.about(other).tokenizer) is same
 
 
 def test_the_shipped_card_is_read_once_and_says_what_it_is() -> None:

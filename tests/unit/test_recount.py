@@ -66,8 +66,7 @@ def recounted(
 
 
 def tokenizer(model: str) -> str | None:
-    card = shipped_card()
-    return card.tokenizer(model) if card.find(model) else None
+    return shipped_card().about(model).tokenizer
 
 
 def test_a_grown_prompt_is_its_count_as_input_with_the_recorded_output() -> None:
