@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from pytest_llmcost.capture.batches import Batches
 from pytest_llmcost.capture.headers import read_headers
 from pytest_llmcost.capture.replay import Fingerprint, Recording, VcrPlay
-from pytest_llmcost.capture.request import CapturedRequest
+from pytest_llmcost.capture.request import CapturedRequest, Replay
 from pytest_llmcost.capture.transports import being_sent, follow, unfollow
 from pytest_llmcost.counting.own_requests import OWN_REQUEST
 from pytest_llmcost.counting.payload import read_payload
@@ -36,7 +36,7 @@ class Capture:
         owner: Callable[[], object],
         report: Callable[[CapturedRequest], None],
         clock: Callable[[], float],
-        fingerprint: Callable[[CapturedRequest], Fingerprint] | None = None,
+        fingerprint: Fingerprint | None = None,
         stand_ins: Collection[str] = (),
         gate: Callable[[CapturedRequest], None] | None = None,
         settle: Callable[[CapturedRequest], None] | None = None,
@@ -54,7 +54,7 @@ class Capture:
         self._owner = owner
         self._report = report
         self._clock = clock
-        self._fingerprint = fingerprint or (lambda request: _fingerprint)
+        self._fingerprint = fingerprint or _fingerprint
         self.limit(stand_ins, gate, settle)
         self._over_with = self._end  # one object for all requests
         self._recordings: WeakKeyDictionary[Any, dict[int, Recording]] = WeakKeyDictionary()
@@ -253,13 +253,14 @@ class Capture:
         play = request.play
         if request.replay is not None or request.error is not None:
             return
-        if not isinstance(play, VcrPlay):
+        if isinstance(play, Replay):
             request.replay = play
+        if not isinstance(play, VcrPlay):
             return
         recordings = self._recordings.setdefault(play.cassette, {})
-        chosen = play.choose(recordings, self._fingerprint(request), may_differ=may_differ)
+        chosen = play.choose(request, recordings, self._fingerprint, may_differ=may_differ)
         if chosen is not None:
-            request.replay = play.describe(chosen)
+            request.replay = play.describe(request, chosen)
             if chosen.response is not play.response:
                 request.use(chosen.response)
 
@@ -274,7 +275,9 @@ class Capture:
             self.failures.append(f"{type(error).__name__}: {error}")
 
 
-def _fingerprint(body: Mapping[str, Any], betas: tuple[str, ...], model: str | None) -> object:
+def _fingerprint(
+    request: CapturedRequest, body: Mapping[str, Any], betas: tuple[str, ...], model: str | None
+) -> object:
     try:
         return read_payload(body, betas=betas, model=model).fingerprint
     except PayloadError:

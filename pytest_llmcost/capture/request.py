@@ -15,16 +15,16 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from pytest_llmcost.capture.headers import read_headers
-from pytest_llmcost.capture.replay import Replay, VcrPlay, read_betas, read_body
 from pytest_llmcost.concurrency import cached_property
 from pytest_llmcost.errors import LiveCapError, UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.caveats import sorted_caveats
-from pytest_llmcost.responses.converse import with_latency
+from pytest_llmcost.responses.converse import to_payload, with_latency
 from pytest_llmcost.responses.endpoints import Endpoint
 from pytest_llmcost.responses.message import Answer, model_of, read_answer, unknown_answer
 from pytest_llmcost.responses.recorded_files import Allowance, read_interaction, read_status
@@ -56,6 +56,21 @@ def _answer_pool(error: LiveCapError) -> None:
             worker = frame.f_locals
             worker["put"]((worker["job"], worker["i"], (False, error)))
             return
+
+
+class Replay(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of the request that was recorded with the response that counts."""
+
+    body: Mapping[str, Any] | None = None
+    """Its JSON; None if it cannot be compared."""
+    model: str | None = None
+    """The model if its URL named it (Bedrock, Google Cloud)."""
+    betas: tuple[str, ...] | None = ()
+    """From its `anthropic-beta` header; None if a filter of the cassette hides or redacts it."""
+    is_same: bool = False
+    """Byte for byte what is sent now, under the same names of model and betas."""
+    obstacle: str | None = None
+    """Why it cannot be compared, for people."""
 
 
 class _Outcome:
@@ -126,8 +141,8 @@ class CapturedRequest(_Outcome):
     """Whether a successful response came; without one it is free, or lost."""
     live: bool | None = None
     """Whether it went over the network in this run; None is unknown."""
-    play: VcrPlay | Replay | None = None
-    """What a recorder has played, until it is known which recording counts."""
+    play: object = None
+    """What a recorder has played: a `VcrPlay` until it is known which recording counts, or that."""
     reserved: Decimal | None = None
     """What of the cap on live spend is reserved for it, in US dollars."""
     decoder: Any = None
@@ -467,3 +482,26 @@ class CapturedRequest(_Outcome):
             stream=bool(self.endpoint.stream or (self.payload or {}).get("stream")),
             caveats=sorted_caveats([*answer.caveats, *more]) if more else answer.caveats,
         )
+
+
+def read_body(
+    endpoint: Endpoint | None, body: bytes
+) -> tuple[Mapping[str, Any] | None, str | None]:
+    """Return a body in the Messages API's form, and why that cannot be counted, if it cannot."""
+    value = decode_json(body)
+    if not isinstance(value, dict):
+        return None, None
+    form = endpoint.form if endpoint else "messages"
+    if form == "chat":
+        return value, "count_tokens does not take OpenAI's form of a request"
+    return to_payload(value) if form == "converse" else (value, None)
+
+
+def read_betas(header: str) -> tuple[str, ...]:
+    """Return the names in an `anthropic-beta` header, sorted, each once.
+
+    Example:
+        >>> read_betas("b, a,b,")
+        ('a', 'b')
+    """
+    return tuple(sorted({name.strip() for name in header.split(",")} - {""}))

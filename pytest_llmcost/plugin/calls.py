@@ -54,7 +54,7 @@ def capture_of(session: Session) -> Capture:
                 owner=session.note_sent,
                 report=partial(record_captured, session),
                 clock=session.clock,
-                fingerprint=lambda request: partial(fingerprint, request),
+                fingerprint=fingerprint,
                 **limits,
             )
             if session.children is not None:
