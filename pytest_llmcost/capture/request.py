@@ -24,9 +24,15 @@ from pytest_llmcost.errors import LiveCapError, UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.caveats import sorted_caveats
-from pytest_llmcost.responses.converse import to_payload, with_latency
+from pytest_llmcost.responses.converse import to_payload
 from pytest_llmcost.responses.endpoints import Endpoint
-from pytest_llmcost.responses.message import Answer, model_of, read_answer, unknown_answer
+from pytest_llmcost.responses.message import (
+    LATENCY,
+    Answer,
+    model_of,
+    read_answer,
+    unknown_answer,
+)
 from pytest_llmcost.responses.recorded_files import Allowance, read_interaction, read_status
 from pytest_llmcost.responses.stream import BatchResult, Reader, StreamedMessage, read_whole
 
@@ -404,14 +410,21 @@ class CapturedRequest(_Outcome):
 
     def read_messages(self, messages: Sequence[StreamedMessage], batch: bool | None = None) -> None:
         """Read what these messages used."""
-        endpoint, payload = self.endpoint, with_latency(self.payload, self.headers)
         try:
-            self._set(read_answer(messages, endpoint=endpoint, payload=payload, batch=batch))
+            answer = read_answer(
+                messages,
+                endpoint=self.endpoint,
+                payload=self.payload,
+                batch=batch,
+                latency=self.headers.get(LATENCY),
+            )
         except UsageDataError as error:
             ids = tuple(str(each.body["id"]) for each in messages if each.body.get("id"))
             is_cut = not self._is_whole and not all(each.body.get("usage") for each in messages)
             caveat = "truncated-stream" if is_cut else f"unreadable-response: {error}"
             self.set_unknown(caveat, ids)
+        else:
+            self._set(answer)
 
     def so_far(self) -> CapturedRequest:
         """Return what is known of a message that is still under way."""

@@ -5,7 +5,6 @@ Knows no rate card, price or date: what a model costs, and which refusals are bi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -18,7 +17,6 @@ from pytest_llmcost.json_values import prepare
 from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
 from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.usage import (
-    MOST_TOKENS,
     Lifetime,
     Platform,
     SamplingCall,
@@ -59,6 +57,8 @@ _TOKENS = (
 )
 _KNOWN_TOOLS = ("web_search_requests", "web_fetch_requests", "code_execution_requests")
 _NOTHING = Usage()
+LATENCY = "x-amzn-bedrock-performanceconfig-latency"
+"""The header in which Bedrock's InvokeModel asks for a latency, as Converse does in its body."""
 
 _Body = Mapping[str, Any]
 
@@ -155,12 +155,17 @@ def read_answer(
     endpoint: Endpoint,
     payload: _Body | None,
     batch: bool | None = None,
+    latency: str | None = None,
 ) -> Answer:
     """Read what a body's messages state; several are one answer.
+
+    `payload` is what was sent, `latency` what its header asked for.
 
     Raises:
         UsageDataError: when a usage does not have the documented shape.
     """
+    if latency is not None:
+        payload = {**(payload or {}), "performanceConfig": {"latency": latency}}
     model, platform = model_of(endpoint, payload), endpoint.platform
     if platform == "bedrock" and endpoint.model is None and model is not None:
         # Bedrock's newer route names the model, hence the region, in the body.
@@ -219,6 +224,7 @@ def read_message(
         UsageDataError: naming the path of what cannot be read, or what no request can have used.
     """
     raw, asked = body.get("usage") or {}, request or {}
+    texts, asked_texts = _texts(body), _texts(asked)
     stated = _decode(raw)
     top, passes = stated.usage, stated.iterations or []
     if withdrawn and not passes:  # a compaction may leave less; its passes say so
@@ -238,7 +244,7 @@ def read_message(
     # Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
     fallbacks = [each.model for each in passes if each.type == "fallback_message" and each.model]
     fallbacks = fallbacks or [each.serving for each in changes if each.serving]
-    named, own = model or text_of(asked.get("model")), text_of(body.get("model"))
+    named, own = model or asked_texts.get("model"), texts.get("model")
     serving = fallbacks[-1] if fallbacks else own or named
     if not serving:
         raise _unreadable("model", "expected the model's name, got nothing")
@@ -314,12 +320,12 @@ def read_message(
     caveats = _caveats(raw, stated, body, content)
     caveats |= {f"usage-disagrees: {key}" for key in at_most}
     caveats |= {"truncated-stream"} if truncated else set()
-    geography = text_of(asked.get("inference_geo"))
+    geography = asked_texts.get("inference_geo")
     return Answer(
         model=serving,
         asked_model=named,
-        ids=(message_id,) if (message_id := text_of(body.get("id"))) else (),
-        stop_reason=text_of(body.get("stop_reason")),
+        ids=(texts["id"],) if "id" in texts else (),
+        stop_reason=texts.get("stop_reason"),
         usage=top,
         sampling_calls=tuple(kept),
         terms=Terms(
@@ -333,6 +339,11 @@ def read_message(
         code_beside=tuple(tools) if has_container else None,
         caveats=sorted_caveats(caveats) if caveats else (),
     )
+
+
+def _texts(body: _Body) -> dict[str, str]:
+    """Return those values of a body that are texts, and not empty."""
+    return {key: each for key, each in body.items() if isinstance(each, str) and each}
 
 
 def _speed(stated: _Stated, asked: _Body, *, fast: bool) -> str | None:
@@ -362,16 +373,8 @@ def _decode(raw: Any) -> _Stated:
     except RecursionError:  # a decoder may have more levels than Python code
         raise _unreadable("usage", "nested too deeply") from None
     except msgspec.ValidationError as error:
-        what, _, place = str(error).removesuffix("`").partition(" - at `$")
-        path = f"usage{place}"
-        if "missing required field" in what:
-            what += "" if place else "`"
-            path += "." + what.split("`")[1]
-        elif "got" not in what:  # out of range: msgspec says the limit alone
-            for step in re.findall(r"\w+", place):
-                raw = raw[int(step) if step.isdigit() else step]
-            what += f", got {raw}" if abs(raw) <= MOST_TOKENS else ""
-        raise _unreadable(path, what) from None
+        what, _, place = str(error).partition(" - at `$")
+        raise _unreadable("usage" + place.removesuffix("`"), what) from None
 
 
 def _without_empty(raw: Any) -> Any:

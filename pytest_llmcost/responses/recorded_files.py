@@ -24,9 +24,8 @@ from pytest_llmcost.errors import RecordingError, UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.usage import mapping
-from pytest_llmcost.responses.converse import with_latency
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
-from pytest_llmcost.responses.message import Answer, model_of, read_answer
+from pytest_llmcost.responses.message import LATENCY, Answer, model_of, read_answer
 from pytest_llmcost.responses.stream import BatchResult, StreamedMessage, read_whole
 from pytest_llmcost.yaml_file import YamlError, load_yaml
 
@@ -61,6 +60,8 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     status: int = 200
     request: Mapping[str, Any] | None = None
     """The request's JSON, if it was recorded and is an object."""
+    latency: str | None = None
+    """What it asked for in a header."""
     content_type: str | None = None
     body: bytes = b""
     """Of the response, decompressed."""
@@ -109,9 +110,11 @@ def read_calls(recorded: Recorded) -> list[Found]:
 
     without_answer = partial(Found, source=recorded.source, model=model_of(endpoint, request))
 
-    def answered(messages: Sequence[StreamedMessage], batch: bool | None = None) -> Found:
+    def answered(messages: Sequence[StreamedMessage], **how: Any) -> Found:
         try:
-            answer = read_answer(messages, endpoint=endpoint, payload=request, batch=batch)
+            answer = read_answer(
+                messages, endpoint=endpoint, payload=request, latency=recorded.latency, **how
+            )
         except UsageDataError as error:
             return without_answer(problem=str(error))
         return Found(source=recorded.source, answer=answer)
@@ -254,7 +257,8 @@ def read_interaction(entry: Mapping[str, Any], source: str, allowance: Allowance
         method=str(request.get("method") or "POST").upper(),
         url=str(request.get("uri") or request.get("url") or "") if "request" in entry else None,
         status=read_status(response),
-        request=with_latency(asked if isinstance(asked, dict) else None, _headers(request)),
+        request=asked if isinstance(asked, dict) else None,
+        latency=_headers(request).get(LATENCY),
         content_type=headers.get("content-type") or mime,
         body=body,
         problem=problem,
