@@ -18,7 +18,7 @@ from pytest_llmcost.capture.batches import Batches
 from pytest_llmcost.capture.headers import read_headers
 from pytest_llmcost.capture.replay import Fingerprint, Recording, VcrPlay
 from pytest_llmcost.capture.request import CapturedRequest, Replay
-from pytest_llmcost.capture.transports import being_sent, follow, unfollow
+from pytest_llmcost.capture.transports import being_sent
 from pytest_llmcost.counting.own_requests import OWN_REQUEST
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import LiveCapError, PayloadError
@@ -28,7 +28,7 @@ _MOST_FAILURES = 20
 
 
 class Capture:
-    """Follows requests from `install` to `disable`; captures nest, the innermost follows."""
+    """What a process sends and gets, once `transports.follow` is given its `begin`."""
 
     def __init__(
         self,
@@ -37,17 +37,12 @@ class Capture:
         report: Callable[[CapturedRequest], None],
         clock: Callable[[], float],
         fingerprint: Fingerprint | None = None,
-        stand_ins: Collection[str] = (),
-        gate: Callable[[CapturedRequest], None] | None = None,
-        settle: Callable[[CapturedRequest], None] | None = None,
     ) -> None:
         """Begin with nothing seen.
 
         `owner` returns whose a request is that is being sent now, from any thread or task; `report`
         takes what became of one, when `drain` or `settle` is called; `clock` is as `time.time`;
-        `fingerprint` tells equal requests, by default the payload's own does; `stand_ins` are
-        hosts, with or without a port, that spend nothing; `gate` may refuse a request that is
-        about to be sent, and `settle` takes each that was let through when it is over.
+        `fingerprint` tells equal requests, by default the payload's own does.
         """
         self.failures: list[str] = []
         """What went wrong on our side, for the summary."""
@@ -55,28 +50,24 @@ class Capture:
         self._report = report
         self._clock = clock
         self._fingerprint = fingerprint or _fingerprint
-        self.limit(stand_ins, gate, settle)
+        self.limit()
         self._over_with = self._end  # one object for all requests
         self._recordings: WeakKeyDictionary[Any, dict[int, Recording]] = WeakKeyDictionary()
         self.enter_child(None)
 
     def limit(
         self,
-        stand_ins: Collection[str],
-        gate: Callable[[CapturedRequest], None] | None,
-        settle: Callable[[CapturedRequest], None] | None,
+        stand_ins: Collection[str] = (),
+        gate: Callable[[CapturedRequest], None] | None = None,
+        settle: Callable[[CapturedRequest], None] | None = None,
     ) -> None:
-        """Let these hold for what is sent from now on."""
+        """Let these hold for what is sent from now on.
+
+        `stand_ins` are hosts, with or without a port, that spend nothing; `gate` may refuse a
+        request that is about to be sent, `settle` takes each that was let through when it is over.
+        """
         self._stand_ins = frozenset(stand_ins)
         self._gate, self._settle = gate, settle
-
-    def install(self) -> None:
-        """Begin to follow requests."""
-        follow(self.begin)
-
-    def disable(self) -> None:
-        """Follow no new request."""
-        unfollow(self.begin)
 
     # What transports and requests call, in the way of the code under test
 
@@ -146,7 +137,7 @@ class Capture:
         if self.when_idle is not None:
             self.drain()
             is_lost = any(each.answer is None for each in self._lost)
-            if not (self._open or is_lost or self._batches.are_open):
+            if not (self._open or is_lost or self._batches.open):
                 self.when_idle()
 
     def enter_child(self, when_idle: Callable[[], None] | None) -> None:
@@ -216,8 +207,10 @@ class Capture:
                 request.set_unknown("lost-answer")
         for request in lost:
             self._tell(request)
-        for request in self._batches.report_open(matches):
-            self._tell(request)
+        for request in [*self._batches.open.values()]:
+            if request.supersedes is None and matches(request.owner):
+                request.supersedes = request.variant()
+                self._tell(request.supersedes)
 
     def _finish(self, request: CapturedRequest) -> None:
         try:
