@@ -18,7 +18,6 @@ from pytest_llmcost.capture.batches import Batches
 from pytest_llmcost.capture.headers import read_headers
 from pytest_llmcost.capture.replay import Fingerprint, Recording, VcrPlay
 from pytest_llmcost.capture.request import CapturedRequest, Replay
-from pytest_llmcost.capture.transports import being_sent
 from pytest_llmcost.counting.own_requests import OWN_REQUEST
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import LiveCapError, PayloadError
@@ -72,16 +71,21 @@ class Capture:
     # What transports and requests call, in the way of the code under test
 
     def begin(
-        self, source: object, client: object, method: str, url: str, headers: Any, sent: bytes
+        self,
+        source: object,
+        client: object,
+        method: str,
+        url: str,
+        headers: Any,
+        sent: bytes,
+        outer: CapturedRequest | None = None,
     ) -> CapturedRequest | None:
         """Follow a request if it is a Claude call, and not one of our own counts.
 
-        `source` is the library's own object for it, `client` who sends it.
+        `source` is the library's own object for it, `client` who sends it, `outer` the request
+        inside whose `send` that is.
         """
         try:
-            outer = being_sent()
-            if outer is not None and outer.source is source:
-                return None  # the same request: a subclass has called the method of its base
             endpoint = recognise(method, url) or find_unmetered(method, url, sent)
             if endpoint is None or OWN_REQUEST.get():
                 return None

@@ -109,7 +109,7 @@ class _Outcome:
     is_on_wire: bool = False
     """Whether `http.client`, aiohttp or httpcore has sent it over a socket."""
     is_unrefused: bool = False
-    """Whether `http.client` or aiohttp has sent it for another client, and no refusal came yet."""
+    """Whether a library below its client has sent it, and no refusal came yet."""
     is_passed_on: bool = False
     """Whether another Claude call in this process passed it on, and counts instead."""
     _reader: Reader | None = None
@@ -279,6 +279,21 @@ class CapturedRequest(_Outcome):
         if self.outer is not None:
             self.outer.has_left_inside |= self.outer.is_passed_on_by(self)
 
+    def leave_below(self, *, is_log_in: bool) -> None:
+        """Let a library below its client send it over a socket, perhaps again, or a log-in in it.
+
+        Raises:
+            LiveCapError: as `leave`.
+        """
+        __tracebackhide__ = True
+        is_again = self.is_unrefused and not is_log_in
+        self.leave(again=is_again)
+        if is_again:  # the attempt before may have been billed
+            self.lost_attempts = (self.lost_attempts or 0) + 1
+            self.attempts += 1
+        self.is_on_wire = True
+        self.is_unrefused |= not is_log_in
+
     def note_left(self) -> None:
         """Under a cap, note what nothing has shown to leave: it may have sockets of its own."""
         if self.gate is None or self.live is False or self.reserved is not None:
@@ -328,11 +343,6 @@ class CapturedRequest(_Outcome):
             # A batch's results are asked for while they pass, maybe in another thread; its receipt
             # is read as a whole.
             self._most_unread = 0 if kind == "batch_results" else sys.maxsize
-
-    def note_lost(self) -> None:
-        """The client has tried once before, which may have been billed."""
-        self.lost_attempts = (self.lost_attempts or 0) + 1
-        self.attempts += 1
 
     def read_recorded(self, response: Mapping[str, Any]) -> bytes:
         """Return the body of a response as VCR keeps it, decompressed."""

@@ -60,7 +60,9 @@ RELAYS: set[int] = set()
 """Ports of relays of ours: a request to one is followed when the relay passes it on."""
 _LOOPBACK = ("127.0.0.1", "localhost", "0.0.0.0")  # noqa: S104 - compared, and not listened on
 
-Begin = Callable[[object, object, str, str, Any, bytes], "CapturedRequest | None"]
+Begin = Callable[
+    [object, object, str, str, Any, bytes, "CapturedRequest | None"], "CapturedRequest | None"
+]
 """As `Capture.begin`; returns None if what is about to be sent is no Claude call."""
 Ticket = tuple[Callable[..., object], tuple[Any, ...]]
 """What a spawned child calls to follow requests, and with which arguments."""
@@ -105,13 +107,19 @@ def unfollow(begin: Begin) -> None:
 
 
 def begin(
-    source: object, client: object, method: str, url: object, headers: Any, body: object
+    source: object,
+    client: object,
+    method: str,
+    url: object,
+    headers: Any,
+    body: object,
+    outer: CapturedRequest | None = None,
 ) -> CapturedRequest | None:
     """Let the innermost capture follow a request; `source` is the library's own object for it.
 
-    Address and headers are taken as the library has them; no headers if `source` has them, and they
-    may change until they are sent, or if it is them. Of bodies that come in pieces, nothing is
-    read.
+    Inside the `send` of an `outer` one it may be the same call, passed on. Address and headers are
+    taken as the library has them; no headers if `source` has them, and they may change until they
+    are sent, or if it is them. Of bodies that come in pieces, nothing is read.
     """
     if not _captures:
         return None
@@ -120,7 +128,7 @@ def begin(
         return None
     if type(body) is not bytes:
         body = as_bytes(body)
-    return _captures[-1](source, client, method, address, headers, body)
+    return _captures[-1](source, client, method, address, headers, body, outer)
 
 
 def being_sent() -> CapturedRequest | None:

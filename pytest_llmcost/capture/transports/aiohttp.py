@@ -33,9 +33,7 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
         # Inside a call that is followed already, as of httpx over aiohttp, its client reads.
         current = being_sent()
         if current is not None:
-            current.leave()
-            current.is_on_wire = True
-            current.is_unrefused |= claude_address(request.url) is not None  # else it is a log-in
+            current.leave_below(is_log_in=claude_address(request.url) is None)
             return await original(request, conn)
         body = request.body
         captured = begin(

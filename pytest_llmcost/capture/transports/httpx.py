@@ -82,14 +82,18 @@ class _Library:
     ) -> Callable[..., Any]:
         def send(client: Any, request: Any = None, **options: Any) -> Any:
             __tracebackhide__ = True
-            captured = _begin(client, request, is_transport)
+            before = being_sent()
+            captured = _begin(client, request, before, is_transport)
             if captured is None:
                 return original(client, request, **options)
+            CURRENT.set(captured)
             try:
                 response = original(client, request, **options)
             except BaseException as error:
+                CURRENT.set(before)  # no token: a loop may end this in another context
                 _end(self, captured, client, request, error=error)
                 raise
+            CURRENT.set(before)
             _end(self, captured, client, request, response)
             return response
 
@@ -100,28 +104,41 @@ class _Library:
     ) -> Callable[..., Any]:
         async def send(client: Any, request: Any = None, **options: Any) -> Any:
             __tracebackhide__ = True
-            captured = _begin(client, request, is_transport)
+            before = being_sent()
+            captured = _begin(client, request, before, is_transport)
             if captured is None:
                 return await original(client, request, **options)
+            CURRENT.set(captured)
             try:
                 response = await original(client, request, **options)
             except BaseException as error:
+                CURRENT.set(before)  # no token: a loop may end this in another context
                 _end(self, captured, client, request, error=error)
                 raise
+            CURRENT.set(before)
             _end(self, captured, client, request, response)
             return response
 
         return send
 
 
-def _begin(client: Any, request: Any, is_transport: bool) -> CapturedRequest | None:
-    """Follow what a client sends, or a transport that is not inside a call that is followed."""
+def _begin(
+    client: Any, request: Any, outer: CapturedRequest | None, is_transport: bool
+) -> CapturedRequest | None:
+    """Follow what a client sends, or a transport; return the outer call that one sends for."""
     if request is None:
         return None  # the library's own error says what is missing
-    if is_transport and (current := being_sent()) is not None:
-        if current.gate is not None:
-            current.do(_note_headers, request)
-        return None
+    if outer is not None and is_transport:
+        if outer.gate is not None:
+            outer.do(_note_headers, request)
+        if outer.source is not request:
+            return None  # a log-in inside it, or where it was redirected to
+        if outer.is_on_wire and outer.is_unrefused:  # a transport of the user's own tries again
+            outer.leave_below(is_log_in=False)
+        outer.is_unrefused = True
+        return outer
+    if outer is not None and outer.source is request:
+        return None  # a subclass has called the method of its base
     captured = _sending.get(id(request)) if is_transport else None
     if captured is None:
         captured = begin(
@@ -133,11 +150,10 @@ def _begin(client: Any, request: Any, is_transport: bool) -> CapturedRequest | N
             None,  # hooks of the client, and log-ins, change the headers until they are sent
             # Private: `content` raises for a body that is a stream, which is left alone.
             getattr(request, "_content", b""),
+            outer,
         )
-        if captured is None:
-            return None
-        _sending.setdefault(id(request), captured)
-    CURRENT.set(captured)
+        if captured is not None:
+            _sending.setdefault(id(request), captured)
     return captured
 
 
@@ -167,13 +183,14 @@ def _end(
     response: Any = None,
     error: BaseException | None = None,
 ) -> None:
-    """Tell the captured request what came of it, unless its client does so in another thread."""
+    """Tell the captured request what came of it, or of one attempt of a transport of its client."""
     if captured.client is not client and not captured.is_over:
-        CURRENT.set(None)
         if error is None:
             captured.is_on_wire |= "network_stream" in response.extensions
+            captured.is_unrefused &= 200 <= response.status_code < 300
+        else:
+            captured.is_unrefused &= read_failure(error).may_be_billed
         return
-    CURRENT.set(captured.outer)  # no token: a loop may end this in another context
     if _sending.get(id(request)) is captured:
         del _sending[id(request)]
     if captured.is_over:
