@@ -33,8 +33,6 @@ MOST_BYTES = 100_000_000
 """Of a file, and of all bodies in it together, unpacked."""
 _MOST_VALUES = 2_000_000
 """Of a file's JSON, and of all bodies' together: each takes up to 200 bytes of memory."""
-_MOST_LAYERS = 4
-"""Of gzip, one in the other; a file can be made that unpacks to itself for ever."""
 _GZIP = b"\x1f\x8b"
 _HEX = re.compile(r"(?:[0-9a-f]{2}){8,}|(?:[0-9A-F]{2}){8,}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
@@ -340,16 +338,22 @@ def _decode_body(
     names = ("parsed_body", "body", "content", "postData")
     stored = (message[name] for name in names if message.get(name) not in (None, ""))
     data = _stored_bytes(next(stored, b""))
+    how, needs = "gzip", ""
     try:
         data = _unzip(data, allowance)
-        is_encoded = bool(data) and not data.lstrip().startswith(_STARTS)
-        if encoding in _UNPACKED and is_encoded:
-            data, is_whole = _UNPACKED[encoding](data, allowance.bytes + 1)
+        if encoding in _UNPACKED and data and not data.lstrip().startswith(_STARTS):
+            how, (unpack, needs) = encoding, _UNPACKED[encoding]
+            data, is_whole = unpack(data, allowance.bytes + 1)
             allowance.check(data)
             if not is_whole:
                 raise EOFError("it ends too early")
-    except (OSError, EOFError, zlib.error) as error:
-        how = encoding if encoding in _UNPACKED else "gzip"
+    except _TooLarge:
+        raise
+    except (ModuleNotFoundError, TypeError):
+        raise _UndecodableBody(
+            f"the body is compressed with {how}; {needs}, or record it uncompressed"
+        ) from None
+    except Exception as error:  # noqa: BLE001 - zlib, brotli and zstd each raise their own
         raise _UndecodableBody(f"the body is compressed with {how}, and damaged: {error}") from None
     return allowance.take(data)
 
@@ -371,12 +375,9 @@ def _stored_bytes(value: object) -> bytes:
             raise _UndecodableBody(f"the body is said to be base64, but is not: {error}") from None
     if wrapped.keys() & {"string", "text"} and not wrapped.keys() - _BESIDE_TEXT:
         return b"" if inner is None else _stored_bytes(inner)
-    try:
-        return msgspec.json.encode(value)
-    except (TypeError, UnicodeEncodeError, OverflowError):
-        # A key of YAML that JSON does not have, half a surrogate pair, or more than 64 bits.
+    try:  # not by msgspec, for YAML has keys and values that JSON does not
         return json.dumps(value, default=repr, skipkeys=True).encode()
-    except RecursionError as error:
+    except (RecursionError, ValueError) as error:
         raise _UndecodableBody(f"the parsed body is no JSON: {error}") from None
 
 
@@ -397,16 +398,11 @@ def _text_bytes(text: str) -> bytes:
 
 
 def _unzip(data: bytes, allowance: Allowance) -> bytes:
-    """Undo gzip, however often it was applied; anything else is returned as it is."""
-    for _ in range(_MOST_LAYERS):
-        if not data.startswith(_GZIP):
-            return data
-        # A reader, for a log that was appended to holds several members.
-        data = allowance.check(gzip.GzipFile(fileobj=io.BytesIO(data)).read(allowance.bytes + 1))
-    raise _TooLarge(f"is compressed with gzip {_MOST_LAYERS} times or more")
-
-
-# Each returns as many bytes as asked for, and whether the data has its end.
+    """Undo gzip; anything else is returned as it is."""
+    if not data.startswith(_GZIP):
+        return data
+    # A reader, for a log that was appended to holds several members.
+    return allowance.check(gzip.GzipFile(fileobj=io.BytesIO(data)).read(allowance.bytes + 1))
 
 
 def _inflate(data: bytes, most: int) -> tuple[bytes, bool]:
@@ -415,32 +411,20 @@ def _inflate(data: bytes, most: int) -> tuple[bytes, bool]:
 
 
 def _unpack_zstd(data: bytes, most: int) -> tuple[bytes, bool]:
-    try:
-        zstd: Any = import_module("compression.zstd")
-    except ModuleNotFoundError:
-        raise _UndecodableBody(
-            "the body is compressed with zstd, and Python reads it from 3.14 on; record it "
-            "uncompressed"
-        ) from None
-    try:
-        return zstd.ZstdFile(io.BytesIO(data)).read(most), True
-    except zstd.ZstdError as error:
-        raise EOFError(error) from None
+    zstd: Any = import_module("compression.zstd")
+    return zstd.ZstdFile(io.BytesIO(data)).read(most), True
 
 
 def _unpack_br(data: bytes, most: int) -> tuple[bytes, bool]:
-    try:
-        brotli: Any = import_module("brotli")
-        unpacker = brotli.Decompressor()
-        # Only version 1.2 and later takes a limit, and a few bytes may unpack to gigabytes.
-        return unpacker.process(data, output_buffer_limit=most), unpacker.is_finished()
-    except (ModuleNotFoundError, TypeError):
-        raise _UndecodableBody(
-            "the body is compressed with br; install brotli 1.2 or later, or record it uncompressed"
-        ) from None
-    except brotli.error as error:
-        raise EOFError(error) from None
+    unpacker: Any = import_module("brotli").Decompressor()
+    # Only version 1.2 and later takes a limit, and a few bytes may unpack to gigabytes.
+    return unpacker.process(data, output_buffer_limit=most), unpacker.is_finished()
 
 
-_UNPACKED = {"br": _unpack_br, "deflate": _inflate, "zstd": _unpack_zstd}
-"""By the header's word; gzip tells itself."""
+_UNPACKED = {
+    "deflate": (_inflate, ""),
+    "br": (_unpack_br, "install brotli 1.2 or later"),
+    "zstd": (_unpack_zstd, "Python reads it from 3.14 on"),
+}
+"""By the header's word, what returns as many bytes as asked for, and whether the data has its end;
+and what it needs. Gzip tells itself."""

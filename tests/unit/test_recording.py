@@ -130,7 +130,6 @@ BODIES = {
     "text": {"string": TEXT},
     "bytes": {"string": TEXT.encode()},
     "gzip bytes": {"string": ZIPPED},
-    "gzip twice": {"string": gzip.compress(ZIPPED)},
     "gzip in hex": {"string": ZIPPED.hex()},
     "text in hex": TEXT.encode().hex().upper(),
     "gzip in base64": {"string": base64.b64encode(ZIPPED).decode()},
