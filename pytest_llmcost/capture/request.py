@@ -22,7 +22,6 @@ from pytest_llmcost.capture.headers import read_headers
 from pytest_llmcost.concurrency import cached_property
 from pytest_llmcost.errors import LiveCapError, UsageDataError
 from pytest_llmcost.json_values import decode_json
-from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.responses.converse import to_payload
 from pytest_llmcost.responses.endpoints import Endpoint
@@ -40,8 +39,10 @@ _NOT_READ = ("count_tokens", "unmetered")
 """Endpoints whose answers say nothing about a bill."""
 _PROMPT = ("system", "tools", "messages", "max_tokens")
 """What a gateway passes on as it is, while it changes the rest of a payload."""
-_ATTEMPT = re.compile(r"\battempt=(\d{1,3})\b")
+_ATTEMPT = re.compile(r"\battempt=([0-9]{1,3})\b")
 """In botocore's header `amz-sdk-request`, after a `ttl` if the attempt before was answered."""
+_RETRIES = re.compile(r"[0-9]{1,3}")
+"""In the SDK's."""
 
 
 def _live_cap(error: LiveCapError, how: str = "") -> str:
@@ -185,7 +186,8 @@ class CapturedRequest(_Outcome):
         """How often the client has sent this call by now; SDK and botocore say so in a header."""
         if match := _ATTEMPT.search(self.headers.get("amz-sdk-request", "")):
             return int(match[1])
-        return 1 + (read_digits(self.headers.get("x-stainless-retry-count", "0")) or 0)
+        match = _RETRIES.fullmatch(self.headers.get("x-stainless-retry-count", ""))
+        return 1 + int(match[0]) if match else 1
 
     @property
     def betas(self) -> tuple[str, ...]:
