@@ -21,7 +21,7 @@ from pytest_llmcost.capture.request import CapturedRequest, Replay
 from pytest_llmcost.counting.own_requests import OWN_REQUEST
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import LiveCapError, PayloadError
-from pytest_llmcost.responses.endpoints import find_unmetered, recognise
+from pytest_llmcost.responses.endpoints import recognise
 
 _MOST_FAILURES = 20
 
@@ -86,7 +86,7 @@ class Capture:
         inside whose `send` that is.
         """
         try:
-            endpoint = recognise(method, url) or find_unmetered(method, url, sent)
+            endpoint = recognise(method, url, sent)
             if endpoint is None or OWN_REQUEST.get():
                 return None
             request = CapturedRequest(

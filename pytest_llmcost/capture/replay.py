@@ -16,7 +16,7 @@ from pytest_llmcost.capture.headers import as_bytes, read_headers
 from pytest_llmcost.capture.request import CapturedRequest, Replay, read_betas, read_body
 from pytest_llmcost.concurrency import cached_property
 from pytest_llmcost.counting.payload import fingerprint
-from pytest_llmcost.responses.endpoints import find_unmetered, recognise
+from pytest_llmcost.responses.endpoints import recognise
 from pytest_llmcost.responses.recorded_files import read_status
 
 _VERSION = re.compile(r"\d{4}-\d\d-\d\d")
@@ -43,7 +43,7 @@ class Recording:
         self.response = response
         self.body = as_bytes(getattr(request, "body", None))
         method, url = getattr(request, "method", ""), getattr(request, "uri", "")
-        endpoint = recognise(method, url) or find_unmetered(method, url, self.body)
+        endpoint = recognise(method, url, self.body)
         self._endpoint = endpoint
         self.kind = endpoint.kind if endpoint else None
         self.model = endpoint.model if endpoint else None

@@ -69,11 +69,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         return self.kind in ("messages", "unmetered")
 
 
-@functools.lru_cache(maxsize=256)
-def recognise(method: str, url: str) -> Endpoint | None:
+def recognise(method: str, url: str, body: bytes | None = None) -> Endpoint | None:
     """Return which Claude endpoint a request goes to, or None for any other request.
 
-    Works under any host and any gateway prefix, with or without a query.
+    Works under any host and any gateway prefix, with or without a query. Routes that are not
+    metered are recognised if a body is given, which may name a Claude model.
 
     Source: https://platform.claude.com/docs/en/api/messages and the SDK's Bedrock and Vertex
     clients, release 2.12.0, read 2026-11-22.
@@ -81,28 +81,21 @@ def recognise(method: str, url: str) -> Endpoint | None:
     Example:
         >>> recognise("POST", "https://gateway.example/anthropic/v1/messages?beta=true").kind
         'messages'
+        >>> recognise("POST", "https://api.anthropic.com/v1/complete", b"").route
+        'api.anthropic.com/v1/complete'
+        >>> recognise("POST", "https://api.openai.com/v1/chat/completions", b"{}")
     """
     endpoint = _endpoint_of(method, url)
-    return None if endpoint is None or endpoint.kind == "unmetered" else endpoint
-
-
-def find_unmetered(method: str, url: str, body: bytes) -> Endpoint | None:
-    """Return the endpoint of a Claude call on a route that is not metered, or None.
-
-    Example:
-        >>> find_unmetered("POST", "https://api.anthropic.com/v1/complete", b"").route
-        'api.anthropic.com/v1/complete'
-        >>> find_unmetered("POST", "https://api.openai.com/v1/chat/completions", b"{}")
-    """
-    route = _endpoint_of(method, url)
-    if route is None or route.kind != "unmetered":
+    if endpoint is None or endpoint.kind != "unmetered":
+        return endpoint
+    if body is None:
         return None
     model = None
     if any(name in body.lower() for name in (b"claude", b"anthropic")):
         # Not before: to decode what is OpenAI's takes far longer.
         model = text_of(mapping(decode_json(body)).get("model"))
-    is_claude = str(route.route).startswith(f"{_HOST}/") or (model and _CLAUDE.search(model))
-    return msgspec.structs.replace(route, model=model) if is_claude else None
+    is_claude = str(endpoint.route).startswith(f"{_HOST}/") or (model and _CLAUDE.search(model))
+    return msgspec.structs.replace(endpoint, model=model) if is_claude else None
 
 
 @functools.lru_cache(maxsize=256)
