@@ -13,7 +13,6 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from importlib import import_module
 from itertools import chain
 from typing import Any
@@ -106,7 +105,8 @@ def read_calls(recorded: Recorded) -> list[Found]:
     if endpoint is None or endpoint.kind == "batch_create":
         return []
 
-    without_answer = partial(Found, source=recorded.source, model=model_of(endpoint, request))
+    def without_answer(**why: Any) -> Found:
+        return Found(source=recorded.source, model=model_of(endpoint, request), **why)
 
     def answered(messages: Sequence[StreamedMessage], **how: Any) -> Found:
         try:

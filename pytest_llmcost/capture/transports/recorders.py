@@ -66,7 +66,7 @@ def _played(captured: CapturedRequest, name: str, result: Any, cassette: Any, *a
 def _wrap_save(original: Callable[..., Any]) -> Callable[..., Any]:
     def save(cassette: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
-        path = os.path.abspath(getattr(cassette, "_path", None) or "")
+        path = os.path.abspath(getattr(cassette, "_path", None) or "")  # private
         before = _state(path)
         result = original(cassette, *args, **options)
         if _state(path) != before:
