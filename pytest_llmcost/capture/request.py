@@ -35,8 +35,6 @@ from pytest_llmcost.responses.message import (
 from pytest_llmcost.responses.recorded_files import Allowance, read_interaction, read_status
 from pytest_llmcost.responses.stream import BatchResult, Reader, StreamedMessage, read_whole
 
-_NOT_READ = ("count_tokens", "unmetered")
-"""Endpoints whose answers say nothing about a bill."""
 _PROMPT = ("system", "tools", "messages", "max_tokens")
 """What a gateway passes on as it is, while it changes the rest of a payload."""
 _ATTEMPT = re.compile(r"\battempt=([0-9]{1,3})\b")
@@ -339,8 +337,8 @@ class CapturedRequest(_Outcome):
         if content is not None:
             self._unread.append(content)
             self.over(self)
-        elif not self.is_answered or kind in _NOT_READ:
-            self.over(self)
+        elif not self.is_answered or kind in ("count_tokens", "unmetered"):
+            self.over(self)  # what would come says nothing about a bill
         elif kind != "messages":
             # A batch's results are asked for while they pass, maybe in another thread; its receipt
             # is read as a whole.

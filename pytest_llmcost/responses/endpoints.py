@@ -36,7 +36,6 @@ _VERTEX = re.compile(
 _HOST = "api.anthropic.com"
 _SAMPLING = re.compile(r"(?:/v1)?/(?:chat/completions|completions|complete|responses)/?$")
 """Of the OpenAI-compatible API and of Anthropic's old text completions."""
-_ENDS = ("completions", "complete", "responses")
 _MESSAGES = re.compile(r"/{1,2}v1/+messages/?$")
 _CHAT = re.compile(r"^/v1/chat/completions/?$")
 _CLAUDE = re.compile(r"(?:^|[./~])(?:claude|anthropic)(?![a-z])", re.IGNORECASE)
@@ -101,19 +100,13 @@ def recognise(method: str, url: str, body: bytes | None = None) -> Endpoint | No
 @functools.lru_cache(maxsize=256)
 def _endpoint_of(method: str, url: str) -> Endpoint | None:
     """Return where a request goes, as far as its URL says; `unmetered` may be another API's."""
-    scheme, separator, rest = url.partition("://")
-    host, slash, target = rest.partition("/")
-    target = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), target)
-    url = f"{scheme}{separator}{host.lower()}{slash}{target}"
-    is_near = url.partition("?")[0].rstrip("/").endswith(_ENDS)
-    if not is_near and "messages" not in url and "/model" not in url and _HOST not in url:
-        return None
     try:
         parts = urlsplit(url)
     except ValueError:  # for example an unclosed bracket in a hand-edited recording
         return None
+    path = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), parts.path)
     host, method = (parts.hostname or "").rstrip("."), method.upper()
-    if match := _DIRECT.search(parts.path):
+    if match := _DIRECT.search(path):
         # Clouds have Anthropic's own paths, too; the model, hence the region, is then in the body.
         platform: Platform | None = None
         if host.startswith("bedrock-mantle."):
@@ -129,13 +122,13 @@ def _endpoint_of(method: str, url: str) -> Endpoint | None:
         return Endpoint(kind="batch_create" if match["batches"] else kind, platform=platform)
     if method != "POST":
         return None
-    if host == _HOST and _CHAT.match(parts.path):
+    if host == _HOST and _CHAT.match(path):
         return Endpoint(kind="messages", form="chat")
-    if match := _BEDROCK.search(parts.path):
+    if match := _BEDROCK.search(path):
         return _bedrock_endpoint(unquote(match["model"]), match["verb"], host)
-    if match := _VERTEX.search(parts.path):
+    if match := _VERTEX.search(path):
         return _vertex_endpoint(unquote(match["model"]), match["verb"], match["location"])
-    path = unquote(parts.path)
+    path = unquote(path)
     match = _SAMPLING.search(path) or (_MESSAGES.search(path) if host == _HOST else None)
     if match is None:
         return None
