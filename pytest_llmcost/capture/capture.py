@@ -186,8 +186,6 @@ class Capture:
             except BaseException:  # an interrupt: the others are still to be reported
                 self._over.extendleft(reversed(requests))
                 raise
-        for request in self._open.copy():
-            self._report_results(request)
 
     def settle(self, matches: Callable[[object], bool] = lambda owner: True) -> None:
         """Drain, then report what is still open, for owners that are about to be judged.
@@ -227,7 +225,10 @@ class Capture:
             if request.endpoint.is_sampling:
                 request.set_unknown(f"unreadable-response: {error!r}")
         if request.endpoint.kind == "batch_results":
-            self._report_results(request)
+            for result in request.results():
+                settled = self._batches.settle(request, result)
+                if settled is not None:
+                    self._tell(settled)
         elif request.endpoint.kind == "batch_create" and request.is_answered:
             self._batches.create(request)
         else:
@@ -239,12 +240,6 @@ class Capture:
             is_known = request.answer is not None or request.supersedes is not None
             if is_known or (request.is_seen and request.is_claude):
                 self._tell(request)
-
-    def _report_results(self, request: CapturedRequest) -> None:
-        for result in request.take_results():
-            settled = self._batches.settle(request, result)
-            if settled is not None:
-                self._tell(settled)
 
     def _choose_recording(self, request: CapturedRequest, *, may_differ: bool) -> None:
         play = request.play

@@ -339,10 +339,8 @@ class CapturedRequest(_Outcome):
             self.over(self)
         elif not self.is_answered or kind in ("count_tokens", "unmetered"):
             self.over(self)  # what would come says nothing about a bill
-        elif kind != "messages":
-            # A batch's results are asked for while they pass, maybe in another thread; its receipt
-            # is read as a whole.
-            self._most_unread = 0 if kind == "batch_results" else sys.maxsize
+        elif kind == "batch_create":
+            self._most_unread = sys.maxsize  # its receipt is read as a whole
 
     def read_recorded(self, response: Mapping[str, Any]) -> bytes:
         """Return the body of a response as VCR keeps it, decompressed."""
@@ -459,29 +457,23 @@ class CapturedRequest(_Outcome):
         twin.read()
         return twin.answer
 
-    def take_results(self) -> list[BatchResult]:
-        """Return the results of a batch that have passed since the last time."""
-        if self.endpoint.kind != "batch_results" or not self.is_answered:
+    def results(self) -> list[BatchResult]:
+        """Return the results of a batch that have passed."""
+        if not self.is_answered:
             return []
-        if self.is_over:
-            self._read_on().close()
-        if self._reader is None:
-            return []
-        results, self._reader.results = self._reader.results, []
-        return results
+        return read_whole(self.receipt, self._reader, of_batch=True).results
 
     @property
     def receipt(self) -> bytes:
         """What is kept of the body: the whole, if it is small."""
         return b"".join(self._unread)
 
-    def _read_on(self) -> Reader:
+    def _read_on(self) -> None:
         if self._reader is None:
             # Known by its first byte: to keep the headers until now would cost more.
             self._reader = Reader(of_batch=self.endpoint.kind == "batch_results")
         self._reader.feed(self.receipt)
         self._unread, self._unread_bytes = [], 0
-        return self._reader
 
     def set_unknown(self, caveat: str, ids: tuple[str, ...] = ()) -> None:
         """Note that its cost is unknown, and why; of messages with these ids, if it has some."""

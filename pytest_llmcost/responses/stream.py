@@ -88,7 +88,7 @@ class Reader:
         self.messages: list[StreamedMessage] = []
         """Those that have ended; all of them once the reader is closed."""
         self.results: list[BatchResult] = []
-        """Of a batch: those that were read, until they are taken out."""
+        """Of a batch: those that were read."""
         self.error: str | None = None
         """The type of the error that the body states, if it states one."""
         self._tail = bytearray()
