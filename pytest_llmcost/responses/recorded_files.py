@@ -350,9 +350,7 @@ def _decode_body(
     except _TooLarge:
         raise
     except (ModuleNotFoundError, TypeError):
-        raise _UndecodableBody(
-            f"the body is compressed with {how}; {needs}, or record it uncompressed"
-        ) from None
+        raise _UndecodableBody(f"the body is compressed with {how}{needs}") from None
     except Exception as error:  # noqa: BLE001 - zlib, brotli and zstd each raise their own
         raise _UndecodableBody(f"the body is compressed with {how}, and damaged: {error}") from None
     return allowance.take(data)
@@ -423,8 +421,8 @@ def _unpack_br(data: bytes, most: int) -> tuple[bytes, bool]:
 
 _UNPACKED = {
     "deflate": (_inflate, ""),
-    "br": (_unpack_br, "install brotli 1.2 or later"),
-    "zstd": (_unpack_zstd, "Python reads it from 3.14 on"),
+    "br": (_unpack_br, "; install brotli 1.2 or later, or record it uncompressed"),
+    "zstd": (_unpack_zstd, ", and Python reads it from 3.14 on; record it uncompressed"),
 }
 """By the header's word, what returns as many bytes as asked for, and whether the data has its end;
 and what it needs. Gzip tells itself."""
