@@ -42,7 +42,8 @@ _INTERACTIONS = ("interactions", "http_interactions")
 """vcrpy, go-vcr and cassetter; vcr for Ruby and for R."""
 _STREAM_EVENTS = ("message_start", "message_delta", "content_block_start", "content_block_delta")
 _CONTAINERS = ("results", "responses")
-_BATCH_RESULT = "application/x-jsonl"
+_RESULTS = {"method": "GET", "uri": "/v1/messages/batches/any/results"}
+"""The request for a batch's results, which are known by it."""
 _BESIDE_TEXT = {"string", "text", "encoding", "mimeType", "size", "params"}
 """The keys of a stored body that is one text; with others it is parsed JSON."""
 
@@ -59,7 +60,6 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """The request's JSON, if it was recorded and is an object."""
     latency: str | None = None
     """What it asked for in a header."""
-    content_type: str | None = None
     body: bytes = b""
     """Of the response, decompressed."""
     problem: str | None = None
@@ -130,7 +130,7 @@ def read_calls(recorded: Recorded) -> list[Found]:
         return [without_answer(free="count_tokens")]
     if recorded.problem:
         return [without_answer(problem=recorded.problem)]
-    if endpoint.kind == "batch_results" or recorded.content_type == _BATCH_RESULT:
+    if endpoint.kind == "batch_results":
         return [*map(in_batch, read_whole(recorded.body, of_batch=True).results)]
     reader = read_whole(recorded.body)
     if reader.messages:
@@ -159,8 +159,7 @@ def _read(data: bytes, path: str) -> Iterator[Recorded]:
     except (OSError, EOFError, zlib.error) as error:
         raise RecordingError(f"{path}: looks gzip-compressed, but is not: {error}") from None
     if data.startswith(b"\0\0") or _EVENTS.match(data):
-        kind = "application/vnd.amazon.eventstream" if data[:1] == b"\0" else "text/event-stream"
-        yield Recorded(source=f"{path}#0", content_type=kind, body=data)
+        yield Recorded(source=f"{path}#0", body=data)
         return
     entries = [*_entries(_parse(data, path))]
     if not entries:
@@ -210,7 +209,7 @@ def _entries(value: object) -> Iterator[dict[str, Any]]:
         if any(isinstance(each, dict) and each.get("type") in _STREAM_EVENTS for each in value):
             lines = (json.dumps(each, default=repr, skipkeys=True) for each in value)
             stream = "".join(f"data: {line}\n\n" for line in lines)
-            yield _bare("text/event-stream", stream.encode())
+            yield _bare(stream)
         else:
             yield from chain.from_iterable(map(_entries, value))
     if not isinstance(value, dict):
@@ -218,38 +217,35 @@ def _entries(value: object) -> Iterator[dict[str, Any]]:
     held = next((value[name] for name in _INTERACTIONS if name in value), None)
     if held is None:
         held = mapping(value.get("log")).get("entries")  # HTTP archives (HAR)
-    is_bare = value.get("type") in ("message", "error") or "usage" in value
     if held is not None:
         for each in held if isinstance(held, list) else ():
             yield {"request": None, **mapping(each)}
     elif isinstance(value.get("request"), dict) and isinstance(value.get("response"), dict):
         yield {**value}
-    elif is_bare or {"custom_id", "result"} <= value.keys():
-        kind = _BATCH_RESULT if "custom_id" in value else "application/json"
-        yield _bare(kind, value, status=400 if value.get("type") == "error" else 200)
+    elif {"custom_id", "result"} <= value.keys():
+        yield {**_bare(value), "request": _RESULTS}
+    elif value.get("type") in ("message", "error") or "usage" in value:
+        yield _bare(value, status=400 if value.get("type") == "error" else 200)
     for name in _CONTAINERS:
         if isinstance(value.get(name), list):
             yield from _entries(value[name])
 
 
-def _bare(kind: str, body: object, status: int = 200) -> dict[str, Any]:
+def _bare(body: object, status: int = 200) -> dict[str, Any]:
     """Return what came without its request as a recorder would keep it."""
-    headers = {"content-type": kind}
-    return {"response": {"status": status, "headers": headers, "parsed_body": body}}
+    return {"response": {"status": status, "parsed_body": body}}
 
 
 def read_interaction(entry: Mapping[str, Any], source: str, allowance: Allowance) -> Recorded:
     """Read one recorded request with its response, in whichever way the recorder keeps them."""
     request, response = mapping(entry.get("request")), mapping(entry.get("response"))
-    headers = _headers(response)
     body, problem, asked = b"", None, None
     try:
-        body = _decode_body(response, allowance, headers.get("content-encoding"))
+        body = _decode_body(response, allowance, _headers(response).get("content-encoding"))
     except _UndecodableBody as error:
         problem = str(error)
     with suppress(_UndecodableBody):
         asked = decode_json(_decode_body(request, allowance))
-    mime = _first(mapping(response.get("content")).get("mimeType"))
     return Recorded(
         source=source,
         method=str(request.get("method") or "POST").upper(),
@@ -257,7 +253,6 @@ def read_interaction(entry: Mapping[str, Any], source: str, allowance: Allowance
         status=read_status(response),
         request=asked if isinstance(asked, dict) else None,
         latency=_headers(request).get(LATENCY),
-        content_type=headers.get("content-type") or mime,
         body=body,
         problem=problem,
     )
