@@ -15,6 +15,7 @@ import httpx2
 from pytest_llmcost.call import Call, price
 from pytest_llmcost.capture.capture import Capture
 from pytest_llmcost.capture.request import CapturedRequest
+from pytest_llmcost.capture.transports import follow, unfollow
 from pytest_llmcost.prices.rate_card import shipped_card
 
 LIBRARIES: tuple[ModuleType, ...] = (httpx, httpx2)
@@ -112,13 +113,13 @@ class Purse:
 @contextmanager
 def capturing(owner: object = "the test") -> Iterator[Purse]:
     purse = Purse(owner)
-    purse.capture.install()
+    follow(purse.capture.begin)
     try:
         yield purse
         purse.capture.drain()
         assert purse.capture.failures == []
     finally:
-        purse.capture.disable()
+        unfollow(purse.capture.begin)
 
 
 def chunks(library: ModuleType, pieces: Iterable[bytes], fail: Exception | None = None) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 from msgspec.structs import replace
 
 from pytest_llmcost.capture.request import CapturedRequest
@@ -19,16 +17,12 @@ class Batches:
     """The batches of a run."""
 
     def __init__(self) -> None:
-        self._open: dict[_Key, CapturedRequest] = {}
+        self.open: dict[_Key, CapturedRequest] = {}
+        """Those whose results are awaited."""
         self._readers: dict[_Key, list[object]] = {}
         """Owners who have read a result, so that reading it twice costs once."""
         self._bought: set[_Key] = set()
         """Results of batches that were created in this run."""
-
-    @property
-    def are_open(self) -> bool:
-        """Whether results are awaited."""
-        return bool(self._open)
 
     def create(self, created: CapturedRequest) -> None:
         """Keep a created batch's requests, each with what was recorded for it.
@@ -54,14 +48,14 @@ class Batches:
                 is_same = replay.is_same and body is not None
                 request.replay = replace(replay, body=body, is_same=is_same, obstacle=obstacle)
             request.set_unknown("open-batch")
-            self._open[batch_id, custom_id] = request
+            self.open[batch_id, custom_id] = request
             self._readers.pop((batch_id, custom_id), None)
             self._bought.add((batch_id, custom_id))
 
     def settle(self, results: CapturedRequest, result: BatchResult) -> CapturedRequest | None:
         """Return what a result costs, once: for who created the batch, else for who reads it."""
         key = (results.endpoint.batch_id or "", result.custom_id)
-        opened = self._open.pop(key, None)
+        opened = self.open.pop(key, None)
         request = opened or results
         readers = self._readers.setdefault(key, [])
         # Mocks and cassettes of several tests may have an id in common, but the API has each once.
@@ -73,13 +67,6 @@ class Batches:
         if result.outcome in ("succeeded", "unreadable"):
             settled.read_messages([StreamedMessage(body=result.body or {})], batch=True)
         return settled if settled.answer is not None or settled.supersedes is not None else None
-
-    def report_open(self, matches: Callable[[object], bool]) -> Iterator[CapturedRequest]:
-        """Yield the open requests of matching owners that were not reported yet."""
-        for request in [*self._open.values()]:
-            if request.supersedes is None and matches(request.owner):
-                request.supersedes = request.variant()
-                yield request.supersedes
 
 
 def _requests(listed: object) -> dict[str, dict[str, object]] | None:

@@ -17,18 +17,17 @@ from weakref import WeakKeyDictionary
 from pytest_llmcost.capture.batches import Batches
 from pytest_llmcost.capture.headers import read_headers
 from pytest_llmcost.capture.replay import Fingerprint, Recording, VcrPlay
-from pytest_llmcost.capture.request import CapturedRequest
-from pytest_llmcost.capture.transports import being_sent, follow, unfollow
+from pytest_llmcost.capture.request import CapturedRequest, Replay
 from pytest_llmcost.counting.own_requests import OWN_REQUEST
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import LiveCapError, PayloadError
-from pytest_llmcost.responses.endpoints import find_unmetered, recognise
+from pytest_llmcost.responses.endpoints import recognise
 
 _MOST_FAILURES = 20
 
 
 class Capture:
-    """Follows requests from `install` to `disable`; captures nest, the innermost follows."""
+    """What a process sends and gets, once `transports.follow` is given its `begin`."""
 
     def __init__(
         self,
@@ -36,62 +35,58 @@ class Capture:
         owner: Callable[[], object],
         report: Callable[[CapturedRequest], None],
         clock: Callable[[], float],
-        fingerprint: Callable[[CapturedRequest], Fingerprint] | None = None,
-        stand_ins: Collection[str] = (),
-        gate: Callable[[CapturedRequest], None] | None = None,
-        settle: Callable[[CapturedRequest], None] | None = None,
+        fingerprint: Fingerprint | None = None,
     ) -> None:
         """Begin with nothing seen.
 
         `owner` returns whose a request is that is being sent now, from any thread or task; `report`
         takes what became of one, when `drain` or `settle` is called; `clock` is as `time.time`;
-        `fingerprint` tells equal requests, by default the payload's own does; `stand_ins` are
-        hosts, with or without a port, that spend nothing; `gate` may refuse a request that is
-        about to be sent, and `settle` takes each that was let through when it is over.
+        `fingerprint` tells equal requests, by default the payload's own does.
         """
         self.failures: list[str] = []
         """What went wrong on our side, for the summary."""
         self._owner = owner
         self._report = report
         self._clock = clock
-        self._fingerprint = fingerprint or (lambda request: _fingerprint)
-        self.limit(stand_ins, gate, settle)
+        self._fingerprint = fingerprint or _fingerprint
+        self.limit()
         self._over_with = self._end  # one object for all requests
         self._recordings: WeakKeyDictionary[Any, dict[int, Recording]] = WeakKeyDictionary()
         self.enter_child(None)
 
     def limit(
         self,
-        stand_ins: Collection[str],
-        gate: Callable[[CapturedRequest], None] | None,
-        settle: Callable[[CapturedRequest], None] | None,
+        stand_ins: Collection[str] = (),
+        gate: Callable[[CapturedRequest], None] | None = None,
+        settle: Callable[[CapturedRequest], None] | None = None,
     ) -> None:
-        """Let these hold for what is sent from now on."""
+        """Let these hold for what is sent from now on.
+
+        `stand_ins` are hosts, with or without a port, that spend nothing; `gate` may refuse a
+        request that is about to be sent, `settle` takes each that was let through when it is over.
+        """
         self._stand_ins = frozenset(stand_ins)
         self._gate, self._settle = gate, settle
-
-    def install(self) -> None:
-        """Begin to follow requests."""
-        follow(self.begin)
-
-    def disable(self) -> None:
-        """Follow no new request."""
-        unfollow(self.begin)
 
     # What transports and requests call, in the way of the code under test
 
     def begin(
-        self, source: object, client: object, method: str, url: str, headers: Any, sent: bytes
+        self,
+        source: object,
+        client: object,
+        method: str,
+        url: str,
+        headers: Any,
+        sent: bytes,
+        outer: CapturedRequest | None = None,
     ) -> CapturedRequest | None:
         """Follow a request if it is a Claude call, and not one of our own counts.
 
-        `source` is the library's own object for it, `client` who sends it.
+        `source` is the library's own object for it, `client` who sends it, `outer` the request
+        inside whose `send` that is.
         """
         try:
-            outer = being_sent()
-            if outer is not None and outer.source is source:
-                return None  # the same request: a subclass has called the method of its base
-            endpoint = recognise(method, url) or find_unmetered(method, url, sent)
+            endpoint = recognise(method, url, sent)
             if endpoint is None or OWN_REQUEST.get():
                 return None
             request = CapturedRequest(
@@ -146,7 +141,7 @@ class Capture:
         if self.when_idle is not None:
             self.drain()
             is_lost = any(each.answer is None for each in self._lost)
-            if not (self._open or is_lost or self._batches.are_open):
+            if not (self._open or is_lost or self._batches.open):
                 self.when_idle()
 
     def enter_child(self, when_idle: Callable[[], None] | None) -> None:
@@ -191,8 +186,6 @@ class Capture:
             except BaseException:  # an interrupt: the others are still to be reported
                 self._over.extendleft(reversed(requests))
                 raise
-        for request in self._open.copy():
-            self._report_results(request)
 
     def settle(self, matches: Callable[[object], bool] = lambda owner: True) -> None:
         """Drain, then report what is still open, for owners that are about to be judged.
@@ -216,8 +209,10 @@ class Capture:
                 request.set_unknown("lost-answer")
         for request in lost:
             self._tell(request)
-        for request in self._batches.report_open(matches):
-            self._tell(request)
+        for request in [*self._batches.open.values()]:
+            if request.supersedes is None and matches(request.owner):
+                request.supersedes = request.variant()
+                self._tell(request.supersedes)
 
     def _finish(self, request: CapturedRequest) -> None:
         try:
@@ -230,7 +225,10 @@ class Capture:
             if request.endpoint.is_sampling:
                 request.set_unknown(f"unreadable-response: {error!r}")
         if request.endpoint.kind == "batch_results":
-            self._report_results(request)
+            for result in request.results():
+                settled = self._batches.settle(request, result)
+                if settled is not None:
+                    self._tell(settled)
         elif request.endpoint.kind == "batch_create" and request.is_answered:
             self._batches.create(request)
         else:
@@ -243,23 +241,18 @@ class Capture:
             if is_known or (request.is_seen and request.is_claude):
                 self._tell(request)
 
-    def _report_results(self, request: CapturedRequest) -> None:
-        for result in request.take_results():
-            settled = self._batches.settle(request, result)
-            if settled is not None:
-                self._tell(settled)
-
     def _choose_recording(self, request: CapturedRequest, *, may_differ: bool) -> None:
         play = request.play
         if request.replay is not None or request.error is not None:
             return
-        if not isinstance(play, VcrPlay):
+        if isinstance(play, Replay):
             request.replay = play
+        if not isinstance(play, VcrPlay):
             return
         recordings = self._recordings.setdefault(play.cassette, {})
-        chosen = play.choose(recordings, self._fingerprint(request), may_differ=may_differ)
+        chosen = play.choose(request, recordings, self._fingerprint, may_differ=may_differ)
         if chosen is not None:
-            request.replay = play.describe(chosen)
+            request.replay = play.describe(request, chosen)
             if chosen.response is not play.response:
                 request.use(chosen.response)
 
@@ -274,7 +267,9 @@ class Capture:
             self.failures.append(f"{type(error).__name__}: {error}")
 
 
-def _fingerprint(body: Mapping[str, Any], betas: tuple[str, ...], model: str | None) -> object:
+def _fingerprint(
+    request: CapturedRequest, body: Mapping[str, Any], betas: tuple[str, ...], model: str | None
+) -> object:
     try:
         return read_payload(body, betas=betas, model=model).fingerprint
     except PayloadError:

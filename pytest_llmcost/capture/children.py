@@ -26,9 +26,9 @@ _SEEN, _LOST = 1, 2
 class Children:
     """The children of one process, and on their side the way back."""
 
-    def __init__(self) -> None:
-        self.folder: Path | None = None
-        """Where they write; known before a child can be forked, and made by the first."""
+    def __init__(self, folder: Path) -> None:
+        """Let them write into a folder, which the first one makes."""
+        self.folder = folder
         self._mark = mmap.mmap(-1, 1)  # anonymous, and shared across a fork
         self._number = 0
         self._has_failed = False
@@ -44,13 +44,13 @@ class Children:
 
     def is_lost(self, token: str = "") -> bool:
         """Whether what a child has sent, for one owner or for any, has not come back."""
-        if not self.have_sent or self._mark[0] == _LOST or self.folder is None:
+        if not self.have_sent or self._mark[0] == _LOST:
             return self._mark[0] == _LOST
         return any(self.folder.glob(f"*-{_digest(token) if token else '*'}.open"))
 
     def take(self) -> Iterator[tuple[str, Any]]:
         """Yield what has come back, each once: whose it is, and what."""
-        if not self.have_sent or self.folder is None:
+        if not self.have_sent:
             return
         import pickle  # seldom needed, and slow to load
 
@@ -64,12 +64,11 @@ class Children:
     def note(self, token: str) -> None:
         """Note that this process sends a request of an owner."""
         try:
-            assert self.folder is not None
             for folder in (self.folder.parent, self.folder):
                 folder.mkdir(mode=0o700, exist_ok=True)
             (self.folder / f"{os.getpid()}-{_digest(token)}.open").touch()
             self._mark[0] = self._mark[0] or _SEEN
-        except (OSError, AssertionError):
+        except OSError:
             self._mark[0] = _LOST
 
     def send(self, token: str, news: Any) -> None:
@@ -77,7 +76,6 @@ class Children:
         import pickle
 
         try:
-            assert self.folder is not None
             self._number += 1
             name = f"{time.time_ns():020}-{os.getpid()}-{self._number}"
             draft = self.folder / f"{name}.tmp"
@@ -88,7 +86,7 @@ class Children:
 
     def all_back(self, pid: int | None = None) -> None:
         """Note that nothing of this child, or of another one, is under way."""
-        if self.folder is not None and not self._has_failed:
+        if not self._has_failed:
             for path in self.folder.glob(f"{pid or os.getpid()}-*.open"):
                 path.unlink(missing_ok=True)
 
@@ -117,8 +115,7 @@ def inherit(
     from pytest_llmcost.capture.transports import RELAYS, follow
 
     RELAYS.update(relays)
-    children, made = Children(), list[Any]()
-    children.folder = Path(folder)
+    children, made = Children(Path(folder)), list[Any]()
 
     def owner() -> str:
         children.note(token)
@@ -130,16 +127,16 @@ def inherit(
 
             from pytest_llmcost.capture.capture import Capture
 
-            # The cap on live spend is the plugin's, and large: it is read when it is needed.
-            live_cap = None if cap is None else pickle.loads(cap)  # noqa: S301 - by our parent
             capture = Capture(
                 owner=owner,
                 report=lambda request: children.send(token, (None, how, packed(request))),
                 clock=time.time,
-                stand_ins=stand_ins,
-                gate=None if live_cap is None else live_cap.reserve,
-                settle=None if live_cap is None else live_cap.settle,
             )
+            limits: list[Any] = []
+            if cap is not None:  # the plugin's, and large: it is read when it is needed
+                live_cap = pickle.loads(cap)  # noqa: S301 - by our parent
+                limits = [live_cap.reserve, live_cap.settle]
+            capture.limit(stand_ins, *limits)
             capture.when_idle = children.all_back
             made.append(capture)
         captured: CapturedRequest | None = made[0].begin(*sent)

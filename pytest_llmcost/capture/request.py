@@ -15,27 +15,32 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from pytest_llmcost.capture.headers import read_headers
-from pytest_llmcost.capture.replay import Replay, VcrPlay, read_betas, read_body
 from pytest_llmcost.concurrency import cached_property
 from pytest_llmcost.errors import LiveCapError, UsageDataError
 from pytest_llmcost.json_values import decode_json
-from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.caveats import sorted_caveats
-from pytest_llmcost.responses.converse import with_latency
+from pytest_llmcost.responses.converse import to_payload
 from pytest_llmcost.responses.endpoints import Endpoint
-from pytest_llmcost.responses.message import Answer, model_of, read_answer, unknown_answer
+from pytest_llmcost.responses.message import (
+    LATENCY,
+    Answer,
+    model_of,
+    read_answer,
+    unknown_answer,
+)
 from pytest_llmcost.responses.recorded_files import Allowance, read_interaction, read_status
 from pytest_llmcost.responses.stream import BatchResult, Reader, StreamedMessage, read_whole
 
-_NOT_READ = ("count_tokens", "unmetered")
-"""Endpoints whose answers say nothing about a bill."""
 _PROMPT = ("system", "tools", "messages", "max_tokens")
 """What a gateway passes on as it is, while it changes the rest of a payload."""
-_ATTEMPT = re.compile(r"\battempt=(\d{1,3})\b")
+_ATTEMPT = re.compile(r"\battempt=([0-9]{1,3})\b")
 """In botocore's header `amz-sdk-request`, after a `ttl` if the attempt before was answered."""
+_RETRIES = re.compile(r"[0-9]{1,3}")
+"""In the SDK's."""
 
 
 def _live_cap(error: LiveCapError, how: str = "") -> str:
@@ -56,6 +61,21 @@ def _answer_pool(error: LiveCapError) -> None:
             worker = frame.f_locals
             worker["put"]((worker["job"], worker["i"], (False, error)))
             return
+
+
+class Replay(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of the request that was recorded with the response that counts."""
+
+    body: Mapping[str, Any] | None = None
+    """Its JSON; None if it cannot be compared."""
+    model: str | None = None
+    """The model if its URL named it (Bedrock, Google Cloud)."""
+    betas: tuple[str, ...] | None = ()
+    """From its `anthropic-beta` header; None if a filter of the cassette hides or redacts it."""
+    is_same: bool = False
+    """Byte for byte what is sent now, under the same names of model and betas."""
+    obstacle: str | None = None
+    """Why it cannot be compared, for people."""
 
 
 class _Outcome:
@@ -88,7 +108,7 @@ class _Outcome:
     is_on_wire: bool = False
     """Whether `http.client`, aiohttp or httpcore has sent it over a socket."""
     is_unrefused: bool = False
-    """Whether `http.client` or aiohttp has sent it for another client, and no refusal came yet."""
+    """Whether a library below its client has sent it, and no refusal came yet."""
     is_passed_on: bool = False
     """Whether another Claude call in this process passed it on, and counts instead."""
     _reader: Reader | None = None
@@ -126,8 +146,8 @@ class CapturedRequest(_Outcome):
     """Whether a successful response came; without one it is free, or lost."""
     live: bool | None = None
     """Whether it went over the network in this run; None is unknown."""
-    play: VcrPlay | Replay | None = None
-    """What a recorder has played, until it is known which recording counts."""
+    play: object = None
+    """What a recorder has played: a `VcrPlay` until it is known which recording counts, or that."""
     reserved: Decimal | None = None
     """What of the cap on live spend is reserved for it, in US dollars."""
     decoder: Any = None
@@ -164,7 +184,8 @@ class CapturedRequest(_Outcome):
         """How often the client has sent this call by now; SDK and botocore say so in a header."""
         if match := _ATTEMPT.search(self.headers.get("amz-sdk-request", "")):
             return int(match[1])
-        return 1 + (read_digits(self.headers.get("x-stainless-retry-count", "0")) or 0)
+        match = _RETRIES.fullmatch(self.headers.get("x-stainless-retry-count", ""))
+        return 1 + int(match[0]) if match else 1
 
     @property
     def betas(self) -> tuple[str, ...]:
@@ -258,6 +279,21 @@ class CapturedRequest(_Outcome):
         if self.outer is not None:
             self.outer.has_left_inside |= self.outer.is_passed_on_by(self)
 
+    def leave_below(self, *, is_log_in: bool) -> None:
+        """Let a library below its client send it over a socket, perhaps again, or a log-in in it.
+
+        Raises:
+            LiveCapError: as `leave`.
+        """
+        __tracebackhide__ = True
+        is_again = self.is_unrefused and not is_log_in
+        self.leave(again=is_again)
+        if is_again:  # the attempt before may have been billed
+            self.lost_attempts = (self.lost_attempts or 0) + 1
+            self.attempts += 1
+        self.is_on_wire = True
+        self.is_unrefused |= not is_log_in
+
     def note_left(self) -> None:
         """Under a cap, note what nothing has shown to leave: it may have sockets of its own."""
         if self.gate is None or self.live is False or self.reserved is not None:
@@ -301,17 +337,10 @@ class CapturedRequest(_Outcome):
         if content is not None:
             self._unread.append(content)
             self.over(self)
-        elif not self.is_answered or kind in _NOT_READ:
-            self.over(self)
-        elif kind != "messages":
-            # A batch's results are asked for while they pass, maybe in another thread; its receipt
-            # is read as a whole.
-            self._most_unread = 0 if kind == "batch_results" else sys.maxsize
-
-    def note_lost(self) -> None:
-        """The client has tried once before, which may have been billed."""
-        self.lost_attempts = (self.lost_attempts or 0) + 1
-        self.attempts += 1
+        elif not self.is_answered or kind in ("count_tokens", "unmetered"):
+            self.over(self)  # what would come says nothing about a bill
+        elif kind == "batch_create":
+            self._most_unread = sys.maxsize  # its receipt is read as a whole
 
     def read_recorded(self, response: Mapping[str, Any]) -> bytes:
         """Return the body of a response as VCR keeps it, decompressed."""
@@ -389,14 +418,21 @@ class CapturedRequest(_Outcome):
 
     def read_messages(self, messages: Sequence[StreamedMessage], batch: bool | None = None) -> None:
         """Read what these messages used."""
-        endpoint, payload = self.endpoint, with_latency(self.payload, self.headers)
         try:
-            self._set(read_answer(messages, endpoint=endpoint, payload=payload, batch=batch))
+            answer = read_answer(
+                messages,
+                endpoint=self.endpoint,
+                payload=self.payload,
+                batch=batch,
+                latency=self.headers.get(LATENCY),
+            )
         except UsageDataError as error:
             ids = tuple(str(each.body["id"]) for each in messages if each.body.get("id"))
             is_cut = not self._is_whole and not all(each.body.get("usage") for each in messages)
             caveat = "truncated-stream" if is_cut else f"unreadable-response: {error}"
             self.set_unknown(caveat, ids)
+        else:
+            self._set(answer)
 
     def so_far(self) -> CapturedRequest:
         """Return what is known of a message that is still under way."""
@@ -421,29 +457,23 @@ class CapturedRequest(_Outcome):
         twin.read()
         return twin.answer
 
-    def take_results(self) -> list[BatchResult]:
-        """Return the results of a batch that have passed since the last time."""
-        if self.endpoint.kind != "batch_results" or not self.is_answered:
+    def results(self) -> list[BatchResult]:
+        """Return the results of a batch that have passed."""
+        if not self.is_answered:
             return []
-        if self.is_over:
-            self._read_on().close()
-        if self._reader is None:
-            return []
-        results, self._reader.results = self._reader.results, []
-        return results
+        return read_whole(self.receipt, self._reader, of_batch=True).results
 
     @property
     def receipt(self) -> bytes:
         """What is kept of the body: the whole, if it is small."""
         return b"".join(self._unread)
 
-    def _read_on(self) -> Reader:
+    def _read_on(self) -> None:
         if self._reader is None:
             # Known by its first byte: to keep the headers until now would cost more.
             self._reader = Reader(of_batch=self.endpoint.kind == "batch_results")
         self._reader.feed(self.receipt)
         self._unread, self._unread_bytes = [], 0
-        return self._reader
 
     def set_unknown(self, caveat: str, ids: tuple[str, ...] = ()) -> None:
         """Note that its cost is unknown, and why; of messages with these ids, if it has some."""
@@ -467,3 +497,26 @@ class CapturedRequest(_Outcome):
             stream=bool(self.endpoint.stream or (self.payload or {}).get("stream")),
             caveats=sorted_caveats([*answer.caveats, *more]) if more else answer.caveats,
         )
+
+
+def read_body(
+    endpoint: Endpoint | None, body: bytes
+) -> tuple[Mapping[str, Any] | None, str | None]:
+    """Return a body in the Messages API's form, and why that cannot be counted, if it cannot."""
+    value = decode_json(body)
+    if not isinstance(value, dict):
+        return None, None
+    form = endpoint.form if endpoint else "messages"
+    if form == "chat":
+        return value, "count_tokens does not take OpenAI's form of a request"
+    return to_payload(value) if form == "converse" else (value, None)
+
+
+def read_betas(header: str) -> tuple[str, ...]:
+    """Return the names in an `anthropic-beta` header, sorted, each once.
+
+    Example:
+        >>> read_betas("b, a,b,")
+        ('a', 'b')
+    """
+    return tuple(sorted({name.strip() for name in header.split(",")} - {""}))

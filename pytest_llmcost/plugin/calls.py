@@ -50,15 +50,16 @@ def capture_of(session: Session) -> Capture:
     limits = limits_on_capture(session)
     with session.lock:
         if session.capture is None:
-            session.capture = Capture(
+            capture = Capture(
                 owner=session.note_sent,
                 report=partial(record_captured, session),
                 clock=session.clock,
-                fingerprint=lambda request: partial(fingerprint, request),
-                **limits,
+                fingerprint=fingerprint,
             )
+            capture.limit(**limits)
             if session.children is not None:
-                session.capture.when_idle = session.children.when_idle
+                capture.when_idle = session.children.when_idle
+            session.capture = capture
         return session.capture
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,18 +33,17 @@ class ChildProcesses:
         self._is_child = False
         """Whether this process was forked while a test ran in its parent, to which its calls go."""
         self._process = os.getpid()
-        self._own = Children()
+        self._own = Children(self._folder)
         self._way_back: Children | None = None
         """In a forked child, those of its parent."""
         self._owners: dict[str, Owner] = {"outside": session.outside}
         """By their tokens, owners whose children may send something."""
         self._names: dict[int, str] = {}
         """By process id, the names of those in which tests have run."""
-        self.share_folder()
 
-    def share_folder(self) -> None:
-        """Settle where children write."""
-        self._own.folder = self.session.run_folder / f"children-{os.getpid()}"
+    @property
+    def _folder(self) -> Path:
+        return self.session.run_folder / f"children-{os.getpid()}"
 
     # In the parent
 
@@ -122,8 +122,7 @@ class ChildProcesses:
         self._process = os.getpid()
         self._is_child, self._way_back = item is None, self._own
         if item is not None:  # its own children are for it to wait for
-            self._own = Children()
-            self.share_folder()
+            self._own = Children(self._folder)
         self.session.enter_child()
 
     @property

@@ -23,8 +23,7 @@ from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
 from pytest_llmcost.plugin.sender import Sender
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.prices.usage import tools_and_longest_reply
-from pytest_llmcost.responses.converse import with_latency
-from pytest_llmcost.responses.message import Answer, model_of, read_answer
+from pytest_llmcost.responses.message import LATENCY, Answer, model_of, read_answer
 from pytest_llmcost.responses.stream import StreamedMessage
 
 _ZERO = Decimal(0)
@@ -171,10 +170,13 @@ class LiveCap:
             # A workspace may set one that costs more, and the request does not show it.
             "inference_geo": body.get("inference_geo") or (None if endpoint.platform else "us"),
         }
-        is_batch = endpoint.kind == "batch_create"
-        message = StreamedMessage(body={"model": payload.model, "usage": usage})
-        asked = with_latency(body, request.headers)
-        answer = read_answer([message], endpoint=endpoint, payload=asked, batch=is_batch or None)
+        answer = read_answer(
+            [StreamedMessage(body={"model": payload.model, "usage": usage})],
+            endpoint=endpoint,
+            payload=body,
+            batch=endpoint.kind == "batch_create" or None,
+            latency=request.headers.get(LATENCY),
+        )
         worst = self._most(answer, body)
         if worst is None:
             raise _UnboundedError("its price has no upper bound")

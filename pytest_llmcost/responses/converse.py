@@ -75,14 +75,6 @@ def to_payload(body: _Body) -> tuple[dict[str, Any], str | None]:
     return payload, f"count_tokens does not know Converse's {left[0]}" if left else None
 
 
-def with_latency(payload: _Body | None, headers: Mapping[str, str | None]) -> _Body | None:
-    """Return a payload with what InvokeModel asks for in a header, and Converse in its body."""
-    latency = headers.get("x-amzn-bedrock-performanceconfig-latency")
-    if latency is None:
-        return payload
-    return {**(payload or {}), "performanceConfig": {"latency": latency}}
-
-
 def _blocks(blocks: object, left: list[str]) -> list[dict[str, Any]]:
     said: list[dict[str, Any]] = []
     for block in blocks if isinstance(blocks, list) else ():

@@ -36,7 +36,6 @@ _VERTEX = re.compile(
 _HOST = "api.anthropic.com"
 _SAMPLING = re.compile(r"(?:/v1)?/(?:chat/completions|completions|complete|responses)/?$")
 """Of the OpenAI-compatible API and of Anthropic's old text completions."""
-_ENDS = ("completions", "complete", "responses")
 _MESSAGES = re.compile(r"/{1,2}v1/+messages/?$")
 _CHAT = re.compile(r"^/v1/chat/completions/?$")
 _CLAUDE = re.compile(r"(?:^|[./~])(?:claude|anthropic)(?![a-z])", re.IGNORECASE)
@@ -69,11 +68,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         return self.kind in ("messages", "unmetered")
 
 
-@functools.lru_cache(maxsize=256)
-def recognise(method: str, url: str) -> Endpoint | None:
+def recognise(method: str, url: str, body: bytes | None = None) -> Endpoint | None:
     """Return which Claude endpoint a request goes to, or None for any other request.
 
-    Works under any host and any gateway prefix, with or without a query.
+    Works under any host and any gateway prefix, with or without a query. Routes that are not
+    metered are recognised if a body is given, which may name a Claude model.
 
     Source: https://platform.claude.com/docs/en/api/messages and the SDK's Bedrock and Vertex
     clients, release 2.12.0, read 2026-11-22.
@@ -81,46 +80,33 @@ def recognise(method: str, url: str) -> Endpoint | None:
     Example:
         >>> recognise("POST", "https://gateway.example/anthropic/v1/messages?beta=true").kind
         'messages'
+        >>> recognise("POST", "https://api.anthropic.com/v1/complete", b"").route
+        'api.anthropic.com/v1/complete'
+        >>> recognise("POST", "https://api.openai.com/v1/chat/completions", b"{}")
     """
     endpoint = _endpoint_of(method, url)
-    return None if endpoint is None or endpoint.kind == "unmetered" else endpoint
-
-
-def find_unmetered(method: str, url: str, body: bytes) -> Endpoint | None:
-    """Return the endpoint of a Claude call on a route that is not metered, or None.
-
-    Example:
-        >>> find_unmetered("POST", "https://api.anthropic.com/v1/complete", b"").route
-        'api.anthropic.com/v1/complete'
-        >>> find_unmetered("POST", "https://api.openai.com/v1/chat/completions", b"{}")
-    """
-    route = _endpoint_of(method, url)
-    if route is None or route.kind != "unmetered":
+    if endpoint is None or endpoint.kind != "unmetered":
+        return endpoint
+    if body is None:
         return None
     model = None
     if any(name in body.lower() for name in (b"claude", b"anthropic")):
         # Not before: to decode what is OpenAI's takes far longer.
         model = text_of(mapping(decode_json(body)).get("model"))
-    is_claude = str(route.route).startswith(f"{_HOST}/") or (model and _CLAUDE.search(model))
-    return msgspec.structs.replace(route, model=model) if is_claude else None
+    is_claude = str(endpoint.route).startswith(f"{_HOST}/") or (model and _CLAUDE.search(model))
+    return msgspec.structs.replace(endpoint, model=model) if is_claude else None
 
 
 @functools.lru_cache(maxsize=256)
 def _endpoint_of(method: str, url: str) -> Endpoint | None:
     """Return where a request goes, as far as its URL says; `unmetered` may be another API's."""
-    scheme, separator, rest = url.partition("://")
-    host, slash, target = rest.partition("/")
-    target = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), target)
-    url = f"{scheme}{separator}{host.lower()}{slash}{target}"
-    is_near = url.partition("?")[0].rstrip("/").endswith(_ENDS)
-    if not is_near and "messages" not in url and "/model" not in url and _HOST not in url:
-        return None
     try:
         parts = urlsplit(url)
     except ValueError:  # for example an unclosed bracket in a hand-edited recording
         return None
+    path = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), parts.path)
     host, method = (parts.hostname or "").rstrip("."), method.upper()
-    if match := _DIRECT.search(parts.path):
+    if match := _DIRECT.search(path):
         # Clouds have Anthropic's own paths, too; the model, hence the region, is then in the body.
         platform: Platform | None = None
         if host.startswith("bedrock-mantle."):
@@ -136,13 +122,13 @@ def _endpoint_of(method: str, url: str) -> Endpoint | None:
         return Endpoint(kind="batch_create" if match["batches"] else kind, platform=platform)
     if method != "POST":
         return None
-    if host == _HOST and _CHAT.match(parts.path):
+    if host == _HOST and _CHAT.match(path):
         return Endpoint(kind="messages", form="chat")
-    if match := _BEDROCK.search(parts.path):
+    if match := _BEDROCK.search(path):
         return _bedrock_endpoint(unquote(match["model"]), match["verb"], host)
-    if match := _VERTEX.search(parts.path):
+    if match := _VERTEX.search(path):
         return _vertex_endpoint(unquote(match["model"]), match["verb"], match["location"])
-    path = unquote(parts.path)
+    path = unquote(path)
     match = _SAMPLING.search(path) or (_MESSAGES.search(path) if host == _HOST else None)
     if match is None:
         return None

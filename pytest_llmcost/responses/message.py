@@ -58,6 +58,8 @@ _TOKENS = (
 )
 _KNOWN_TOOLS = ("web_search_requests", "web_fetch_requests", "code_execution_requests")
 _NOTHING = Usage()
+LATENCY = "x-amzn-bedrock-performanceconfig-latency"
+"""The header in which Bedrock's InvokeModel asks for a latency, as Converse does in its body."""
 
 _Body = Mapping[str, Any]
 
@@ -154,12 +156,17 @@ def read_answer(
     endpoint: Endpoint,
     payload: _Body | None,
     batch: bool | None = None,
+    latency: str | None = None,
 ) -> Answer:
     """Read what a body's messages state; several are one answer.
+
+    `payload` is what was sent, `latency` what its header asked for.
 
     Raises:
         UsageDataError: when a usage does not have the documented shape.
     """
+    if latency is not None:
+        payload = {**(payload or {}), "performanceConfig": {"latency": latency}}
     model, platform = model_of(endpoint, payload), endpoint.platform
     if platform == "bedrock" and endpoint.model is None and model is not None:
         # Bedrock's newer route names the model, hence the region, in the body.
@@ -218,7 +225,7 @@ def read_message(
         UsageDataError: naming the path of what cannot be read, or what no request can have used.
     """
     raw, asked = body.get("usage") or {}, request or {}
-    said, wanted = _texts(body), _texts(asked)
+    texts, asked_texts = _texts(body), _texts(asked)
     tools, longest_reply = tools_and_longest_reply(asked)
     stated = _decode(raw)
     top, passes = stated.usage, stated.iterations or []
@@ -239,7 +246,7 @@ def read_message(
     # Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
     fallbacks = [each.model for each in passes if each.type == "fallback_message" and each.model]
     fallbacks = fallbacks or [each.serving for each in changes if each.serving]
-    named, own = model or wanted.get("model"), said.get("model")
+    named, own = model or asked_texts.get("model"), texts.get("model")
     serving = fallbacks[-1] if fallbacks else own or named
     if not serving:
         raise _unreadable("model", "expected the model's name, got nothing")
@@ -315,12 +322,12 @@ def read_message(
     caveats = _caveats(raw, stated, body, content)
     caveats |= {f"usage-disagrees: {key}" for key in at_most}
     caveats |= {"truncated-stream"} if truncated else set()
-    geography = wanted.get("inference_geo")
+    geography = asked_texts.get("inference_geo")
     return Answer(
         model=serving,
         asked_model=named,
-        ids=(said["id"],) if "id" in said else (),
-        stop_reason=said.get("stop_reason"),
+        ids=(texts["id"],) if "id" in texts else (),
+        stop_reason=texts.get("stop_reason"),
         usage=top,
         sampling_calls=tuple(kept),
         terms=Terms(
@@ -337,7 +344,8 @@ def read_message(
 
 
 def _texts(body: _Body) -> dict[str, str]:
-    return {key: value for key, value in body.items() if isinstance(value, str) and value}
+    """Return those values of a body that are texts, and not empty."""
+    return {key: each for key, each in body.items() if isinstance(each, str) and each}
 
 
 def _speed(stated: _Stated, asked: _Body, *, fast: bool) -> str | None:

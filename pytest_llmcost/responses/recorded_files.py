@@ -13,7 +13,6 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from importlib import import_module
 from itertools import chain
 from typing import Any
@@ -24,9 +23,8 @@ from pytest_llmcost.errors import RecordingError, UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.usage import mapping
-from pytest_llmcost.responses.converse import with_latency
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
-from pytest_llmcost.responses.message import Answer, model_of, read_answer
+from pytest_llmcost.responses.message import LATENCY, Answer, model_of, read_answer
 from pytest_llmcost.responses.stream import BatchResult, StreamedMessage, read_whole
 from pytest_llmcost.yaml_file import YamlError, load_yaml
 
@@ -34,8 +32,6 @@ MOST_BYTES = 100_000_000
 """Of a file, and of all bodies in it together, unpacked."""
 _MOST_VALUES = 2_000_000
 """Of a file's JSON, and of all bodies' together: each takes up to 200 bytes of memory."""
-_MOST_LAYERS = 4
-"""Of gzip, one in the other; a file can be made that unpacks to itself for ever."""
 _GZIP = b"\x1f\x8b"
 _HEX = re.compile(r"(?:[0-9a-f]{2}){8,}|(?:[0-9A-F]{2}){8,}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
@@ -46,7 +42,8 @@ _INTERACTIONS = ("interactions", "http_interactions")
 """vcrpy, go-vcr and cassetter; vcr for Ruby and for R."""
 _STREAM_EVENTS = ("message_start", "message_delta", "content_block_start", "content_block_delta")
 _CONTAINERS = ("results", "responses")
-_BATCH_RESULT = "application/x-jsonl"
+_RESULTS = {"method": "GET", "uri": "/v1/messages/batches/any/results"}
+"""The request for a batch's results, which are known by it."""
 _BESIDE_TEXT = {"string", "text", "encoding", "mimeType", "size", "params"}
 """The keys of a stored body that is one text; with others it is parsed JSON."""
 
@@ -61,7 +58,8 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     status: int = 200
     request: Mapping[str, Any] | None = None
     """The request's JSON, if it was recorded and is an object."""
-    content_type: str | None = None
+    latency: str | None = None
+    """What it asked for in a header."""
     body: bytes = b""
     """Of the response, decompressed."""
     problem: str | None = None
@@ -107,11 +105,14 @@ def read_calls(recorded: Recorded) -> list[Found]:
     if endpoint is None or endpoint.kind == "batch_create":
         return []
 
-    without_answer = partial(Found, source=recorded.source, model=model_of(endpoint, request))
+    def without_answer(**why: Any) -> Found:
+        return Found(source=recorded.source, model=model_of(endpoint, request), **why)
 
-    def answered(messages: Sequence[StreamedMessage], batch: bool | None = None) -> Found:
+    def answered(messages: Sequence[StreamedMessage], **how: Any) -> Found:
         try:
-            answer = read_answer(messages, endpoint=endpoint, payload=request, batch=batch)
+            answer = read_answer(
+                messages, endpoint=endpoint, payload=request, latency=recorded.latency, **how
+            )
         except UsageDataError as error:
             return without_answer(problem=str(error))
         return Found(source=recorded.source, answer=answer)
@@ -129,7 +130,7 @@ def read_calls(recorded: Recorded) -> list[Found]:
         return [without_answer(free="count_tokens")]
     if recorded.problem:
         return [without_answer(problem=recorded.problem)]
-    if endpoint.kind == "batch_results" or recorded.content_type == _BATCH_RESULT:
+    if endpoint.kind == "batch_results":
         return [*map(in_batch, read_whole(recorded.body, of_batch=True).results)]
     reader = read_whole(recorded.body)
     if reader.messages:
@@ -158,8 +159,7 @@ def _read(data: bytes, path: str) -> Iterator[Recorded]:
     except (OSError, EOFError, zlib.error) as error:
         raise RecordingError(f"{path}: looks gzip-compressed, but is not: {error}") from None
     if data.startswith(b"\0\0") or _EVENTS.match(data):
-        kind = "application/vnd.amazon.eventstream" if data[:1] == b"\0" else "text/event-stream"
-        yield Recorded(source=f"{path}#0", content_type=kind, body=data)
+        yield Recorded(source=f"{path}#0", body=data)
         return
     entries = [*_entries(_parse(data, path))]
     if not entries:
@@ -209,7 +209,7 @@ def _entries(value: object) -> Iterator[dict[str, Any]]:
         if any(isinstance(each, dict) and each.get("type") in _STREAM_EVENTS for each in value):
             lines = (json.dumps(each, default=repr, skipkeys=True) for each in value)
             stream = "".join(f"data: {line}\n\n" for line in lines)
-            yield _bare("text/event-stream", stream.encode())
+            yield _bare(stream)
         else:
             yield from chain.from_iterable(map(_entries, value))
     if not isinstance(value, dict):
@@ -217,45 +217,42 @@ def _entries(value: object) -> Iterator[dict[str, Any]]:
     held = next((value[name] for name in _INTERACTIONS if name in value), None)
     if held is None:
         held = mapping(value.get("log")).get("entries")  # HTTP archives (HAR)
-    is_bare = value.get("type") in ("message", "error") or "usage" in value
     if held is not None:
         for each in held if isinstance(held, list) else ():
             yield {"request": None, **mapping(each)}
     elif isinstance(value.get("request"), dict) and isinstance(value.get("response"), dict):
         yield {**value}
-    elif is_bare or {"custom_id", "result"} <= value.keys():
-        kind = _BATCH_RESULT if "custom_id" in value else "application/json"
-        yield _bare(kind, value, status=400 if value.get("type") == "error" else 200)
+    elif {"custom_id", "result"} <= value.keys():
+        yield {**_bare(value), "request": _RESULTS}
+    elif value.get("type") in ("message", "error") or "usage" in value:
+        yield _bare(value, status=400 if value.get("type") == "error" else 200)
     for name in _CONTAINERS:
         if isinstance(value.get(name), list):
             yield from _entries(value[name])
 
 
-def _bare(kind: str, body: object, status: int = 200) -> dict[str, Any]:
+def _bare(body: object, status: int = 200) -> dict[str, Any]:
     """Return what came without its request as a recorder would keep it."""
-    headers = {"content-type": kind}
-    return {"response": {"status": status, "headers": headers, "parsed_body": body}}
+    return {"response": {"status": status, "parsed_body": body}}
 
 
 def read_interaction(entry: Mapping[str, Any], source: str, allowance: Allowance) -> Recorded:
     """Read one recorded request with its response, in whichever way the recorder keeps them."""
     request, response = mapping(entry.get("request")), mapping(entry.get("response"))
-    headers = _headers(response)
     body, problem, asked = b"", None, None
     try:
-        body = _decode_body(response, allowance, headers.get("content-encoding"))
+        body = _decode_body(response, allowance, _headers(response).get("content-encoding"))
     except _UndecodableBody as error:
         problem = str(error)
     with suppress(_UndecodableBody):
         asked = decode_json(_decode_body(request, allowance))
-    mime = _first(mapping(response.get("content")).get("mimeType"))
     return Recorded(
         source=source,
         method=str(request.get("method") or "POST").upper(),
         url=str(request.get("uri") or request.get("url") or "") if "request" in entry else None,
         status=read_status(response),
-        request=with_latency(asked if isinstance(asked, dict) else None, _headers(request)),
-        content_type=headers.get("content-type") or mime,
+        request=asked if isinstance(asked, dict) else None,
+        latency=_headers(request).get(LATENCY),
         body=body,
         problem=problem,
     )
@@ -336,16 +333,20 @@ def _decode_body(
     names = ("parsed_body", "body", "content", "postData")
     stored = (message[name] for name in names if message.get(name) not in (None, ""))
     data = _stored_bytes(next(stored, b""))
+    how, needs = "gzip", ""
     try:
         data = _unzip(data, allowance)
-        is_encoded = bool(data) and not data.lstrip().startswith(_STARTS)
-        if encoding in _UNPACKED and is_encoded:
-            data, is_whole = _UNPACKED[encoding](data, allowance.bytes + 1)
+        if encoding in _UNPACKED and data and not data.lstrip().startswith(_STARTS):
+            how, (unpack, needs) = encoding, _UNPACKED[encoding]
+            data, is_whole = unpack(data, allowance.bytes + 1)
             allowance.check(data)
             if not is_whole:
                 raise EOFError("it ends too early")
-    except (OSError, EOFError, zlib.error) as error:
-        how = encoding if encoding in _UNPACKED else "gzip"
+    except _TooLarge:
+        raise
+    except (ModuleNotFoundError, TypeError):
+        raise _UndecodableBody(f"the body is compressed with {how}{needs}") from None
+    except Exception as error:  # noqa: BLE001 - zlib, brotli and zstd each raise their own
         raise _UndecodableBody(f"the body is compressed with {how}, and damaged: {error}") from None
     return allowance.take(data)
 
@@ -367,12 +368,9 @@ def _stored_bytes(value: object) -> bytes:
             raise _UndecodableBody(f"the body is said to be base64, but is not: {error}") from None
     if wrapped.keys() & {"string", "text"} and not wrapped.keys() - _BESIDE_TEXT:
         return b"" if inner is None else _stored_bytes(inner)
-    try:
-        return msgspec.json.encode(value)
-    except (TypeError, UnicodeEncodeError, OverflowError):
-        # A key of YAML that JSON does not have, half a surrogate pair, or more than 64 bits.
+    try:  # not by msgspec, for YAML has keys and values that JSON does not
         return json.dumps(value, default=repr, skipkeys=True).encode()
-    except RecursionError as error:
+    except (RecursionError, ValueError) as error:
         raise _UndecodableBody(f"the parsed body is no JSON: {error}") from None
 
 
@@ -393,16 +391,11 @@ def _text_bytes(text: str) -> bytes:
 
 
 def _unzip(data: bytes, allowance: Allowance) -> bytes:
-    """Undo gzip, however often it was applied; anything else is returned as it is."""
-    for _ in range(_MOST_LAYERS):
-        if not data.startswith(_GZIP):
-            return data
-        # A reader, for a log that was appended to holds several members.
-        data = allowance.check(gzip.GzipFile(fileobj=io.BytesIO(data)).read(allowance.bytes + 1))
-    raise _TooLarge(f"is compressed with gzip {_MOST_LAYERS} times or more")
-
-
-# Each returns as many bytes as asked for, and whether the data has its end.
+    """Undo gzip; anything else is returned as it is."""
+    if not data.startswith(_GZIP):
+        return data
+    # A reader, for a log that was appended to holds several members.
+    return allowance.check(gzip.GzipFile(fileobj=io.BytesIO(data)).read(allowance.bytes + 1))
 
 
 def _inflate(data: bytes, most: int) -> tuple[bytes, bool]:
@@ -411,32 +404,20 @@ def _inflate(data: bytes, most: int) -> tuple[bytes, bool]:
 
 
 def _unpack_zstd(data: bytes, most: int) -> tuple[bytes, bool]:
-    try:
-        zstd: Any = import_module("compression.zstd")
-    except ModuleNotFoundError:
-        raise _UndecodableBody(
-            "the body is compressed with zstd, and Python reads it from 3.14 on; record it "
-            "uncompressed"
-        ) from None
-    try:
-        return zstd.ZstdFile(io.BytesIO(data)).read(most), True
-    except zstd.ZstdError as error:
-        raise EOFError(error) from None
+    zstd: Any = import_module("compression.zstd")
+    return zstd.ZstdFile(io.BytesIO(data)).read(most), True
 
 
 def _unpack_br(data: bytes, most: int) -> tuple[bytes, bool]:
-    try:
-        brotli: Any = import_module("brotli")
-        unpacker = brotli.Decompressor()
-        # Only version 1.2 and later takes a limit, and a few bytes may unpack to gigabytes.
-        return unpacker.process(data, output_buffer_limit=most), unpacker.is_finished()
-    except (ModuleNotFoundError, TypeError):
-        raise _UndecodableBody(
-            "the body is compressed with br; install brotli 1.2 or later, or record it uncompressed"
-        ) from None
-    except brotli.error as error:
-        raise EOFError(error) from None
+    unpacker: Any = import_module("brotli").Decompressor()
+    # Only version 1.2 and later takes a limit, and a few bytes may unpack to gigabytes.
+    return unpacker.process(data, output_buffer_limit=most), unpacker.is_finished()
 
 
-_UNPACKED = {"br": _unpack_br, "deflate": _inflate, "zstd": _unpack_zstd}
-"""By the header's word; gzip tells itself."""
+_UNPACKED = {
+    "deflate": (_inflate, ""),
+    "br": (_unpack_br, "; install brotli 1.2 or later, or record it uncompressed"),
+    "zstd": (_unpack_zstd, ", and Python reads it from 3.14 on; record it uncompressed"),
+}
+"""By the header's word, what returns as many bytes as asked for, and whether the data has its end;
+and what it needs. Gzip tells itself."""

@@ -88,7 +88,7 @@ class Reader:
         self.messages: list[StreamedMessage] = []
         """Those that have ended; all of them once the reader is closed."""
         self.results: list[BatchResult] = []
-        """Of a batch: those that were read, until they are taken out."""
+        """Of a batch: those that were read."""
         self.error: str | None = None
         """The type of the error that the body states, if it states one."""
         self._tail = bytearray()
@@ -304,7 +304,9 @@ class Reader:
         Source: BerriAI/litellm#34373, #36878 and #24850, read 2026-11-25.
         """
         metrics = event.get("amazon-bedrock-invocationMetrics")
-        for stated in (mapping(event.get("usage")), counts_of(metrics) if metrics else {}):
+        for stated in (event.get("usage"), counts_of(metrics) if metrics else None):
+            if not isinstance(stated, dict):
+                continue
             if not self._is_final:
                 self._restate(body, stated)
                 self._is_final = is_quantity(stated.get("output_tokens"))

@@ -34,6 +34,7 @@ import requests
 
 from pytest_llmcost.capture.capture import Capture
 from pytest_llmcost.capture.request import CapturedRequest
+from pytest_llmcost.capture.transports import follow, unfollow
 
 from .figures import Figure, has_valgrind, run
 
@@ -256,11 +257,11 @@ def sides(case: Case, url: str, cost: Cost, blocks: int) -> tuple[list[float], l
         seconds(call, again)
         gc.collect()
         without.append(cost(call, case.times))
-        capture.install()
+        follow(capture.begin)
         seconds(call, again)
         gc.collect()
         with_.append(cost(call, case.times))
-        capture.disable()
+        unfollow(capture.begin)
         capture.drain()
     assert purse.calls == blocks * (again + case.times) * case.each
     return without, with_

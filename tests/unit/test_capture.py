@@ -37,6 +37,7 @@ from capture_kit import (
 )
 
 from pytest_llmcost.capture.capture import Capture
+from pytest_llmcost.capture.transports import follow, unfollow
 from pytest_llmcost.prices.usage import Usage
 
 BILLED = Usage(input_tokens=25, output_tokens=11)
@@ -751,13 +752,13 @@ class Faulty(Purse):
 def test_a_sink_that_fails_never_reaches_the_code_under_test(where: str) -> None:
     purse = Faulty(where)
     client = client_of(httpx2, respond(httpx2, *PIECES))
-    purse.capture.install()
+    follow(purse.capture.begin)
     try:
         assert read_with(client, READINGS["read"]) == SSE_BODY
         purse.capture.drain()
         purse.capture.settle()
     finally:
-        purse.capture.disable()
+        unfollow(purse.capture.begin)
     assert purse.capture.failures
     assert all(text.startswith("RuntimeError: no ") for text in purse.capture.failures)
 
@@ -774,12 +775,12 @@ def test_a_failure_of_our_own_is_a_call_of_unknown_cost() -> None:
 
     purse = Purse()
     client = Odd(transport=httpx2.MockTransport(respond(httpx2, *PIECES)))
-    purse.capture.install()
+    follow(purse.capture.begin)
     try:
         assert read_with(client, READINGS["read"]) == SSE_BODY
         purse.capture.drain()
     finally:
-        purse.capture.disable()
+        unfollow(purse.capture.begin)
     assert len(purse.capture.failures) == 1
     assert purse.call.sampling_calls == ()
     assert purse.call.caveats[0].startswith("unreadable-response: TypeError")
@@ -881,9 +882,8 @@ def test_memory_stays_flat_while_a_long_stream_passes() -> None:
 def test_a_stand_in_is_known_with_and_without_the_usual_port(
     address: str, host: str, is_to_it: bool
 ) -> None:
-    capture = Capture(
-        owner=lambda: None, report=lambda request: None, clock=lambda: 0.0, stand_ins=[address]
-    )
+    capture = Capture(owner=lambda: None, report=lambda request: None, clock=lambda: 0.0)
+    capture.limit(stand_ins=[address])
     sent: dict[str, Any] = {"source": None, "client": None, "sent": b"{}", "headers": {}}
     request = capture.begin(method="POST", url=f"{host}/v1/messages", **sent)
     assert request is not None

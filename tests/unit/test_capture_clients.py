@@ -256,6 +256,45 @@ def test_a_retry_after_a_refusal_counts_what_was_lost_before_and_since(
     assert purse.seen[-1].lost_attempts == 2
 
 
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda each: each.__name__)
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_what_a_transport_of_the_users_own_has_lost_before_it_tries_again_is_counted(
+    standin: StandIn, library: Any, how: str
+) -> None:
+    lost, refused = Step(cut_after_bytes=0), fault(503)
+    standin.script(lost, refused, refused, lost)
+
+    class Again(library.HTTPTransport):  # type: ignore[misc]
+        def handle_request(self, request: Any) -> Any:
+            while True:
+                with suppress(library.RemoteProtocolError):
+                    response = super().handle_request(request)
+                    if response.status_code == 200:
+                        return response
+
+    class AgainAsync(library.AsyncHTTPTransport):  # type: ignore[misc]
+        async def handle_async_request(self, request: Any) -> Any:
+            while True:
+                with suppress(library.RemoteProtocolError):
+                    response = await super().handle_async_request(request)
+                    if response.status_code == 200:
+                        return response
+
+    async def ask() -> None:
+        async with library.AsyncClient(transport=AgainAsync()) as client:
+            await client.post(standin.url + "/v1/messages", json=ASKED, headers=HEADERS)
+
+    with capturing() as purse:
+        if how == "async":
+            asyncio.run(ask())
+        else:
+            with library.Client(transport=Again()) as client:
+                client.post(standin.url + "/v1/messages", json=ASKED, headers=HEADERS)
+    (request,) = purse.seen
+    assert (request.attempts, request.lost_attempts) == (3, 2)
+    assert purse.call.caveats == ("lost-answer",)
+
+
 @pytest.mark.parametrize("looked_at", ["afterwards", "between"])
 def test_equal_requests_that_are_lost_at_once_and_tried_again_are_two_calls(
     standin: StandIn, looked_at: str

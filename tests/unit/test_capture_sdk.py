@@ -540,9 +540,11 @@ def test_results_left_early_settle_what_was_read() -> None:
         results = client.messages.batches.results("msgbatch_1")
         assert next(iter(results)).custom_id == "a"
         purse.capture.settle()
+        assert {call.caveats for call in purse.calls} == {("open-batch",)}
+        results.http_response.close()
+        purse.capture.settle()
     # What has passed has passed: the second line came in the same piece.
-    assert {call.caveats for call in purse.calls} <= {(), ("open-batch",)}
-    assert purse.calls[0].usage == BILLED
+    assert BILLED in [call.usage for call in purse.calls]
 
 
 def test_a_batch_whose_requests_nobody_could_read_stays_open() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from recorded_traffic import RESPONSES_PATH, body_of, needs_traffic, recorded_lines
 
 from pytest_llmcost.errors import RecordingError
-from pytest_llmcost.responses.recorded_files import Recorded, read_recordings
+from pytest_llmcost.responses.recorded_files import Recorded, read_calls, read_recordings
 
 CASSETTES_PATH = RESPONSES_PATH.parent / "cassettes"
 URL = "https://api.anthropic.com/v1/messages"
@@ -130,7 +130,6 @@ BODIES = {
     "text": {"string": TEXT},
     "bytes": {"string": TEXT.encode()},
     "gzip bytes": {"string": ZIPPED},
-    "gzip twice": {"string": gzip.compress(ZIPPED)},
     "gzip in hex": {"string": ZIPPED.hex()},
     "text in hex": TEXT.encode().hex().upper(),
     "gzip in base64": {"string": base64.b64encode(ZIPPED).decode()},
@@ -253,7 +252,6 @@ version: 1
 def test_python_tags_come_out_as_plain_data() -> None:
     recorded = only(TAGGED.encode())
     assert recorded.request == ASKED
-    assert recorded.content_type == "application/json"
     assert recorded.status == 201
     assert json.loads(recorded.body) == MESSAGE
 
@@ -352,7 +350,7 @@ def test_batch_result_lines_are_read_one_by_one() -> None:
     data = f"{json.dumps(line)}\n{json.dumps({**line, 'custom_id': 'b'})}\n".encode()
     recorded = read(data)
     assert [json.loads(each.body)["custom_id"] for each in recorded] == ["a", "b"]
-    assert recorded[0].content_type == "application/x-jsonl"
+    assert [found.answer is None for each in recorded for found in read_calls(each)] == [False] * 2
 
 
 def test_an_error_response_alone_is_not_taken_for_a_success() -> None:
@@ -363,20 +361,17 @@ def test_an_error_response_alone_is_not_taken_for_a_success() -> None:
 @pytest.mark.parametrize("data", [STREAM, b"\xef\xbb\xbf" + STREAM, b": hi\n\n" + STREAM])
 def test_an_event_stream_is_one_response(data: bytes) -> None:
     recorded = only(data)
-    assert recorded.content_type == "text/event-stream"
     assert STREAM in recorded.body
 
 
 def test_aws_frames_are_one_response() -> None:
-    recorded = only(b"\x00\x00\x01\x02rest")
-    assert recorded.content_type == "application/vnd.amazon.eventstream"
+    assert only(b"\x00\x00\x01\x02rest").body == b"\x00\x00\x01\x02rest"
 
 
 def test_events_without_their_frame_are_one_stream() -> None:
     events: list[object] = [{"type": "message_start", "message": MESSAGE}, {"type": "message_stop"}]
     text = "\n".join(json.dumps(each) for each in events)
     recorded = only(text.encode())
-    assert recorded.content_type == "text/event-stream"
     assert recorded.body.startswith(b'data: {"type": "message_start"')
 
 
@@ -422,6 +417,5 @@ def test_public_cassettes_give_the_bodies_that_were_sent() -> None:
                 assert recorded.body == body_of(line), recorded.source
                 assert recorded.request == line["request"], recorded.source
                 assert recorded.status == line["status"], recorded.source
-                assert recorded.content_type == line["content_type"], recorded.source
                 compared += 1
     assert compared == 200

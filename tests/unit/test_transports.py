@@ -19,6 +19,8 @@ from capture_kit import (
     respond,
 )
 
+from pytest_llmcost.capture.transports import follow, unfollow
+
 WHOLE = respond(httpx2, JSON_BODY, kind="application/json")
 ASK = {"model": "m", "messages": [], "max_tokens": 1}
 
@@ -51,12 +53,12 @@ def test_of_nested_captures_the_innermost_hears() -> None:
 def test_captures_may_end_in_any_order() -> None:
     original = httpx2.Client.send
     first, second = Purse("first"), Purse("second")
-    first.capture.install()
-    second.capture.install()
-    first.capture.disable()
+    follow(first.capture.begin)
+    follow(second.capture.begin)
+    unfollow(first.capture.begin)
     ask()
-    second.capture.disable()
-    first.capture.disable()
+    unfollow(second.capture.begin)
+    unfollow(first.capture.begin)
     assert httpx2.Client.send is original
     assert (len(first.calls), len(second.calls)) == (0, 1)
 
@@ -64,10 +66,10 @@ def test_captures_may_end_in_any_order() -> None:
 def test_installing_twice_listens_once() -> None:
     original = httpx2.Client.send
     purse = Purse()
-    purse.capture.install()
-    purse.capture.install()
+    follow(purse.capture.begin)
+    follow(purse.capture.begin)
     ask()
-    purse.capture.disable()
+    unfollow(purse.capture.begin)
     assert httpx2.Client.send is original
     assert len(purse.calls) == 1
 
@@ -77,7 +79,7 @@ def test_a_wrapper_that_was_wrapped_stays_and_is_deaf(monkeypatch: pytest.Monkey
     original = client_class.send
     theirs: list[object] = []
     purse = Purse()
-    purse.capture.install()
+    follow(purse.capture.begin)
     ours = client_class.send
 
     def send(client: httpx2.Client, request: httpx2.Request, **options: Any) -> httpx2.Response:
@@ -85,7 +87,7 @@ def test_a_wrapper_that_was_wrapped_stays_and_is_deaf(monkeypatch: pytest.Monkey
         return ours(client, request, **options)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(client_class, "send", send)
-    purse.capture.disable()
+    unfollow(purse.capture.begin)
     assert client_class.send is send
     ask()
     assert (len(theirs), purse.calls) == (1, [])
@@ -139,6 +141,7 @@ def run_python(code: str) -> str:
 
 PURSE = """
 from pytest_llmcost.capture.capture import Capture
+from pytest_llmcost.capture.transports import follow, unfollow
 class Purse:
     seen = []
 purse = Purse()
@@ -155,7 +158,7 @@ def test_libraries_imported_later_are_seen_and_none_is_imported_for_that() -> No
     out = run_python(
         PURSE
         + """
-capture.install()
+follow(capture.begin)
 assert not {"httpx", "httpx2", "vcr", "anthropic", "wrapt"} & set(sys.modules)
 import importlib.util
 assert importlib.util.find_spec("httpx").origin.endswith("__init__.py")
@@ -167,7 +170,7 @@ for library in (httpx, httpx2):
     ask(library)
 capture.drain()
 print(len(purse.seen), capture.failures)
-capture.disable()
+unfollow(capture.begin)
 ask(httpx)
 capture.drain()
 print(len(purse.seen))
@@ -204,7 +207,7 @@ def test_two_names_of_one_library_are_wrapped_once() -> None:
     out = run_python(
         PURSE
         + """
-capture.install()
+follow(capture.begin)
 import httpx2
 httpx2.alias_httpx()
 import httpx
@@ -212,7 +215,7 @@ assert httpx is httpx2
 ask(httpx)
 capture.drain()
 print(len(purse.seen))
-capture.disable()
+unfollow(capture.begin)
 assert httpx2.Client.send.__module__ == "httpx2._client"
 """
     )
@@ -226,7 +229,7 @@ def test_an_alias_from_before_is_wrapped_once_too() -> None:
 import httpx2
 httpx2.alias_httpx()
 import httpx
-capture.install()
+follow(capture.begin)
 ask(httpx)
 ask(httpx2)
 capture.drain()
@@ -243,12 +246,12 @@ def test_a_stub_of_that_name_and_a_missing_module_are_left_alone() -> None:
 import types
 sys.modules["httpx"] = types.ModuleType("httpx")
 sys.modules["httpx2"] = None
-capture.install()
+follow(capture.begin)
 try:
     import httpx2
 except ImportError:
     print("missing")
-capture.disable()
+unfollow(capture.begin)
 """
     )
     assert out == "missing\n"
@@ -262,7 +265,7 @@ import pathlib, tempfile
 with tempfile.TemporaryDirectory() as folder:
     pathlib.Path(folder, "httpx.py").write_text("raise ValueError('broken')")
     sys.path.insert(0, folder)
-    capture.install()
+    follow(capture.begin)
     try:
         import httpx
     except ValueError as error:
@@ -277,7 +280,7 @@ def test_cassetter_is_heard_wherever_it_keeps_its_cassettes() -> None:
         PURSE
         + """
 import pathlib, tempfile, httpx
-capture.install()
+follow(capture.begin)
 with tempfile.TemporaryDirectory() as folder:
     package = pathlib.Path(folder, "cassetter")
     package.mkdir()
@@ -311,7 +314,7 @@ def test_a_replay_is_seen_whichever_was_imported_first(imports: str) -> None:
         PURSE
         + """
 import pathlib, tempfile
-capture.install()
+follow(capture.begin)
 CASSETTE = '''
 version: 1
 interactions:

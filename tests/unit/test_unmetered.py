@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pytest_llmcost.capture.transports import claude_address
-from pytest_llmcost.responses.endpoints import find_unmetered, recognise
+from pytest_llmcost.responses.endpoints import recognise
 
 API = "https://api.anthropic.com"
 BEDROCK = "https://bedrock-runtime.us-east-1.amazonaws.com"
@@ -38,7 +38,7 @@ def body_of(model: str) -> bytes:
     ],
 )
 def test_a_claude_call_on_another_route_is_found(url: str, model: str, route: str | None) -> None:
-    endpoint = find_unmetered("post", url, body_of(model))
+    endpoint = recognise("post", url, body_of(model))
     assert claude_address(url)  # or no transport would ask
     assert endpoint is not None
     assert endpoint.kind == "unmetered"
@@ -66,13 +66,14 @@ def test_a_claude_call_on_another_route_is_found(url: str, model: str, route: st
     ],
 )
 def test_others_calls_and_free_requests_are_not(method: str, url: str, model: str) -> None:
-    assert find_unmetered(method, url, body_of(model)) is None
+    endpoint = recognise(method, url, body_of(model))
+    assert endpoint is None or endpoint.kind != "unmetered"
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b'{"model": 3}', b'"model"'])
 def test_without_a_model_only_the_host_tells(body: bytes) -> None:
-    assert find_unmetered("POST", "https://api.openai.com" + CHAT, body) is None
-    assert find_unmetered("POST", API + "/v1/complete", body) is not None
+    assert recognise("POST", "https://api.openai.com" + CHAT, body) is None
+    assert recognise("POST", API + "/v1/complete", body) is not None
 
 
 @pytest.mark.parametrize("path", ["/v1/m%65ssages", "/v1/%6Dessages?x=%2F", "/%76%31/messages"])

@@ -60,15 +60,16 @@ RELAYS: set[int] = set()
 """Ports of relays of ours: a request to one is followed when the relay passes it on."""
 _LOOPBACK = ("127.0.0.1", "localhost", "0.0.0.0")  # noqa: S104 - compared, and not listened on
 
-Begin = Callable[[object, object, str, str, Any, bytes], "CapturedRequest | None"]
+Begin = Callable[
+    [object, object, str, str, Any, bytes, "CapturedRequest | None"], "CapturedRequest | None"
+]
 """As `Capture.begin`; returns None if what is about to be sent is no Claude call."""
 Ticket = tuple[Callable[..., object], tuple[Any, ...]]
 """What a spawned child calls to follow requests, and with which arguments."""
 
-_captures: list[Begin] = []
-"""Captures nest, as pytest does in the tests of plugins; the last one follows the request."""
-_given: dict[Begin, tuple[set[str], Callable[[], Ticket | None]]] = {}
-"""By capture, the cassettes that VCR has written, and what makes the ticket of a spawned child."""
+_captures: list[tuple[Begin, set[str], Callable[[], Ticket | None]]] = []
+"""Captures, with the cassettes that VCR has written, and what makes the ticket of a spawned child.
+They nest, as pytest does in the tests of plugins; the last one follows the request."""
 _wrapped: list[tuple[type, str, object, object]] = []
 """Class, attribute, the original, our wrapper."""
 
@@ -81,9 +82,8 @@ def follow(
     The paths of the cassettes that VCR writes are added to `saved`; what `ticket` returns is given
     to each child that is spawned.
     """
-    if begin not in _captures:
-        _captures.append(begin)
-        _given[begin] = set() if saved is None else saved, ticket
+    if all(each[0] != begin for each in _captures):
+        _captures.append((begin, set() if saved is None else saved, ticket))
     _WATCHER.install()
 
 
@@ -92,9 +92,7 @@ def unfollow(begin: Begin) -> None:
 
     If another library wrapped ours, leave it in place, disabled.
     """
-    if begin in _captures:
-        _captures.remove(begin)
-        del _given[begin]
+    _captures[:] = [each for each in _captures if each[0] != begin]
     if _captures:
         return
     for owner, name, original, wrapper in reversed(_wrapped):
@@ -105,13 +103,19 @@ def unfollow(begin: Begin) -> None:
 
 
 def begin(
-    source: object, client: object, method: str, url: object, headers: Any, body: object
+    source: object,
+    client: object,
+    method: str,
+    url: object,
+    headers: Any,
+    body: object,
+    outer: CapturedRequest | None = None,
 ) -> CapturedRequest | None:
     """Let the innermost capture follow a request; `source` is the library's own object for it.
 
-    Address and headers are taken as the library has them; no headers if `source` has them, and they
-    may change until they are sent, or if it is them. Of bodies that come in pieces, nothing is
-    read.
+    Inside the `send` of an `outer` one it may be the same call, passed on. Address and headers are
+    taken as the library has them; no headers if `source` has them, and they may change until they
+    are sent, or if it is them. Of bodies that come in pieces, nothing is read.
     """
     if not _captures:
         return None
@@ -120,7 +124,7 @@ def begin(
         return None
     if type(body) is not bytes:
         body = as_bytes(body)
-    return _captures[-1](source, client, method, address, headers, body)
+    return _captures[-1][0](source, client, method, address, headers, body, outer)
 
 
 def being_sent() -> CapturedRequest | None:
@@ -163,12 +167,12 @@ def url_of(scheme: str, host: str, port: int | None, target: str) -> str:
 def note_saved(path: str) -> None:
     """Note that VCR has written a cassette."""
     if _captures:
-        _given[_captures[-1]][0].add(path)
+        _captures[-1][1].add(path)
 
 
 def ticket() -> Ticket | None:
     """Return what a spawned child is given."""
-    return _given[_captures[-1]][1]() if _captures else None
+    return _captures[-1][2]() if _captures else None
 
 
 def wrap_method(owner: object, name: str, wrapper_of: Callable[[Any], Callable[..., Any]]) -> None:

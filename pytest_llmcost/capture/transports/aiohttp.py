@@ -33,14 +33,12 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
         # Inside a call that is followed already, as of httpx over aiohttp, its client reads.
         current = being_sent()
         if current is not None:
-            current.leave()
-            current.is_on_wire = True
-            current.is_unrefused |= claude_address(request.url) is not None  # else it is a log-in
+            current.leave_below(is_log_in=claude_address(request.url) is None)
             return await original(request, conn)
         body = request.body
         captured = begin(
             request.headers,  # its own, and the one thing of it that is looked at afterwards
-            getattr(request, "_session", None),
+            getattr(request, "_session", None),  # private
             request.method,
             request.url,
             None,
@@ -90,6 +88,7 @@ def _answered(captured: CapturedRequest, response: Any) -> None:
     # Most answers have come whole with their head; nothing has been read of them yet. How much of a
     # stream, or of a batch's results, counts is for its reader to say, or it would be a question of
     # timing.
+    # Private, as `_eof` and what `Tee` replaces: what came and was not read.
     came = b"".join(getattr(reader, "_buffer", ())) if reader.is_eof() else b""
     is_message = captured.endpoint.kind == "messages" and came.startswith(b"{")
     message = came if is_message else None

@@ -31,13 +31,7 @@ def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(connection, message_body, **options)
         captured = being_sent()
         if captured is not None:  # its client reads the answer
-            is_log_in = claude_address(_url(connection)) is None
-            is_again = captured.is_unrefused and not is_log_in
-            captured.leave(again=is_again)
-            if is_again:  # urllib3 tries again by itself
-                captured.note_lost()
-            captured.is_on_wire = True
-            captured.is_unrefused |= not is_log_in
+            captured.leave_below(is_log_in=claude_address(_url(connection)) is None)
             try:
                 return original(connection, message_body, **options)
             except BaseException as error:

@@ -82,16 +82,9 @@ class _Library:
     ) -> Callable[..., Any]:
         def send(client: Any, request: Any = None, **options: Any) -> Any:
             __tracebackhide__ = True
-            captured = _begin(client, request, is_transport)
-            if captured is None:
-                return original(client, request, **options)
-            try:
-                response = original(client, request, **options)
-            except BaseException as error:
-                _end(self, captured, client, request, error=error)
-                raise
-            _end(self, captured, client, request, response)
-            return response
+            with _Sending(self, client, request, is_transport) as sending:
+                sending.response = original(client, request, **options)
+            return sending.response
 
         return send
 
@@ -100,45 +93,139 @@ class _Library:
     ) -> Callable[..., Any]:
         async def send(client: Any, request: Any = None, **options: Any) -> Any:
             __tracebackhide__ = True
-            captured = _begin(client, request, is_transport)
-            if captured is None:
-                return await original(client, request, **options)
-            try:
-                response = await original(client, request, **options)
-            except BaseException as error:
-                _end(self, captured, client, request, error=error)
-                raise
-            _end(self, captured, client, request, response)
-            return response
+            with _Sending(self, client, request, is_transport) as sending:
+                sending.response = await original(client, request, **options)
+            return sending.response
 
         return send
 
 
-def _begin(client: Any, request: Any, is_transport: bool) -> CapturedRequest | None:
-    """Follow what a client sends, or a transport that is not inside a call that is followed."""
-    if request is None:
-        return None  # the library's own error says what is missing
-    if is_transport and (current := being_sent()) is not None:
-        if current.gate is not None:
-            current.do(_note_headers, request)
-        return None
-    captured = _sending.get(id(request)) if is_transport else None
-    if captured is None:
-        captured = begin(
-            request,
-            client,
-            request.method,
-            # Private: what the address is the text of, which it makes anew each time.
-            getattr(request.url, "_uri_reference", request.url),
-            None,  # hooks of the client, and log-ins, change the headers until they are sent
-            # Private: `content` raises for a body that is a stream, which is left alone.
-            getattr(request, "_content", b""),
-        )
+class _Sending:
+    """What a client sends, or a transport, from its beginning to its end."""
+
+    __slots__ = ("captured", "client", "is_transport", "library", "outer", "request", "response")
+
+    def __init__(self, library: _Library, client: Any, request: Any, is_transport: bool) -> None:
+        self.library = library
+        self.client = client
+        self.request = request
+        self.is_transport = is_transport
+        self.response: Any = None
+
+    def __enter__(self) -> _Sending:
+        __tracebackhide__ = True
+        self.outer = being_sent()
+        self.captured = self._begin(self.request, self.outer)
+        if self.captured is not None:
+            CURRENT.set(self.captured)
+        return self
+
+    def _begin(self, request: Any, outer: CapturedRequest | None) -> CapturedRequest | None:
+        """Follow a request; return the outer call if this is a transport that sends for it."""
+        if request is None:
+            return None  # the library's own error says what is missing
+        if outer is not None and self.is_transport:
+            if outer.gate is not None:
+                outer.do(_note_headers, request)
+            if outer.source is not request:
+                return None  # a log-in inside it, or where it was redirected to
+            if outer.is_on_wire and outer.is_unrefused:  # a transport of the user's own tries again
+                outer.leave_below(is_log_in=False)
+            outer.is_unrefused = True
+            return outer
+        if outer is not None and outer.source is request:
+            return None  # a subclass has called the method of its base
+        captured = _sending.get(id(request)) if self.is_transport else None
         if captured is None:
-            return None
-        _sending.setdefault(id(request), captured)
-    CURRENT.set(captured)
-    return captured
+            captured = begin(
+                request,
+                self.client,
+                request.method,
+                # Private: what the address is the text of, which it makes anew each time.
+                getattr(request.url, "_uri_reference", request.url),
+                None,  # hooks of the client, and log-ins, change the headers until they are sent
+                # Private: `content` raises for a body that is a stream, which is left alone.
+                getattr(request, "_content", b""),
+                outer,
+            )
+            if captured is not None:
+                _sending.setdefault(id(request), captured)
+        return captured
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        captured, response = self.captured, self.response
+        if captured is None:
+            return
+        CURRENT.set(self.outer)  # no token: a loop may end this in another context
+        if captured.client is not self.client and not captured.is_over:
+            # One attempt of a transport: its client tells the captured request what came of it.
+            if error is None:
+                captured.is_on_wire |= "network_stream" in response.extensions
+                captured.is_unrefused &= 200 <= response.status_code < 300
+            else:
+                captured.is_unrefused &= read_failure(error).may_be_billed
+            return
+        if _sending.get(id(self.request)) is captured:
+            del _sending[id(self.request)]
+        if captured.is_over:
+            return
+        try:  # as `do`, without its frame
+            _note_headers(captured, self.request)
+            if error is None:
+                self._answered(captured, response)
+            else:
+                self._failed(captured, error)
+        except Exception as ours:  # noqa: BLE001 - whatever it is
+            captured.broke(ours)
+
+    def _failed(self, captured: CapturedRequest, error: BaseException) -> None:
+        response = read_failure(error).response
+        is_read = getattr(response, "_content", None) is not None
+        if response is not None and (is_read or response.status_code >= 300):
+            self._answered(captured, response)
+        else:
+            note_failure(captured, error, self._is_live(captured, response, error))
+
+    def _answered(self, captured: CapturedRequest, response: Any) -> None:
+        captured.answered(
+            status=response.status_code,
+            live=self._is_live(captured, response),
+            # Private: `content` raises unless it has been read.
+            content=getattr(response, "_content", None),
+        )
+        if not captured.is_over:
+            if "content-encoding" in response.headers:
+                encoding = {"content-encoding": response.headers["content-encoding"]}
+                # Private in both libraries, and the same since httpx 0.13.
+                captured.decoder = type(response)(200, headers=encoding)._get_content_decoder()
+            # No pickle of a response contains its stream.
+            inner, library = response.stream, self.library
+            tee = library.async_tee if isinstance(inner, library.async_stream) else library.tee
+            response.stream = tee(inner, captured)
+
+    def _is_live(
+        self, captured: CapturedRequest, response: Any, error: BaseException | None = None
+    ) -> bool | None:
+        """Tell whether a request went over the network in this run; None if nothing tells.
+
+        A response from a socket carries httpcore's `network_stream`; replayed and mocked ones do
+        not: right in all cases tried, vcrpy 8 and 9, respx and pytest-httpx included. Without a
+        response, its connection tells; a blocker of one's own may raise whatever it likes there.
+        """
+        if response is not None and "network_stream" in response.extensions:
+            return True
+        # Private, but the one way to the transport that serves this URL, in all versions tried.
+        find = getattr(captured.client, "_transport_for_url", None)
+        transport = captured.client if find is None else find(self.request.url)
+        if isinstance(transport, self.library.mocks):
+            return False
+        if response is None and isinstance(transport, self.library.own) and error is not None:
+            return captured.is_on_wire and not is_connecting(error)
+        # The library's own transport, but no socket: patched, to replay or to mock.
+        if type(transport) in self.library.own and response is not None:
+            return False
+        # A transport of another's may send through a library that shows it, such as aiohttp.
+        return captured.is_on_wire or None
 
 
 def _note_headers(captured: CapturedRequest, request: Any) -> None:
@@ -157,88 +244,6 @@ def _note_headers(captured: CapturedRequest, request: Any) -> None:
             known, text = _HEADERS[name], value.decode("latin-1")
             kept[known] = f"{kept[known]},{text}" if known in kept else text
     captured.headers = kept
-
-
-def _end(
-    library: _Library,
-    captured: CapturedRequest,
-    client: Any,
-    request: Any,
-    response: Any = None,
-    error: BaseException | None = None,
-) -> None:
-    """Tell the captured request what came of it, unless its client does so in another thread."""
-    if captured.client is not client and not captured.is_over:
-        CURRENT.set(None)
-        if error is None:
-            captured.is_on_wire |= "network_stream" in response.extensions
-        return
-    CURRENT.set(captured.outer)  # no token: a loop may end this in another context
-    if _sending.get(id(request)) is captured:
-        del _sending[id(request)]
-    if captured.is_over:
-        return
-    try:  # as `do`, without its frame
-        if error is None:
-            _answered(captured, library, request, response)
-        else:
-            _failed(captured, library, request, error)
-    except Exception as ours:  # noqa: BLE001 - whatever it is
-        captured.broke(ours)
-
-
-def _failed(captured: CapturedRequest, library: _Library, request: Any, error: Any) -> None:
-    _note_headers(captured, request)
-    response = read_failure(error).response
-    is_read = getattr(response, "_content", None) is not None
-    if response is not None and (is_read or response.status_code >= 300):
-        _answered(captured, library, request, response)
-        return
-    note_failure(captured, error, _is_live(captured, library, request, response, error))
-
-
-def _answered(captured: CapturedRequest, library: _Library, request: Any, response: Any) -> None:
-    _note_headers(captured, request)
-    captured.answered(
-        status=response.status_code,
-        live=_is_live(captured, library, request, response),
-        # Private: `content` raises unless it has been read.
-        content=getattr(response, "_content", None),
-    )
-    if not captured.is_over:
-        if "content-encoding" in response.headers:
-            encoding = {"content-encoding": response.headers["content-encoding"]}
-            # Private in both libraries, and the same since httpx 0.13.
-            captured.decoder = type(response)(200, headers=encoding)._get_content_decoder()
-        # No pickle of a response contains its stream.
-        inner = response.stream
-        tee = library.async_tee if isinstance(inner, library.async_stream) else library.tee
-        response.stream = tee(inner, captured)
-
-
-def _is_live(
-    captured: CapturedRequest, library: _Library, request: Any, response: Any, error: Any = None
-) -> bool | None:
-    """Tell whether a request went over the network in this run; None if nothing tells.
-
-    A response from a socket carries httpcore's `network_stream`; replayed and mocked ones do
-    not: right in all cases tried, vcrpy 8 and 9, respx and pytest-httpx included. Without a
-    response, its connection tells; a blocker of one's own may raise whatever it likes there.
-    """
-    if response is not None and "network_stream" in response.extensions:
-        return True
-    # Private, but the one way to the transport that serves this URL, in all versions tried.
-    find = getattr(captured.client, "_transport_for_url", None)
-    transport = captured.client if find is None else find(request.url)
-    if isinstance(transport, library.mocks):
-        return False
-    if response is None and isinstance(transport, library.own) and error is not None:
-        return captured.is_on_wire and not is_connecting(error)
-    # The library's own transport, but no socket: patched, to replay or to mock.
-    if type(transport) in library.own and response is not None:
-        return False
-    # A transport of another's may send through a library that shows it, such as aiohttp.
-    return captured.is_on_wire or None
 
 
 class _Tee:

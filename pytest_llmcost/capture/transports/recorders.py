@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from pytest_llmcost.capture.headers import as_bytes
 from pytest_llmcost.capture.transports import begin, being_sent, note_saved, wrap_method
 
 if TYPE_CHECKING:
@@ -49,21 +50,23 @@ def _wrap_playing(name: str, original: Callable[..., Any]) -> Callable[..., Any]
 
 def _played(captured: CapturedRequest, name: str, result: Any, cassette: Any, *args: Any) -> None:
     # Imported with the first call: a suite that never calls Claude may import a recorder.
-    from pytest_llmcost.capture.replay import Asked, Replay, VcrPlay
+    from pytest_llmcost.capture.replay import Recording, VcrPlay
+    from pytest_llmcost.capture.request import Replay
 
     if name == "match":
         captured.play = Replay(obstacle="cassetter replayed it")
-    elif result and Asked(args[0]).kind is not None:  # and no log-in inside a Claude call
+    elif result and Recording(args[0]).kind is not None:  # and no log-in inside a Claude call
         # Until it is played, nothing is known but that there is a response.
         captured.play = Replay(obstacle="VCR does not tell which recording it replayed")
         if name == "play_response":
-            captured.play = VcrPlay(cassette, args[0], result, captured.sent)
+            captured.sent = captured.sent or as_bytes(args[0].body)  # of a stream, VCR has it all
+            captured.play = VcrPlay(cassette, args[0], result)
 
 
 def _wrap_save(original: Callable[..., Any]) -> Callable[..., Any]:
     def save(cassette: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
-        path = os.path.abspath(getattr(cassette, "_path", None) or "")
+        path = os.path.abspath(getattr(cassette, "_path", None) or "")  # private
         before = _state(path)
         result = original(cassette, *args, **options)
         if _state(path) != before:
