@@ -42,7 +42,7 @@ from pytest_llmcost.plugin.other_models import with_columns, with_other_models
 from pytest_llmcost.plugin.session import Session, utc_now
 from pytest_llmcost.plugin.verdicts import judge_late
 from pytest_llmcost.reports.github import render_annotations, render_job_summary
-from pytest_llmcost.reports.junit import PROPERTY_PREFIX, suite_properties, test_properties
+from pytest_llmcost.reports.junit import suite_properties, test_properties
 from pytest_llmcost.reports.numbers import first_of, format_count
 from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.run_wording import (
@@ -166,10 +166,10 @@ class RunEnd:
 
     @exactly()
     def add_junit_properties(self) -> None:
-        """Pass the totals to pytest's JUnit file, and what has changed since a test's teardown."""
+        """Pass the totals, and what each test cost, to pytest's JUnit file."""
         from xml.etree import ElementTree
 
-        from _pytest.junitxml import mangle_test_address, xml_key
+        from _pytest.junitxml import bin_xml_escape, mangle_test_address, xml_key
 
         xml = self.session.config.stash.get(xml_key, None)
         if xml is None:
@@ -180,19 +180,18 @@ class RunEnd:
         rows: dict[tuple[str | None, ...], TestRow] = {}
         for test in self.ledger.tests:
             *classes, name = [*prefix, *mangle_test_address(test.nodeid)]
-            rows[".".join(classes), name] = test
+            rows[".".join(classes), bin_xml_escape(name)] = test
         # pytest makes the XML of a test when its teardown is reported, and writes it at the end.
         for case in (reporter.to_xml() for reporter in xml.node_reporters_ordered):
-            row = rows.get((case.get("classname"), case.get("name")))
+            names = case.get("classname"), case.get("name", "")
+            # With a group of xdist's, its name follows an `@`.
+            row = rows.get(names) or rows.get((names[0], names[1].rpartition("@")[0]))
             if row is None:
                 continue
             properties = case.find("properties")
             if properties is None:
                 properties = ElementTree.Element("properties")
                 case.insert(0, properties)
-            properties[:] = [
-                each for each in properties if not each.get("name", "").startswith(PROPERTY_PREFIX)
-            ]
             for name, value in test_properties(row):
                 ElementTree.SubElement(properties, "property", name=name, value=value)
 

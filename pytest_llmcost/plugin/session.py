@@ -113,8 +113,6 @@ class Session:
         self.outside = Owner()  # its token is the same in all processes
         self.outside.is_whole = True
         self._attempts: dict[str, int] = {}
-        self._begun: list[pytest.Item] = []
-        """Whose attempts are not counted yet: to ask for each test's id would take long."""
         self.fixtures: list[tuple[SharedFixture, Phase, int | None]] = []
         """Fixtures wider than a function that are being set up or torn down, the innermost last;
         each with the thread whose requests are its own, None for all."""
@@ -271,7 +269,7 @@ class Session:
         """Begin the next attempt of a test. This makes no object: most tests send nothing."""
         if self.children is not None:
             self.children.enter(item)
-        self._begun.append(item)
+        self._attempts[item.nodeid] = self._attempts.get(item.nodeid, 0) + 1
         self.attempt, self.outcome = None, "passed"
         self.test, self.phase = item, "setup"
         self.failed_before = item.session.testsfailed
@@ -284,9 +282,6 @@ class Session:
         with self.lock:
             attempt = self.attempt
             if attempt is None or attempt.item is not item:
-                while self._begun:  # one by one: the next test may begin meanwhile
-                    nodeid = self._begun.pop().nodeid
-                    self._attempts[nodeid] = self._attempts.get(nodeid, 0) + 1
                 attempt = TestAttempt(item, self._attempts.get(item.nodeid, 1))
                 if item is self.test:  # not so if a thread has outlived its test
                     self.attempt = attempt
