@@ -117,7 +117,7 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
     try:
         answer, payload, evidence = meter(session, owner, request, request.answer)
     except FAILURES as error:  # of a hook of the user, whatever it is
-        session.keep_failure(error)
+        session.failures.append(error)
         why = f"not-comparable: {type(error).__name__} while the request was compared"
         more = () if request.live is True else (why,)
         answer, payload, evidence = with_caveats(request.answer, *more), None, "billed"
@@ -135,7 +135,7 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
     try:
         _announce(session, sender, call, payload)
     except FAILURES as error:  # of a hook of the user, whatever it is
-        session.keep_failure(error)
+        session.failures.append(error)
 
 
 def record(

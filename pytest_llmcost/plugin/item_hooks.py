@@ -259,7 +259,7 @@ class ItemHooks(Hooks):
             session.skipped_budgets.add(nodeid_of(item))
         ends_run = isinstance(error, (KeyboardInterrupt, pytest.exit.Exception))
         if failure is not None and error is not failure and ends_run:
-            session.keep_failure(failure)  # the end of the run notes it
+            session.failures.append(failure)  # the end of the run notes it
         elif failure is not None:
             raise failure
 

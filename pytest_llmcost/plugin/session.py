@@ -116,7 +116,8 @@ class Session:
         self.fixtures: list[tuple[SharedFixture, Phase, int | None]] = []
         """Fixtures wider than a function that are being set up or torn down, the innermost last;
         each with the thread whose requests are its own, None for all."""
-        self._failure: BaseException | None = None
+        self.failures: list[BaseException] = []
+        """What hooks of the user raised in this phase, at whose end a test can fail by it."""
         self.is_configured = False
         """Whether all plugins and conftests are loaded whose hooks count."""
         self.options_of_plugins: set[str] = set()
@@ -228,18 +229,14 @@ class Session:
         with self.recording() as is_asked_by_test:
             try:
                 return request.getfixturevalue("llmcost_client")
-            except (pytest.skip.Exception, pytest.fail.Exception) as outcome:
-                if is_asked_by_test:
+            except FAILURES as error:
+                is_teardown = sender.phase == "teardown"  # in the last one pytest makes no fixture
+                if is_asked_by_test and not is_teardown:
                     raise
                 # The test has not asked for the client: the count fails, and not the test.
-                raise CountError(f"llmcost_client cannot be made: {outcome}") from None
-            except Exception as error:
-                if sender.phase != "teardown":
-                    raise
-                text = without_secrets(str(error))
+                remedy = "; let the fixture that sends there ask for it" if is_teardown else ""
                 raise CountError(
-                    f"llmcost_client cannot be made in the last teardown ({text}); let the "
-                    "fixture that sends there ask for it"
+                    f"llmcost_client cannot be made: {without_secrets(repr(error))}{remedy}"
                 ) from None
 
     def save_counts(self) -> None:
@@ -335,7 +332,9 @@ class Session:
     def drain(self) -> None:
         """Record what is complete; raise whatever a hook of the user has raised meanwhile."""
         self.catch_up()
-        if not self._turn.is_mine and (failure := self.take_failure()) is not None:
+        if self.failures and not self._turn.is_mine:
+            failure = self.failures[0]
+            self.failures.clear()
             raise failure
 
     def settle(self, owner: Owner | None = None) -> None:
@@ -364,17 +363,6 @@ class Session:
         failures = () if self.capture is None else self.capture.failures
         text = "internal error while reading a request; its cost is unknown: "
         return {*self.notes, *(text + each for each in failures)}
-
-    # Hooks of the user
-
-    def keep_failure(self, error: BaseException) -> None:
-        """Keep what a user's hook raised for the end of the phase, where a test can fail by it."""
-        self._failure = self._failure or error
-
-    def take_failure(self) -> BaseException | None:
-        """Return a failure that came too late for a test to fail by it."""
-        failure, self._failure = self._failure, None
-        return failure
 
 
 class Hooks:

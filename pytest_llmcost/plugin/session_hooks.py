@@ -125,7 +125,7 @@ class SessionHooks(Hooks):
         if self._pytest is None or self._pytest.config.option.collectonly:
             return None
         self.session.catch_up()
-        if failure := self.session.take_failure():
+        for failure in self.session.failures:
             self.session.notes.add(f"a pytest_llmcost hook failed outside of tests: {failure!r}")
         settings = self.session.settings
         asked = (settings.budgets, settings.report, settings.baseline, settings.history)
