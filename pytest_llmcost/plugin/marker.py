@@ -117,8 +117,7 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
     if settings.require_budget and not {each.kind for each in stated} - gates:
         of_paths = _patterns(each for each in budgets_of_run(settings) if not each.is_gate)
         if not any(matches(pattern, nodeid) for pattern in of_paths):
-            missing = _budget(settings, "test", "require_budget", kind="unbudgeted", **_GATE)
-            stated.insert(0, missing)
+            stated.insert(0, _gate(settings, "test", "require_budget", kind="unbudgeted"))
     return Limits(tuple(stated), cache)
 
 
@@ -170,7 +169,7 @@ def budgets_of_run(settings: Settings) -> list[Budget]:
     for name, kind in gates.items():
         for pattern, value in dict(map(read_line, getattr(settings, name))).items():
             if pattern and value != "off":  # which takes a rule away, so that none is lost
-                paths.append(_budget(settings, "path", name, kind=kind, pattern=pattern, **_GATE))
+                paths.append(_gate(settings, "path", name, kind=kind, pattern=pattern))
     return [*_of_settings(settings, "suite"), *paths]
 
 
@@ -184,20 +183,19 @@ def live_mode(settings: Settings, nodeid: str = "") -> str:
     return ["off", *values_for(settings.live, nodeid)][-1]
 
 
-_GATE: Mapping[str, Any] = {"limit": Decimal(0), "warn_at": None}
-"""A gate is one that no call may break, so that there is no share of it from which to warn."""
-
-
 def _budget(settings: Settings, scope: Scope, name: str, **fields: Any) -> Budget:
     """Return the budget that a setting states, with these fields in place of what is usual."""
     usual = {"limit": getattr(settings, name), "label": name, "warn_at": settings.warn_at}
     return Budget(scope=scope, origin=settings.origin(name), **{**usual, **fields})
 
 
+_gate = partial(_budget, limit=Decimal(0))  # one that no call may break
+
+
 def _of_settings(settings: Settings, scope: Scope, nodeid: str = "") -> Iterator[Budget]:
     """Yield the budgets of every test, or of the suite; its gates are on calls outside of tests."""
     budget = partial(_budget, settings, scope)
-    gate = partial(budget, **_GATE)
+    gate = partial(_gate, settings, scope)
     if scope == "suite":
         if settings.max_suite is not None:
             yield budget("max_suite")
