@@ -22,9 +22,8 @@ from pytest_llmcost.counting.segments import CachedPrompt
 from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.plugin.live_cap import LiveCap
-from pytest_llmcost.plugin.owners import Owner, TestAttempt, nodeid_of
+from pytest_llmcost.plugin.owners import Owner, Sender, TestAttempt, nodeid_of
 from pytest_llmcost.plugin.prompts import learn_parts, meter, read_normalised, with_caveats
-from pytest_llmcost.plugin.sender import Sender
 from pytest_llmcost.plugin.session import FAILURES, Session
 from pytest_llmcost.plugin.warm_cache import RecordedCall, WarmCache
 from pytest_llmcost.prices.bill import CacheState, in_cache_state

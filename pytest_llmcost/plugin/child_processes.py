@@ -15,8 +15,7 @@ import pytest
 
 from pytest_llmcost.capture.children import Children, inherit, packed
 from pytest_llmcost.capture.transports import RELAYS, Ticket
-from pytest_llmcost.plugin.owners import Owner, SharedFixture, TestAttempt
-from pytest_llmcost.plugin.sender import Sender, blocks_around
+from pytest_llmcost.plugin.owners import Owner, Sender, SharedFixture, TestAttempt, blocks_around
 from pytest_llmcost.plugin.session import Session
 
 if TYPE_CHECKING:

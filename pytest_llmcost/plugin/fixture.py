@@ -24,6 +24,7 @@ from pytest_llmcost.files import show_path
 from pytest_llmcost.money import EXACT, parse_usd
 from pytest_llmcost.plugin.calls import calls_in, calls_of, declare, note_change, record
 from pytest_llmcost.plugin.marker import limits_of
+from pytest_llmcost.plugin.owners import entered_blocks, tag
 from pytest_llmcost.plugin.prompts import (
     PromptState,
     count_parts,
@@ -31,7 +32,6 @@ from pytest_llmcost.plugin.prompts import (
     read_normalised,
     uncounted_answer,
 )
-from pytest_llmcost.plugin.sender import entered_blocks, tag
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.plugin.verdicts import budget_failure, judge_budget
 from pytest_llmcost.prices.usage import Usage

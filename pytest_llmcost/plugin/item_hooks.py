@@ -20,9 +20,8 @@ import pytest
 import pytest_llmcost
 from pytest_llmcost.errors import LiveCapError, LlmCostError, SettingsError
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
-from pytest_llmcost.plugin.owners import SharedFixture, nodeid_of
+from pytest_llmcost.plugin.owners import SharedFixture, holding_tags, nodeid_of
 from pytest_llmcost.plugin.pytest_recording import record_mode
-from pytest_llmcost.plugin.sender import holding_tags
 from pytest_llmcost.plugin.session import Hooks, Session
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import LiveCapError, LlmCostError
 from pytest_llmcost.files import locked, write_atomic
 from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
-from pytest_llmcost.plugin.sender import Sender
+from pytest_llmcost.plugin.owners import Sender
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.prices.usage import tools_of
 from pytest_llmcost.responses.converse import with_latency

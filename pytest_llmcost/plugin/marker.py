@@ -30,8 +30,7 @@ from pytest_llmcost.budgets.path_globs import (
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.money import format_whole_usd, parse_quantity, parse_usd
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
-from pytest_llmcost.plugin.owners import nodeid_of
-from pytest_llmcost.plugin.sender import check_tag
+from pytest_llmcost.plugin.owners import check_tag, nodeid_of
 from pytest_llmcost.prices.bill import CacheState
 from pytest_llmcost.settings import CACHE_STATES, Settings, parse_glob, parse_part
 

@@ -23,8 +23,8 @@ from pytest_llmcost.counting.payload import Payload
 from pytest_llmcost.errors import CountCassetteError, CountError
 from pytest_llmcost.ledger.ledger import Ledger, PayloadFacts, calls_of
 from pytest_llmcost.plugin.counts import count_command_of_run, showing_progress
+from pytest_llmcost.plugin.owners import Sender
 from pytest_llmcost.plugin.prompts import read_normalised
-from pytest_llmcost.plugin.sender import Sender
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.reports.terminal import View
 

@@ -25,8 +25,14 @@ import pytest
 
 from pytest_llmcost.concurrency import AtFork, Turn, cached_property
 from pytest_llmcost.errors import CountError, SettingsError, UnknownModelError
-from pytest_llmcost.plugin.owners import Owner, SharedFixture, TestAttempt, worker_of
-from pytest_llmcost.plugin.sender import Sender, sender_of
+from pytest_llmcost.plugin.owners import (
+    Owner,
+    Sender,
+    SharedFixture,
+    TestAttempt,
+    sender_of,
+    worker_of,
+)
 from pytest_llmcost.settings import Settings
 
 if TYPE_CHECKING:
