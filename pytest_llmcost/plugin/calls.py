@@ -227,11 +227,17 @@ def record(
         owner.unfinished.append(recorded)
     owner.has_spent = True
     note_change(session, owner)
+    call, hook = recorded.call, session.hook("pytest_llmcost_call")
     try:
-        _announce(session, sender, recorded.call, payload)
+        if hook.get_hookimpls():  # seldom, and to call it takes long even so
+            hook(call=call, item=owner.item)
+        if payload is not None:
+            learn_parts(session, owner, call, payload)
+            for callback in session.after_call:
+                callback(sender, call, payload)
     except FAILURES as error:  # of a hook of the user, whatever it is
         session.failures.append(error)
-    return recorded.call
+    return call
 
 
 def _note_prefix(
@@ -274,16 +280,6 @@ def note_change(session: Session, owner: Owner) -> None:
     session.changes += 1
     if isinstance(owner, TestAttempt) and owner.is_over:
         session.changed_late[owner] = None
-
-
-def _announce(session: Session, sender: Sender, call: Call, payload: Payload | None) -> None:
-    hook = session.hook("pytest_llmcost_call")
-    if hook.get_hookimpls():  # seldom, and to call it takes long even so
-        hook(call=call, item=sender.owner.item)
-    if payload is not None:
-        learn_parts(session, sender.owner, call, payload)
-        for callback in session.after_call:
-            callback(sender, call, payload)
 
 
 def calls_of(session: Session, owner: Owner) -> Sequence[Call]:

@@ -159,10 +159,8 @@ def budgets_of_run(settings: Settings) -> list[Budget]:
     origin, warn_at = settings.origin("budgets"), settings.warn_at
     paths = [parse_path_budget(line, origin, warn_at=warn_at) for line in settings.budgets]
     for pattern in (each.pattern for each in paths if each.pattern and each.scope == "tag"):
-        try:
+        with settings.naming("budgets"):
             check_tag(pattern.removeprefix(TAG))
-        except SettingsError as error:
-            raise SettingsError(f"{origin}: {error}") from None
     # A gate for each path that has a line of its own; what breaks it fails its own test.
     gates: Mapping[str, Limited] = {"live": "live", "allowed_models": "models"}
     for name, kind in gates.items():
@@ -317,11 +315,11 @@ def _place(node: _pytest.nodes.Node, obj: object) -> str:
     marked = obj or getattr(node, "obj", None)
     if inspect.isclass(marked):
         suffix = f"::{marked.__name__}"
-        with suppress(OSError, TypeError):
+    with suppress(OSError, TypeError):
+        if inspect.isclass(marked):
             suffix = f":{inspect.getsourcelines(marked)[1]}"
             path = Path(inspect.getsourcefile(marked) or path)
-    elif inspect.ismodule(obj):  # by the text of its lines: to parse a module takes long
-        with suppress(OSError, TypeError):
+        elif inspect.ismodule(obj):  # by the text of its lines: to parse a module takes long
             lines = enumerate(inspect.getsourcelines(obj)[0], 1)
             found = [at for at, line in lines if _PYTESTMARK.match(line)]
             suffix = f":{found[0]}" if len(found) == 1 else ""

@@ -120,20 +120,16 @@ class OtherModels:
             elif outcome.refusal is not None:
                 refused = Count(refused=outcome.refusal)
                 self._learn(asked, refused)
-                self._keep(jobs, refused)
+                for job in (each for each in jobs if each.writes):
+                    job.cassette.put(Entry.of(job.payload, refused, job.asker.name))
+                    try:
+                        job.cassette.save()
+                    except CountCassetteError as error:
+                        self._session.notes.add(f"counts were not saved: {error}")
             elif outcome.status is None and not is_last:
                 self._waiting[fingerprint] = asked
             else:
                 self._session.notes.add(f"not counted for {model}: {outcome}")
-
-    def _keep(self, jobs: Sequence[Job], refused: Count) -> None:
-        for job in jobs:
-            if job.writes:
-                job.cassette.put(Entry.of(job.payload, refused, job.asker.name))
-                try:
-                    job.cassette.save()
-                except CountCassetteError as error:
-                    self._session.notes.add(f"counts were not saved: {error}")
 
     def _learn(self, asked: Sequence[_Waiting], count: Count) -> None:
         model = asked[0][0].payload.model

@@ -418,13 +418,13 @@ def check_settings(session: Session) -> None:
         from pytest_llmcost.plugin.marker import budgets_of_run
 
         budgets_of_run(settings)
-    path = settings.baseline
-    if session.worker is None and path is not None and path.exists():
+    path = settings.baseline if session.worker is None else None
+    if path is not None and path.exists():
         from pytest_llmcost.ledger.ledger_file import read_ledger
 
         with settings.naming("baseline"):
             session.base = read_ledger(path)
-    elif session.worker is None and path is not None and not settings.update_baseline:
+    elif path is not None and not settings.update_baseline:
         origin, command = settings.origin("baseline"), "pytest --llmcost-update-baseline"
         if origin == "--llmcost-baseline":
             command += f" {origin}={shlex.quote(str(path))}"
