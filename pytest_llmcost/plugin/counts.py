@@ -124,8 +124,10 @@ class Counts:
             # `once` is once per session: a rerun may count what the first attempt did not reach.
             self._new_askers.add(name)
             mode = "new_episodes"
-        target = _target(config, node, owner.item)
-        asker = Asker(name, ("pytest", target, "--llmcost-record-mode=rewrite"))
+        words = ["pytest", _target(config, node, owner.item), "--llmcost-record-mode=rewrite"]
+        if self._settings.origin("cache") == "--llmcost-cache":  # cached prefixes are counted by it
+            words.append(f"--llmcost-cache={self._settings.cache}")
+        asker = Asker(name, tuple(words))
         source = self._sources[owner] = (cassette, mode, asker)
         return source
 
