@@ -16,6 +16,7 @@ from pytest_llmcost import hookspecs
 from pytest_llmcost.capture.transports import follow, unfollow
 from pytest_llmcost.concurrency import AtFork
 from pytest_llmcost.errors import LlmCostError
+from pytest_llmcost.plugin.child_processes import ChildProcesses
 from pytest_llmcost.plugin.item_hooks import ItemHooks, watch_reports
 from pytest_llmcost.plugin.options import MARKERS, add_options, check_rootdir, read_settings
 from pytest_llmcost.plugin.session import KEY, Session, check_settings
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from pytest_llmcost.capture.relay import Relay
     from pytest_llmcost.capture.request import CapturedRequest
-    from pytest_llmcost.plugin.child_processes import ChildProcesses
     from pytest_llmcost.plugin.fixture import LlmCost
 
 
@@ -57,30 +57,18 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 def _begin(config: pytest.Config) -> Session:
     """Make the session and capture; a session around this one gets its calls back at the end."""
     session = config.stash[KEY] = Session(config)
+    session.children = children = ChildProcesses(session)
     begin = partial(_follow, session)
-    follow(begin, session.saved_cassettes, lambda: _with_children(session).ticket())
+    follow(begin, session.saved_cassettes, children.ticket)
     session.stop_following = partial(unfollow, begin)
     config.add_cleanup(session.stop_following)
-    # Made before the first child is forked, not after: the two share it.
-    session.at_fork = AtFork(lambda: _with_children(session).may_begin())
+    session.at_fork = AtFork(children.may_begin)
     return session
-
-
-def _with_children(session: Session) -> ChildProcesses:
-    """Return what a session shares with its child processes; made before the first one begins."""
-    if session.children is None:
-        from pytest_llmcost.plugin.child_processes import ChildProcesses
-
-        with session.lock:  # threads may fork at once
-            session.children = session.children or ChildProcesses(session)
-    children: ChildProcesses = session.children
-    return children
 
 
 def _follow(session: Session, *sent: Any) -> CapturedRequest | None:
     """Follow a request; the capture, and all that it imports, is made for the first one."""
-    if session.children is not None:
-        session.children.enter()
+    session.children.enter()
     capture = session.capture
     if capture is None:
         from pytest_llmcost.plugin.calls import capture_of

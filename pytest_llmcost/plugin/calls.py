@@ -56,8 +56,7 @@ def capture_of(session: Session) -> Capture:
                 fingerprint=lambda request: partial(fingerprint, request),
                 **limits,
             )
-            if session.children is not None:
-                session.capture.when_idle = session.children.when_idle
+            session.capture.when_idle = session.children.when_idle
         return session.capture
 
 
@@ -89,7 +88,7 @@ def record_captured(session: Session, request: CapturedRequest) -> None:
 
 
 def _record_captured(session: Session, request: CapturedRequest) -> None:
-    if session.children is not None and session.children.send_back(request):
+    if session.children.send_back(request):
         return
     sender = _sender_of(request)
     owner = sender.owner

@@ -1,7 +1,7 @@
 """Child processes of a session, forked or spawned: whose requests they send, and their way back.
 
-Loaded by the first fork or spawn; where tests themselves run in forked children, as with
-pytest-forked, their reports bring back what they have spent.
+Where tests themselves run in forked children, as with pytest-forked, their reports bring back what
+they have spent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ChildProcesses:
     """What a session and its children share; in a forked child it is the child's copy."""
 
     def __init__(self, session: Session) -> None:
-        """Begin before the first child does: what is shared across a fork is made here."""
+        """Begin before the first child does: the two share what is made here."""
         self.session = session
         self._is_child = False
         """Whether this process was forked while a test ran in its parent, to which its calls go."""
@@ -38,11 +38,16 @@ class ChildProcesses:
         """By their tokens, owners whose children may send something."""
         self._names: dict[int, str] = {}
         """By process id, the names of those in which tests have run."""
-        self.share_folder()
 
-    def share_folder(self) -> None:
+    @property
+    def have_sent(self) -> bool:
+        """Whether any child has sent a request so far, or was spawned and may have."""
+        return self._own.have_sent
+
+    def _share_folder(self) -> None:
         """Settle where children write."""
-        self._own.folder = self.session.run_folder / f"children-{os.getpid()}"
+        if self._own.folder is None:
+            self._own.folder = self.session.run_folder / f"children-{os.getpid()}"
 
     # In the parent
 
@@ -51,6 +56,7 @@ class ChildProcesses:
 
         Not before: our hook would take longer than it may.
         """
+        self._share_folder()
         self._owners.update((_token_of(each), each) for each, *_ in self.session.fixtures)
         manager = self.session.config.pluginmanager
         if not manager.is_registered(self):
@@ -71,6 +77,7 @@ class ChildProcesses:
         sender, settings = self.session.sender(), self.session.settings
         token = _token_of(sender.owner)
         self._owners[token] = sender.owner
+        self._share_folder()
         self._own.may_send()
         folder, how = str(self._own.folder), (sender.phase, sender.tags)
         return inherit, (folder, token, how, cap, list(settings.stand_ins), list(RELAYS))
@@ -122,7 +129,7 @@ class ChildProcesses:
         self._is_child, self._way_back = item is None, self._own
         if item is not None:  # its own children are for it to wait for
             self._own = Children()
-            self.share_folder()
+            self._share_folder()
         self.session.enter_child()
 
     @property

@@ -207,7 +207,7 @@ class ItemHooks(Hooks):
         except BaseException as error:
             self._judge(item, error)
             raise
-        if session.children is not None:
+        if session.children.have_sent:
             session.catch_up()
         # unittest keeps its outcome on the item instead of raising it; pytest reports the first.
         kept = getattr(item, "_excinfo", None)
@@ -276,7 +276,7 @@ class ItemHooks(Hooks):
             session.outcome = _outcome_of(item, error, "error")
             self._end_teardown(error)
             raise
-        if session.children is not None:
+        if session.children.have_sent:
             session.catch_up()
         if session.attempt is None:
             session.test = session.phase = None

@@ -128,8 +128,8 @@ class Session:
         """Whether all plugins and conftests are loaded whose hooks count."""
         self.options_of_plugins: set[str] = set()
         """The names of all options before conftests declare theirs."""
-        self.children: Any = None
-        """A `ChildProcesses`, which knows the session, from the first fork or spawn on."""
+        self.children: Any
+        """A `ChildProcesses`, which knows the session."""
         self.at_fork: AtFork | None = None
         self._turn = Turn()
         self.lock = threading.Lock()
@@ -270,8 +270,7 @@ class Session:
 
     def begin(self, item: pytest.Item) -> None:
         """Begin the next attempt of a test. This makes no object: most tests send nothing."""
-        if self.children is not None:
-            self.children.enter(item)
+        self.children.enter(item)
         self._attempts[item.nodeid] = self._attempts.get(item.nodeid, 0) + 1
         self.attempt, self.outcome = None, "passed"
         self.test, self.phase = item, "setup"
@@ -307,8 +306,7 @@ class Session:
     def note_sent(self) -> Sender:
         """Note that this process, perhaps a forked child, sends a request; return whose it is."""
         sender = self.sender()
-        if self.children is not None:
-            self.children.note(sender.owner)
+        self.children.note(sender.owner)
         return sender
 
     def enter_child(self) -> None:
@@ -318,18 +316,17 @@ class Session:
         if self.has_spending:
             self.ledger.enter_child()
         self.saved_cassettes.clear()
-        if self.capture is not None and self.children is not None:
+        if self.capture is not None:
             self.capture.enter_child(self.children.when_idle)
 
     def catch_up(self, is_due: Callable[[Any], bool] | None = None) -> None:
         """Record what is complete; of the senders that are due the rest as unknown, too."""
-        if self.capture is None and self.children is None:
+        if self.capture is None and not self.children.have_sent:
             return
         with self.recording() as may_record:
             if not may_record:
                 return
-            if self.children is not None:
-                self.children.bring_back()
+            self.children.bring_back()
             if self.capture is not None and is_due is not None:
                 self.capture.settle(is_due)
             elif self.capture is not None:
@@ -346,7 +343,7 @@ class Session:
     def settle(self, owner: Owner | None = None) -> None:
         """Record all that was seen of an owner, or of all; what is incomplete as unknown."""
         self.catch_up(lambda sender: owner in (None, sender.owner))
-        if owner is None and self.children is not None and self.children.are_lost():
+        if owner is None and self.children.are_lost():
             self.incomplete.add("forked-child")
             self.lost_calls.add("forked-child")
 

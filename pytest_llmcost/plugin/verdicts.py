@@ -70,7 +70,7 @@ def judge_budget(
     """Return what became of a budget of a test, or of a block of it."""
     nodeid = owner.nodeid if isinstance(owner, TestAttempt) else ""
     lost = ["internal-error"] if owner.has_lost_calls else []
-    if session.children is not None and session.children.are_lost(owner):
+    if session.children.are_lost(owner):
         lost.append("forked-child")
     if budget.kind == "worst":
         payloads, card, on = session.ledger.payloads, session.card, session.price_date
@@ -163,8 +163,7 @@ class Reports(Hooks):
         if attempt and not (attempt.item is item and (attempt.has_spent or attempt.verdicts)):
             attempt = None  # the ledger has nothing of it
         _note_outcome(session, item, attempt, report)
-        if session.children is not None:
-            session.children.put_on_report(report)
+        session.children.put_on_report(report)
         if report.failed:
             _explain(session, item, attempt, report, call.excinfo)
         return report
