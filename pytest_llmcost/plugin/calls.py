@@ -82,7 +82,6 @@ def record_captured(session: Session, request: CapturedRequest) -> None:
     except BaseException:
         # Of an error capture notes what it was, and goes on with other calls.
         _sender_of(request).owner.has_lost_calls = True
-        session.incomplete.add("internal-error")
         session.lost_calls.add("internal-error")
         raise
 

@@ -278,10 +278,7 @@ class ItemHooks(Hooks):
             raise
         if session.children.have_sent:
             session.catch_up()
-        if session.attempt is None:
-            session.test = session.phase = None
-        else:
-            self._end_teardown(None)
+        self._end_teardown(None)
         return result
 
     def _end_teardown(self, error: BaseException | None) -> None:

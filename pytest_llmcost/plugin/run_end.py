@@ -262,7 +262,7 @@ def _sum_up(session: Session, pytest_session: pytest.Session) -> Ledger:
         allowed_models=settings.allowed_models,
         live=settings.live,
         stable_prefix=settings.stable_prefix,
-        incomplete=session.incomplete,
+        incomplete=session.incomplete | session.lost_calls,
         lost_calls=session.lost_calls,
         skipped=session.skipped_budgets,
         budgets=[

@@ -74,7 +74,7 @@ class Session:
         self.incomplete: set[str] = set()
         """Why the run does not stand for the whole suite."""
         self.lost_calls: set[str] = set()
-        """Why calls may be missing; what was spent then has no upper bound."""
+        """The same where calls may be missing; what was spent then has no upper bound."""
         self.notes: set[str] = set()
         self.not_passed: set[str] = set()
         """Tests that were skipped or failed, and modules and classes that were skipped whole."""
@@ -344,7 +344,6 @@ class Session:
         """Record all that was seen of an owner, or of all; what is incomplete as unknown."""
         self.catch_up(lambda sender: owner in (None, sender.owner))
         if owner is None and self.children.are_lost():
-            self.incomplete.add("forked-child")
             self.lost_calls.add("forked-child")
 
     @contextmanager

@@ -53,9 +53,7 @@ class SessionHooks(Hooks):
             # pytest itself raises this only if the collection had errors.
             is_uncollected = isinstance(error, session.Interrupted) and not is_orderly
             why = "collection-errors" if is_uncollected else "interrupted"
-            self.session.incomplete.add(why)
-            if not is_orderly:
-                self.session.lost_calls.add(why)
+            (self.session.incomplete if is_orderly else self.session.lost_calls).add(why)
             raise
         # The exit status and other plugins read this; it only turns success into failure.
         end = self._close()
@@ -124,20 +122,19 @@ class SessionHooks(Hooks):
         """Sum up the run, again if there is news; None if there is nothing to say."""
         if self._pytest is None or self._pytest.config.option.collectonly:
             return None
-        self.session.catch_up()
-        for failure in self.session.failures:
-            self.session.notes.add(f"a pytest_llmcost hook failed outside of tests: {failure!r}")
-        settings = self.session.settings
+        session, settings = self.session, self.session.settings
+        session.catch_up()
+        for failure in session.failures:
+            session.notes.add(f"a pytest_llmcost hook failed outside of tests: {failure!r}")
         asked = (settings.budgets, settings.report, settings.baseline, settings.history)
-        is_asked = any(asked) or settings.max_suite is not None or self.session.unmatched_globs
-        if not (is_asked or (self.session.has_spending and self.session.ledger)):
+        is_asked = any(asked) or settings.max_suite is not None or session.unmatched_globs
+        if not (is_asked or (session.has_spending and session.ledger)):
             return self._end
-        news = (self.session.changes, *sorted(self.session.incomplete | self.session.notes))
+        news = (session.changes, session.incomplete | session.lost_calls | session.notes)
         if self._end is None or self._closed_with != news:
             from pytest_llmcost.plugin.run_end import RunEnd
 
-            self._end = RunEnd(self.session, self._pytest)
-            self._closed_with = news
+            self._end, self._closed_with = RunEnd(session, self._pytest), news
         return self._end
 
     @pytest.hookimpl(specname="pytest_terminal_summary", wrapper=True, tryfirst=True)
