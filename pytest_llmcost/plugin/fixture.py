@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from inspect import currentframe
 from pathlib import Path
+from traceback import walk_stack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -330,12 +331,9 @@ class LlmCost:
         if session is None:
             yield
             return
-        frame = inspect.currentframe()
-        while frame is not None and frame.f_code.co_filename in (__file__, contextlib.__file__):
-            frame = frame.f_back
-        origin, here = "budget(...)", session.config.invocation_params.dir
-        if frame is not None:  # where the block stands
-            origin = f"{show_path(Path(frame.f_code.co_filename), here)}:{frame.f_lineno}"
+        stack = ((frame.f_code.co_filename, line) for frame, line in walk_stack(currentframe()))
+        path, line = next(each for each in stack if each[0] not in (__file__, contextlib.__file__))
+        origin = f"{show_path(Path(path), session.config.invocation_params.dir)}:{line}"
         budget = Budget(
             scope="block",
             limit=amount,
