@@ -1,8 +1,4 @@
-"""Recording calls: an answer that was captured, counted or declared is priced, and kept.
-
-The way of each: what it uses now (`prompts`), its price, what a warm cache gives it
-(`warm_cache`), the ledger and the blocks that it counts for, and whoever wants to know of it.
-"""
+"""Recording calls: an answer that was captured, counted or declared is priced, and kept."""
 
 from __future__ import annotations
 

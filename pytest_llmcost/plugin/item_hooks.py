@@ -256,9 +256,10 @@ class ItemHooks(Hooks):
             session.skipped.add(nodeid_of(item))
         if excuse == "skip" and _has_marker(item):
             session.skipped_budgets.add(nodeid_of(item))
-        ends_run = isinstance(error, (KeyboardInterrupt, pytest.exit.Exception))
-        if failure is not None and error is not failure and ends_run:
-            session.failures.append(failure)  # the end of the run notes it
+        if failure is not None and error is not failure:
+            session.failures.append(
+                failure
+            )  # its teardown raises it, or the end of the run notes it
         elif failure is not None:
             raise failure
 
