@@ -38,14 +38,12 @@ class ChildProcesses:
         """By their tokens, owners whose children may send something."""
         self._names: dict[int, str] = {}
         """By process id, the names of those in which tests have run."""
-
-    @property
-    def have_sent(self) -> bool:
-        """Whether any child has sent a request so far, or was spawned and may have."""
-        return self._own.have_sent
+        self.may_exist = False
+        """Whether one was about to begin; asked for in every phase of every test."""
 
     def _share_folder(self) -> None:
         """Settle where children write."""
+        self.may_exist = True
         if self._own.folder is None:
             self._own.folder = self.session.run_folder / f"children-{os.getpid()}"
 

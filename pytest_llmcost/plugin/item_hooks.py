@@ -207,7 +207,7 @@ class ItemHooks(Hooks):
         except BaseException as error:
             self._judge(item, error)
             raise
-        if session.children.have_sent:
+        if session.children.may_exist:
             session.catch_up()
         # unittest keeps its outcome on the item instead of raising it; pytest reports the first.
         kept = getattr(item, "_excinfo", None)
@@ -277,9 +277,12 @@ class ItemHooks(Hooks):
             session.outcome = _outcome_of(item, error, "error")
             self._end_teardown(error)
             raise
-        if session.children.have_sent:
+        if session.children.may_exist:
             session.catch_up()
-        self._end_teardown(None)
+        if session.attempt is None:
+            session.test = session.phase = None
+        else:
+            self._end_teardown(None)
         return result
 
     def _end_teardown(self, error: BaseException | None) -> None:
