@@ -14,7 +14,6 @@ import pytest
 
 from pytest_llmcost import hookspecs
 from pytest_llmcost.capture.transports import follow, unfollow
-from pytest_llmcost.concurrency import AtFork
 from pytest_llmcost.errors import LlmCostError
 from pytest_llmcost.plugin.child_processes import ChildProcesses
 from pytest_llmcost.plugin.item_hooks import ItemHooks, watch_reports
@@ -62,7 +61,6 @@ def _begin(config: pytest.Config) -> Session:
     follow(begin, session.saved_cassettes, children.ticket)
     session.stop_following = partial(unfollow, begin)
     config.add_cleanup(session.stop_following)
-    session.at_fork = AtFork(children.may_begin)
     return session
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from pytest_llmcost.capture.children import Children, inherit, packed
 from pytest_llmcost.capture.transports import RELAYS, Ticket
+from pytest_llmcost.concurrency import AtFork
 from pytest_llmcost.plugin.owners import Owner, Sender, SharedFixture, TestAttempt, blocks_around
 from pytest_llmcost.plugin.session import Session
 
@@ -38,6 +39,7 @@ class ChildProcesses:
         """By their tokens, owners whose children may send something."""
         self._names: dict[int, str] = {}
         """By process id, the names of those in which tests have run."""
+        self._at_fork = AtFork(self.may_begin)
         self.may_exist = False
         """Whether one was about to begin; asked for in every phase of every test."""
 

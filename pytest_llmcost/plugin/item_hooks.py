@@ -257,9 +257,7 @@ class ItemHooks(Hooks):
         if excuse == "skip" and _has_marker(item):
             session.skipped_budgets.add(nodeid_of(item))
         if failure is not None and error is not failure:
-            session.failures.append(
-                failure
-            )  # its teardown raises it, or the end of the run notes it
+            session.failures.append(failure)  # for the teardown, or the end of the run
         elif failure is not None:
             raise failure
 

@@ -233,11 +233,8 @@ class Sender:
 def sender_of(owner: Owner, phase: Phase | None) -> Sender:
     """Return the sender of what an owner sends here and now."""
     blocks = blocks_around(owner, phase) if owner.open_blocks else ()
-    tags = _current()
-    if not tags:  # as for most requests
-        return Sender(owner, phase, (), blocks)
     # A fixture's tag is for those that use the fixture, and for no others.
-    names = (each.name for each in tags if each.held_by is None or owner.uses(each.held_by))
+    names = (each.name for each in _current() if each.held_by is None or owner.uses(each.held_by))
     return Sender(owner, phase, tuple(names), blocks)
 
 

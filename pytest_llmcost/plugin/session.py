@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 import pytest
 
-from pytest_llmcost.concurrency import AtFork, Turn, cached_property
+from pytest_llmcost.concurrency import Turn, cached_property
 from pytest_llmcost.errors import CountError, SettingsError, UnknownModelError
 from pytest_llmcost.plugin.owners import (
     Owner,
@@ -130,7 +130,6 @@ class Session:
         """The names of all options before conftests declare theirs."""
         self.children: Any
         """A `ChildProcesses`, which knows the session."""
-        self.at_fork: AtFork | None = None
         self._turn = Turn()
         self.lock = threading.Lock()
         """Held for a moment, never while code of the user runs."""
