@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -73,7 +73,7 @@ class RunEnd:
         """What was written as the new baseline, in a sentence."""
         self._pytest = pytest_session
         self._is_github = session.settings.github and os.environ.get("GITHUB_ACTIONS") == "true"
-        self.ledger = _sum_up(session, pytest_session)
+        self.ledger = _sum_up(session)
 
     def is_broken(self) -> bool:
         """Return whether a budget fails the run; one without tests can only exceed some.
@@ -236,11 +236,10 @@ class RunEnd:
 
 
 @exactly()
-def _sum_up(session: Session, pytest_session: pytest.Session) -> Ledger:
+def _sum_up(session: Session) -> Ledger:
     """Return the ledger of the run, with every budget judged."""
     judge_late(session)
     session.save_counts()
-    session.incomplete.update(_why_incomplete(session, pytest_session))
     settings, card, on, notes = session.settings, session.card, session.price_date, []
     if session.ledger and (age := (on - card.checked_on).days) > _STALE_CARD_DAYS:
         notes.append(
@@ -335,40 +334,6 @@ def _commit() -> str:
         return str(event["pull_request"]["head"]["sha"])
     except (OSError, ValueError, LookupError, TypeError):
         return next(filter(None, map(os.environ.get, _COMMITS)), "")
-
-
-def _why_incomplete(session: Session, pytest_session: pytest.Session) -> Iterator[str]:
-    """Yield why the run does not stand for the whole suite: pytest was stopped, or told to select.
-
-    What the suite deselects however it is started is no part of it.
-    """
-    config, here = session.config, session.config.invocation_params.dir
-    # pytest's own parser, which has no public name, so that every spelling of an option is read.
-    own = vars(config._parser.parse_known_args(config.getini("addopts")))
-
-    def are_own(names: Iterable[str]) -> bool:
-        """Return whether these options are what the ini file alone says."""
-        return all(own.get(name) == getattr(config.option, name, None) for name in names)
-
-    if pytest_session.shouldstop or pytest_session.shouldfail:
-        yield "stopped"
-    # A conftest goes by the options that conftests declare.
-    of_conftests = own.keys() - session.options_of_plugins if session.deselecting else ()
-    if session.deselected and not are_own(("keyword", "markexpr", "deselect", *of_conftests)):
-        yield "deselected"
-    given = [(here / arg).resolve() for arg in config.args]
-    # Without `testpaths` it is not known what the suite is, and folders are taken for all of it.
-    whole = [(config.rootpath / path).resolve() for path in config.getini("testpaths")]
-    if (
-        config.getoption("lf", False)  # leaves files out that are then not collected
-        or config.getoption("setuponly", False)  # also set by `--setup-plan`
-        or not are_own(("ignore", "ignore_glob"))
-        # A file, or a misspelt name; with `--pyargs` a package is all of it, too.
-        or not (config.option.pyargs or all(path.is_dir() for path in given))
-        or any("::" in arg for arg in config.args)
-        or not all(any(path.is_relative_to(folder) for folder in given) for path in whole)
-    ):
-        yield "selected"
 
 
 def _tests_with(

@@ -5,7 +5,7 @@ Only in the process that owns the run, never in a worker.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,6 +130,7 @@ class SessionHooks(Hooks):
         is_asked = any(asked) or settings.max_suite is not None or session.unmatched_globs
         if not (is_asked or (session.has_spending and session.ledger)):
             return self._end
+        session.incomplete.update(_why_incomplete(session, self._pytest))
         news = (session.changes, session.incomplete | session.lost_calls | session.notes)
         if self._end is None or self._closed_with != news:
             from pytest_llmcost.plugin.run_end import RunEnd
@@ -164,3 +165,37 @@ class SessionHooks(Hooks):
                     if keys := keys_in_cassette(path):
                         found[show_path(path)] = keys
         return found
+
+
+def _why_incomplete(session: Session, pytest_session: pytest.Session) -> Iterator[str]:
+    """Yield why the run does not stand for the whole suite: pytest was stopped, or told to select.
+
+    What the suite deselects however it is started is no part of it.
+    """
+    config, here = session.config, session.config.invocation_params.dir
+    # pytest's own parser, which has no public name, so that every spelling of an option is read.
+    own = vars(config._parser.parse_known_args(config.getini("addopts")))
+
+    def are_own(names: Iterable[str]) -> bool:
+        """Return whether these options are what the ini file alone says."""
+        return all(own.get(name) == getattr(config.option, name, None) for name in names)
+
+    if pytest_session.shouldstop or pytest_session.shouldfail:
+        yield "stopped"
+    # A conftest goes by the options that conftests declare.
+    of_conftests = own.keys() - session.options_of_plugins if session.deselecting else ()
+    if session.deselected and not are_own(("keyword", "markexpr", "deselect", *of_conftests)):
+        yield "deselected"
+    given = [(here / arg).resolve() for arg in config.args]
+    # Without `testpaths` it is not known what the suite is, and folders are taken for all of it.
+    whole = [(config.rootpath / path).resolve() for path in config.getini("testpaths")]
+    if (
+        config.getoption("lf", False)  # leaves files out that are then not collected
+        or config.getoption("setuponly", False)  # also set by `--setup-plan`
+        or not are_own(("ignore", "ignore_glob"))
+        # A file, or a misspelt name; with `--pyargs` a package is all of it, too.
+        or not (config.option.pyargs or all(path.is_dir() for path in given))
+        or any("::" in arg for arg in config.args)
+        or not all(any(path.is_relative_to(folder) for folder in given) for path in whole)
+    ):
+        yield "selected"
