@@ -190,8 +190,7 @@ class LiveCap:
             entry = self._session.counts.job(request.owner.owner, payload).recorded
         except LlmCostError:
             return None
-        is_whole = entry is not None and not entry.left_out and not entry.refused
-        return entry.input_tokens if entry is not None and is_whole else None
+        return None if entry is None or entry.left_out or entry.refused else entry.input_tokens
 
     def _most(self, answer: Answer, body: Mapping[str, Any] | None) -> Decimal | None:
         most = (body or {}).get("max_tokens")
