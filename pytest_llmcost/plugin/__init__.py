@@ -66,7 +66,8 @@ def _begin(config: pytest.Config) -> Session:
 
 def _follow(session: Session, *sent: Any) -> CapturedRequest | None:
     """Follow a request; the capture, and all that it imports, is made for the first one."""
-    session.children.enter()
+    if session.children.may_exist:
+        session.children.enter()
     capture = session.capture
     if capture is None:
         from pytest_llmcost.plugin.calls import capture_of

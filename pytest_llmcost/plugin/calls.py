@@ -83,7 +83,7 @@ def record_captured(session: Session, request: CapturedRequest) -> None:
 
 
 def _record_captured(session: Session, request: CapturedRequest) -> None:
-    if session.children.send_back(request):
+    if session.children.may_exist and session.children.send_back(request):
         return
     sender = _sender_of(request)
     owner = sender.owner

@@ -41,7 +41,7 @@ class ChildProcesses:
         """By process id, the names of those in which tests have run."""
         self._at_fork = AtFork(self.may_begin)
         self.may_exist = False
-        """Whether one was about to begin; asked for in every phase of every test."""
+        """Whether one was about to begin; asked for in every phase, and for every request."""
 
     def _share_folder(self) -> None:
         """Settle where children write."""

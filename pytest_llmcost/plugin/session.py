@@ -306,7 +306,8 @@ class Session:
     def note_sent(self) -> Sender:
         """Note that this process, perhaps a forked child, sends a request; return whose it is."""
         sender = self.sender()
-        self.children.note(sender.owner)
+        if self.children.may_exist:
+            self.children.note(sender.owner)
         return sender
 
     def enter_child(self) -> None:
@@ -326,7 +327,8 @@ class Session:
         with self.recording() as may_record:
             if not may_record:
                 return
-            self.children.bring_back()
+            if self.children.may_exist:
+                self.children.bring_back()
             if self.capture is not None and is_due is not None:
                 self.capture.settle(is_due)
             elif self.capture is not None:
