@@ -247,9 +247,9 @@ class ItemHooks(Hooks):
                 from pytest_llmcost.plugin.verdicts import fail, judge
 
                 attempt.excuse = excuse
-                broken = judge(session, attempt, needs_calls=error is None)
-                if broken and (error is None or excuse):
-                    fail(session, attempt, broken)
+                judge(session, attempt, needs_calls=error is None)
+                if attempt.broken and (error is None or excuse):
+                    fail(session, attempt)
         # One that skips although it is over its budget has failed. `xfail(run=False)` runs as
         # little of a test as a skip.
         if excuse and session.settings.baseline is not None:
@@ -292,7 +292,7 @@ class ItemHooks(Hooks):
         session.test = session.phase = None  # what is sent from now on is not its
         if attempt is None:
             return
-        before, was_broken, broken = attempt.verdicts[:1], attempt.is_broken, []
+        before, was_broken = attempt.verdicts[:1], bool(attempt.broken)
         attempt.is_whole = session.outcome == "passed"
         try:
             session.drain()
@@ -308,12 +308,12 @@ class ItemHooks(Hooks):
                 from pytest_llmcost.plugin.verdicts import judge
 
                 needs_calls = bool(before) and before[0].state == "unverified"
-                broken = judge(session, attempt, needs_calls=needs_calls)
+                judge(session, attempt, needs_calls=needs_calls)
         # A skip or xfail raised in teardown must not hide a broken budget.
-        if broken and not was_broken and (error is None or _excuse(error)):
+        if attempt.broken and not was_broken and (error is None or _excuse(error)):
             from pytest_llmcost.plugin.verdicts import fail
 
-            fail(session, attempt, broken)
+            fail(session, attempt)
 
     # Fixtures
 

@@ -63,19 +63,15 @@ class OtherModels:
                 job = session.counts.job(sender.owner, replace(other, headers=payload.headers))
                 if job.recorded is not None:
                     facts = _with_count(facts, model, job.recorded)
-                elif job.asks and self._has_client(sender, model):
-                    self._waiting.setdefault(other.fingerprint, []).append((job, known, facts))
+                elif job.asks:
+                    try:
+                        # Made while the test is there, whose fixture it is; then it is torn down.
+                        if sender.phase != "teardown":
+                            session.counts.counter.client()
+                        self._waiting.setdefault(other.fingerprint, []).append((job, known, facts))
+                    except CountError as error:
+                        session.notes.add(f"not counted for {model}: {error}")
             session.ledger.learn(known, facts)
-
-    def _has_client(self, sender: Sender, model: str) -> bool:
-        """Have the user's client made while the test is there, whose fixture it is."""
-        try:
-            if sender.phase != "teardown":  # then the fixture is torn down
-                self._session.counts.counter.client()
-        except CountError as error:
-            self._session.notes.add(f"not counted for {model}: {error}")
-            return False
-        return True
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_teardown(self, nextitem: pytest.Item | None) -> None:

@@ -92,8 +92,8 @@ class TestAttempt(Owner):
         """On the budgets of the test, the worst first."""
         self.excuse: Literal["skip", "xfail"] | None = None
         """With what its set-up or body ended instead of a failure."""
-        self.is_broken = False
-        """Whether it breaks a budget, also if it has failed by something else."""
+        self.broken: list[Verdict] = []
+        """Those that fail it, of blocks too; it may have failed by something else."""
         self.is_failed_by_budget = False
         self.has_failed = False
         """Whether any of its reports has failed, including those of subtests."""

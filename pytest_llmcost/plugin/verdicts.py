@@ -87,8 +87,8 @@ def judge_budget(
     )
 
 
-def judge(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> list[Verdict]:
-    """Judge every budget of a test, and store the verdicts; return those that fail it.
+def judge(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> None:
+    """Judge every budget of a test, and store the verdicts, and which of them fail it.
 
     `needs_calls` says whether a marker on a test that has sent nothing is a budget unverified. The
     figures are those of now, but no verdict becomes better by which the test has failed.
@@ -116,10 +116,8 @@ def judge(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> list[
     # A skipped test had no chance to show that it keeps a budget, so it fails only by what is
     # exceeded; one that ended with `pytest.xfail()` stays an xfail.
     unverified = "warn" if attempt.excuse == "skip" else session.settings.unverified
-    judged = (*attempt.verdicts, *attempt.blocks)
-    broken = [each for each in judged if each.fails(unverified)]
-    attempt.is_broken = bool(broken) and attempt.excuse != "xfail"
-    return broken if attempt.is_broken else []
+    judged = () if attempt.excuse == "xfail" else (*attempt.verdicts, *attempt.blocks)
+    attempt.broken = [each for each in judged if each.fails(unverified)]
 
 
 def judge_late(session: Session) -> None:
@@ -131,14 +129,14 @@ def judge_late(session: Session) -> None:
             judge(session, attempt, needs_calls=False)
 
 
-def fail(session: Session, attempt: TestAttempt, broken: Sequence[Verdict]) -> NoReturn:
+def fail(session: Session, attempt: TestAttempt) -> NoReturn:
     """Fail a test by its broken budgets."""
     attempt.is_failed_by_budget = True
     # pytest would report unittest's skip in place of what is raised here.
     vars(attempt.item).pop("_excinfo", None)
     calls = session.ledger.calls(attempt.key)
     # This frame is not hidden: if all are, pytest adds a line about that to the message.
-    raise budget_failure(attempt, broken[0], calls, broken[1:]) from None
+    raise budget_failure(attempt, attempt.broken[0], calls, attempt.broken[1:]) from None
 
 
 class Reports(Hooks):
