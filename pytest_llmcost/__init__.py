@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pytest_llmcost.errors import LiveCapError, LlmCostError
     from pytest_llmcost.ledger.ledger import Ledger
     from pytest_llmcost.plugin.fixture import Counted, LlmCost
-    from pytest_llmcost.plugin.sender import tag
+    from pytest_llmcost.plugin.owners import tag
     from pytest_llmcost.prices.bill import Cost, Rates
     from pytest_llmcost.prices.rate_card import RateCard
     from pytest_llmcost.prices.usage import Usage
@@ -56,7 +56,7 @@ _HOMES = {
     "Rates": "prices.rate_card",
     "Usage": "prices.usage",
     "Verdict": "budgets.budget",
-    "tag": "plugin.sender",
+    "tag": "plugin.owners",
 }
 
 

@@ -26,9 +26,10 @@ _SEEN, _LOST = 1, 2
 class Children:
     """The children of one process, and on their side the way back."""
 
-    def __init__(self, folder: Path) -> None:
-        """Let them write into a folder, which the first one makes."""
-        self.folder = folder
+    folder: Path
+    """Where they write; set before a child can be forked, and made by the first."""
+
+    def __init__(self) -> None:
         self._mark = mmap.mmap(-1, 1)  # anonymous, and shared across a fork
         self._number = 0
         self._has_failed = False
@@ -115,7 +116,8 @@ def inherit(
     from pytest_llmcost.capture.transports import RELAYS, follow
 
     RELAYS.update(relays)
-    children, made = Children(Path(folder)), list[Any]()
+    children, made = Children(), list[Any]()
+    children.folder = Path(folder)
 
     def owner() -> str:
         children.note(token)

@@ -14,11 +14,10 @@ import pytest
 
 from pytest_llmcost import hookspecs
 from pytest_llmcost.capture.transports import follow, unfollow
-from pytest_llmcost.concurrency import AtFork
 from pytest_llmcost.errors import LlmCostError
+from pytest_llmcost.plugin.child_processes import ChildProcesses
 from pytest_llmcost.plugin.item_hooks import ItemHooks, watch_reports
 from pytest_llmcost.plugin.options import MARKERS, add_options, check_rootdir, read_settings
-from pytest_llmcost.plugin.pytest_recording import refusal, refuse_cassetter
 from pytest_llmcost.plugin.session import KEY, Session, check_settings
 from pytest_llmcost.plugin.session_hooks import SessionHooks
 
@@ -27,13 +26,11 @@ if TYPE_CHECKING:
 
     from pytest_llmcost.capture.relay import Relay
     from pytest_llmcost.capture.request import CapturedRequest
-    from pytest_llmcost.plugin.child_processes import ChildProcesses
     from pytest_llmcost.plugin.fixture import LlmCost
 
 
-def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    """Declare flags and ini keys; refuse a plugin that would end pytest while it is loaded."""
-    refuse_cassetter(pluginmanager)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare flags and ini keys."""
     add_options(parser)
 
 
@@ -47,7 +44,11 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Begin to capture before a conftest is imported, because it may send requests."""
     has_plugin = early_config.pluginmanager.has_plugin
     if has_plugin("vcr") and has_plugin("recording"):
-        raise refusal("pytest-vcr", "pytest-recording raises an error")
+        # pytest-recording would raise an error that names neither us nor the remedy.
+        raise pytest.UsageError(
+            "pytest-vcr cannot run beside pytest-recording, which pytest-llmcost installs; add -p "
+            "no:recording to addopts; token counts stay at the same paths"
+        )
     session = _begin(early_config)
     session.options_of_plugins.update(vars(early_config.known_args_namespace))
 
@@ -55,29 +56,17 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 def _begin(config: pytest.Config) -> Session:
     """Make the session and capture; a session around this one gets its calls back at the end."""
     session = config.stash[KEY] = Session(config)
+    session.children = children = ChildProcesses(session)
     begin = partial(_follow, session)
-    follow(begin, session.saved_cassettes, lambda: _with_children(session).ticket())
+    follow(begin, session.saved_cassettes, children.ticket)
     session.stop_following = partial(unfollow, begin)
     config.add_cleanup(session.stop_following)
-    # Made before the first child is forked, not after: the two share it.
-    session.at_fork = AtFork(lambda: _with_children(session).may_begin())
     return session
-
-
-def _with_children(session: Session) -> ChildProcesses:
-    """Return what a session shares with its child processes; made before the first one begins."""
-    if session.children is None:
-        from pytest_llmcost.plugin.child_processes import ChildProcesses
-
-        with session.lock:  # threads may fork at once
-            session.children = session.children or ChildProcesses(session)
-    children: ChildProcesses = session.children
-    return children
 
 
 def _follow(session: Session, *sent: Any) -> CapturedRequest | None:
     """Follow a request; the capture, and all that it imports, is made for the first one."""
-    if session.children is not None:
+    if session.children.may_exist:
         session.children.enter()
     capture = session.capture
     if capture is None:

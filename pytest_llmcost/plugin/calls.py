@@ -1,8 +1,4 @@
-"""Recording calls: an answer that was captured, counted or declared is priced, and kept.
-
-The way of each: what it uses now (`prompts`), its price, what a warm cache gives it
-(`warm_cache`), the ledger and the blocks that it counts for, and whoever wants to know of it.
-"""
+"""Recording calls: an answer that was captured, counted or declared is priced, and kept."""
 
 from __future__ import annotations
 
@@ -22,9 +18,8 @@ from pytest_llmcost.counting.segments import CachedPrompt
 from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.plugin.live_cap import LiveCap
-from pytest_llmcost.plugin.owners import Owner, TestAttempt, nodeid_of
+from pytest_llmcost.plugin.owners import Owner, Sender, TestAttempt, nodeid_of
 from pytest_llmcost.plugin.prompts import learn_parts, meter, read_normalised, with_caveats
-from pytest_llmcost.plugin.sender import Sender
 from pytest_llmcost.plugin.session import FAILURES, Session
 from pytest_llmcost.plugin.warm_cache import RecordedCall, WarmCache
 from pytest_llmcost.prices.bill import CacheState, in_cache_state
@@ -57,8 +52,7 @@ def capture_of(session: Session) -> Capture:
                 fingerprint=fingerprint,
             )
             capture.limit(**limits)
-            if session.children is not None:
-                capture.when_idle = session.children.when_idle
+            capture.when_idle = session.children.when_idle
             session.capture = capture
         return session.capture
 
@@ -85,13 +79,12 @@ def record_captured(session: Session, request: CapturedRequest) -> None:
     except BaseException:
         # Of an error capture notes what it was, and goes on with other calls.
         _sender_of(request).owner.has_lost_calls = True
-        session.incomplete.add("internal-error")
         session.lost_calls.add("internal-error")
         raise
 
 
 def _record_captured(session: Session, request: CapturedRequest) -> None:
-    if session.children is not None and session.children.send_back(request):
+    if session.children.may_exist and session.children.send_back(request):
         return
     sender = _sender_of(request)
     owner = sender.owner
@@ -118,39 +111,15 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
     try:
         answer, payload, evidence = meter(session, owner, request, request.answer)
     except FAILURES as error:  # of a hook of the user, whatever it is
-        session.keep_failure(error)
+        session.failures.append(error)
         why = f"not-comparable: {type(error).__name__} while the request was compared"
         more = () if request.live is True else (why,)
         answer, payload, evidence = with_caveats(request.answer, *more), None, "billed"
-    recorded = _record(
-        session, sender, answer, payload, evidence, in_place_of=before, **request.sending
-    )
-    call = recorded.call
-    is_open = not request.is_over  # it is reported again, even if no more of its usage comes
-    if is_open or (call.caveats and call.has_caveat(*_UNKNOWN, "lost-answer", "open-batch")):
-        # A lost answer beside sampling calls is one of the attempts before them.
-        is_lost = call.has_caveat("lost-answer") and not (call.sampling_calls or is_open)
-        recorded.is_doubtful = is_lost or call.has_caveat(*_UNKNOWN)
-        recorded.captured, recorded.ids = request, request.answer.ids
-        owner.unfinished.append(recorded)
-    try:
-        _announce(session, sender, call, payload)
-    except FAILURES as error:  # of a hook of the user, whatever it is
-        session.keep_failure(error)
-
-
-def record(
-    session: Session,
-    sender: Sender,
-    answer: Answer,
-    payload: Payload | None,
-    evidence: Evidence,
-    prompt: CachedPrompt | None = None,
-) -> Call:
-    """Price an answer for its sender, and put it into the ledger."""
-    call = _record(session, sender, answer, payload, evidence, prompt).call
-    _announce(session, sender, call, payload)
-    return call
+    names = {each.name for each in answer.caveats}
+    # One that is still under way is reported again, even if no more of its usage comes.
+    may_change = not request.is_over or names & {*_UNKNOWN, "lost-answer", "open-batch"}
+    facts = {**request.sending, "captured": request if may_change else None}
+    record(session, sender, answer, payload, evidence, in_place_of=before, **facts)
 
 
 def declare(session: Session, answer: Answer) -> Call:
@@ -170,7 +139,7 @@ def declare(session: Session, answer: Answer) -> Call:
         owner.agent_totals[agent_session] = (total, call)
         return call
     session.settle(owner)
-    doubtful = [each for each in owner.unfinished if each.is_doubtful]
+    doubtful = [each for each in owner.unfinished if _is_doubtful(each)]
     unread = [each for each in doubtful if each.call.has_caveat("unmetered-route")]
     if answer.ids:
         doubtful = [each for each in doubtful if set(each.ids) == set(answer.ids)]
@@ -184,15 +153,21 @@ def declare(session: Session, answer: Answer) -> Call:
         answer = with_caveats(answer, "lost-answer")
     sending = ("fingerprint", "max_tokens", "live", "at", "attempts", "lost_attempts")
     facts = {name: getattr(before.call, name) for name in sending}
-    recorded = _record(session, sender, answer, None, "declared", in_place_of=before, **facts)
-    # Kept, because its stream may still be read to the end, and says the same once more.
-    recorded.captured, recorded.ids = before.captured, answer.ids
-    owner.unfinished.append(recorded)
-    _announce(session, sender, recorded.call, None)
-    return recorded.call
+    # Its stream may still be read to the end, and says the same once more.
+    facts["captured"] = before.captured
+    return record(session, sender, answer, None, "declared", in_place_of=before, **facts)
 
 
-def _record(
+def _is_doubtful(recorded: RecordedCall) -> bool:
+    """Return whether what a call cost is unknown, so that the test can state it."""
+    call, captured = recorded.call, recorded.captured
+    # A lost answer beside sampling calls is one of the attempts before them.
+    is_lost = call.has_caveat("lost-answer") and not call.sampling_calls
+    is_lost = is_lost and captured is not None and captured.is_over
+    return call.evidence != "declared" and (is_lost or call.has_caveat(*_UNKNOWN))
+
+
+def record(
     session: Session,
     sender: Sender,
     answer: Answer,
@@ -200,11 +175,13 @@ def _record(
     evidence: Evidence,
     prompt: CachedPrompt | None = None,
     in_place_of: RecordedCall | None = None,
+    captured: CapturedRequest | None = None,
     **facts: Any,
-) -> RecordedCall:
+) -> Call:
     """Price an answer, limit what it reads from a warm cache, and put it into the ledger.
 
-    In place of a call that was taken back, it is of the same sender, and has the same prefix.
+    In place of a call that was taken back, it is of the same sender, and has the same prefix. What
+    it was `captured` as is kept if it may turn out otherwise.
     """
     owner, known, prefix = sender.owner, None, None
     if payload is not None:
@@ -233,7 +210,7 @@ def _record(
         tags=sender.all_tags(),
         **facts,
     )
-    recorded = RecordedCall(call, sender.blocks, prefix, prompt)
+    recorded = RecordedCall(call, sender.blocks, prefix, prompt, captured, answer.ids)
     if owner.warm_cache is not None:
         for earlier, now in owner.warm_cache.admit(recorded):
             _replace_call(session, owner, earlier, now)
@@ -241,9 +218,21 @@ def _record(
     session.ledger.add(owner.key, recorded.call, known)
     for block in sender.blocks:
         block.append(recorded.call)
+    if captured is not None:
+        owner.unfinished.append(recorded)
     owner.has_spent = True
     note_change(session, owner)
-    return recorded
+    call, hook = recorded.call, session.hook("pytest_llmcost_call")
+    try:
+        if hook.get_hookimpls():  # seldom, and to call it takes long even so
+            hook(call=call, item=owner.item)
+        if payload is not None:
+            learn_parts(session, owner, call, payload)
+            for callback in session.after_call:
+                callback(sender, call, payload)
+    except FAILURES as error:  # of a hook of the user, whatever it is
+        session.failures.append(error)
+    return call
 
 
 def _note_prefix(
@@ -286,16 +275,6 @@ def note_change(session: Session, owner: Owner) -> None:
     session.changes += 1
     if isinstance(owner, TestAttempt) and owner.is_over:
         session.changed_late[owner] = None
-
-
-def _announce(session: Session, sender: Sender, call: Call, payload: Payload | None) -> None:
-    hook = session.hook("pytest_llmcost_call")
-    if hook.get_hookimpls():  # seldom, and to call it takes long even so
-        hook(call=call, item=sender.owner.item)
-    if payload is not None:
-        learn_parts(session, sender.owner, call, payload)
-        for callback in session.after_call:
-            callback(sender, call, payload)
 
 
 def calls_of(session: Session, owner: Owner) -> Sequence[Call]:

@@ -1,7 +1,7 @@
 """Child processes of a session, forked or spawned: whose requests they send, and their way back.
 
-Loaded by the first fork or spawn; where tests themselves run in forked children, as with
-pytest-forked, their reports bring back what they have spent.
+Where tests themselves run in forked children, as with pytest-forked, their reports bring back what
+they have spent.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_llmcost.capture.children import Children, inherit, packed
 from pytest_llmcost.capture.transports import RELAYS, Ticket
-from pytest_llmcost.plugin.owners import Owner, SharedFixture, TestAttempt
-from pytest_llmcost.plugin.sender import Sender, blocks_around
+from pytest_llmcost.concurrency import AtFork
+from pytest_llmcost.plugin.owners import Owner, Sender, SharedFixture, TestAttempt, blocks_around
 from pytest_llmcost.plugin.session import Session
 
 if TYPE_CHECKING:
@@ -28,22 +27,27 @@ class ChildProcesses:
     """What a session and its children share; in a forked child it is the child's copy."""
 
     def __init__(self, session: Session) -> None:
-        """Begin before the first child does: what is shared across a fork is made here."""
+        """Begin before the first child does: the two share what is made here."""
         self.session = session
         self._is_child = False
         """Whether this process was forked while a test ran in its parent, to which its calls go."""
         self._process = os.getpid()
-        self._own = Children(self._folder)
+        self._own = Children()
         self._way_back: Children | None = None
         """In a forked child, those of its parent."""
         self._owners: dict[str, Owner] = {"outside": session.outside}
         """By their tokens, owners whose children may send something."""
         self._names: dict[int, str] = {}
         """By process id, the names of those in which tests have run."""
+        self._at_fork = AtFork(self.may_begin)
+        self.may_exist = False
+        """Whether one was about to begin; asked for in every phase, and for every request."""
 
-    @property
-    def _folder(self) -> Path:
-        return self.session.run_folder / f"children-{os.getpid()}"
+    def _share_folder(self) -> None:
+        """Settle where children write."""
+        if not self.may_exist:
+            self._own.folder = self.session.run_folder / f"children-{os.getpid()}"
+            self.may_exist = True
 
     # In the parent
 
@@ -52,6 +56,7 @@ class ChildProcesses:
 
         Not before: our hook would take longer than it may.
         """
+        self._share_folder()
         self._owners.update((_token_of(each), each) for each, *_ in self.session.fixtures)
         manager = self.session.config.pluginmanager
         if not manager.is_registered(self):
@@ -72,6 +77,7 @@ class ChildProcesses:
         sender, settings = self.session.sender(), self.session.settings
         token = _token_of(sender.owner)
         self._owners[token] = sender.owner
+        self._share_folder()
         self._own.may_send()
         folder, how = str(self._own.folder), (sender.phase, sender.tags)
         return inherit, (folder, token, how, cap, list(settings.stand_ins), list(RELAYS))
@@ -122,7 +128,8 @@ class ChildProcesses:
         self._process = os.getpid()
         self._is_child, self._way_back = item is None, self._own
         if item is not None:  # its own children are for it to wait for
-            self._own = Children(self._folder)
+            self._own, self.may_exist = Children(), False
+            self._share_folder()
         self.session.enter_child()
 
     @property

@@ -125,7 +125,10 @@ class Counts:
             # `once` is once per session: a rerun may count what the first attempt did not reach.
             self._new_askers.add(name)
             mode = "new_episodes"
-        asker = Asker(name, count_command(config, node, owner.item))
+        command = count_command(config, node, owner.item)
+        if self._settings.origin("cache") == "--llmcost-cache":  # cached prefixes are counted by it
+            command += f" --llmcost-cache={self._settings.cache}"
+        asker = Asker(name, command)
         source = self._sources[owner] = (cassette, mode, asker)
         return source
 

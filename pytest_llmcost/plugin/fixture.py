@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import reduce
+from inspect import currentframe
 from pathlib import Path
+from traceback import walk_stack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
 
-from pytest_llmcost.amounts import settled
+from pytest_llmcost.amounts import Amounts, settled
 from pytest_llmcost.budgets.budget import Budget
 from pytest_llmcost.call import Call
 from pytest_llmcost.counting.segments import calls_until_it_pays
 from pytest_llmcost.errors import CountError, LlmCostError, PriceError, SettingsError
 from pytest_llmcost.files import show_path
-from pytest_llmcost.money import EXACT, parse_usd
+from pytest_llmcost.money import parse_usd
 from pytest_llmcost.plugin.calls import calls_in, calls_of, declare, note_change, record
 from pytest_llmcost.plugin.marker import limits_of
+from pytest_llmcost.plugin.owners import entered_blocks, tag
 from pytest_llmcost.plugin.prompts import (
     PromptState,
     count_parts,
@@ -31,15 +32,14 @@ from pytest_llmcost.plugin.prompts import (
     read_normalised,
     uncounted_answer,
 )
-from pytest_llmcost.plugin.sender import entered_blocks, tag
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.plugin.verdicts import budget_failure, judge_budget
-from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.declared import read_declared
 
 if TYPE_CHECKING:
     from pytest_llmcost.counting.segments import CachedPrompt, PromptParts, Segment
     from pytest_llmcost.prices.bill import Cost
+    from pytest_llmcost.prices.usage import Usage
 
 
 OFF = "llmcost is off (--no-llmcost), so there is no figure to look at"
@@ -312,12 +312,12 @@ class LlmCost:
         if unpriced := [call for call in calls if call.usd is None]:
             caveats = sorted({caveat for call in unpriced for caveat in call.caveats})
             raise PriceError("no price: " + ("; ".join(caveats) or "unknown"))
-        return reduce(EXACT.add, (call.usd for call in calls if call.usd is not None), Decimal(0))
+        return Amounts.of(calls).priced_usd
 
     @property
     def usage(self) -> Usage:
         """The tokens of the test so far that are paid for."""
-        return sum((call.billed_usage for call in self.calls), Usage())
+        return Amounts.of(self.calls).usage
 
     tag = staticmethod(tag)
 
@@ -333,12 +333,9 @@ class LlmCost:
         if session is None:
             yield
             return
-        frame = inspect.currentframe()
-        while frame is not None and frame.f_code.co_filename in (__file__, contextlib.__file__):
-            frame = frame.f_back
-        origin, here = "budget(...)", session.config.invocation_params.dir
-        if frame is not None:  # where the block stands
-            origin = f"{show_path(Path(frame.f_code.co_filename), here)}:{frame.f_lineno}"
+        stack = ((frame.f_code.co_filename, line) for frame, line in walk_stack(currentframe()))
+        path, line = next(each for each in stack if each[0] not in (__file__, contextlib.__file__))
+        origin = f"{show_path(Path(path), session.config.invocation_params.dir)}:{line}"
         budget = Budget(
             scope="block",
             limit=amount,

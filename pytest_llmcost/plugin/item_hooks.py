@@ -20,9 +20,8 @@ import pytest
 import pytest_llmcost
 from pytest_llmcost.errors import LiveCapError, LlmCostError, SettingsError
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
-from pytest_llmcost.plugin.owners import SharedFixture, nodeid_of
+from pytest_llmcost.plugin.owners import SharedFixture, holding_tags, nodeid_of
 from pytest_llmcost.plugin.pytest_recording import record_mode
-from pytest_llmcost.plugin.sender import holding_tags
 from pytest_llmcost.plugin.session import Hooks, Session
 
 if TYPE_CHECKING:
@@ -208,7 +207,7 @@ class ItemHooks(Hooks):
         except BaseException as error:
             self._judge(item, error)
             raise
-        if session.children is not None:
+        if session.children.may_exist:
             session.catch_up()
         # unittest keeps its outcome on the item instead of raising it; pytest reports the first.
         kept = getattr(item, "_excinfo", None)
@@ -248,18 +247,17 @@ class ItemHooks(Hooks):
                 from pytest_llmcost.plugin.verdicts import fail, judge
 
                 attempt.excuse = excuse
-                broken = judge(session, attempt, needs_calls=error is None)
-                if broken and (error is None or excuse):
-                    fail(session, attempt, broken)
+                judge(session, attempt, needs_calls=error is None)
+                if attempt.broken and (error is None or excuse):
+                    fail(session, attempt)
         # One that skips although it is over its budget has failed. `xfail(run=False)` runs as
         # little of a test as a skip.
         if excuse and session.settings.baseline is not None:
             session.skipped.add(nodeid_of(item))
         if excuse == "skip" and _has_marker(item):
             session.skipped_budgets.add(nodeid_of(item))
-        ends_run = isinstance(error, (KeyboardInterrupt, pytest.exit.Exception))
-        if failure is not None and error is not failure and ends_run:
-            session.keep_failure(failure)  # the end of the run notes it
+        if failure is not None and error is not failure:
+            session.failures.append(failure)  # for the teardown, or the end of the run
         elif failure is not None:
             raise failure
 
@@ -277,7 +275,7 @@ class ItemHooks(Hooks):
             session.outcome = _outcome_of(item, error, "error")
             self._end_teardown(error)
             raise
-        if session.children is not None:
+        if session.children.may_exist:
             session.catch_up()
         if session.attempt is None:
             session.test = session.phase = None
@@ -294,7 +292,7 @@ class ItemHooks(Hooks):
         session.test = session.phase = None  # what is sent from now on is not its
         if attempt is None:
             return
-        before, was_broken, broken = attempt.verdicts[:1], attempt.is_broken, []
+        before, was_broken = attempt.verdicts[:1], bool(attempt.broken)
         attempt.is_whole = session.outcome == "passed"
         try:
             session.drain()
@@ -310,12 +308,12 @@ class ItemHooks(Hooks):
                 from pytest_llmcost.plugin.verdicts import judge
 
                 needs_calls = bool(before) and before[0].state == "unverified"
-                broken = judge(session, attempt, needs_calls=needs_calls)
+                judge(session, attempt, needs_calls=needs_calls)
         # A skip or xfail raised in teardown must not hide a broken budget.
-        if broken and not was_broken and (error is None or _excuse(error)):
+        if attempt.broken and not was_broken and (error is None or _excuse(error)):
             from pytest_llmcost.plugin.verdicts import fail
 
-            fail(session, attempt, broken)
+            fail(session, attempt)
 
     # Fixtures
 

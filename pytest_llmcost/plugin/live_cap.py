@@ -20,7 +20,7 @@ from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import LiveCapError, LlmCostError
 from pytest_llmcost.files import locked, write_atomic
 from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
-from pytest_llmcost.plugin.sender import Sender
+from pytest_llmcost.plugin.owners import Sender
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.prices.usage import tools_and_longest_reply
 from pytest_llmcost.responses.message import LATENCY, Answer, model_of, read_answer
@@ -192,8 +192,7 @@ class LiveCap:
             entry = self._session.counts.job(request.owner.owner, payload).recorded
         except LlmCostError:
             return None
-        is_whole = entry is not None and not entry.left_out and not entry.refused
-        return entry.input_tokens if entry is not None and is_whole else None
+        return None if entry is None or entry.left_out or entry.refused else entry.input_tokens
 
     def _most(self, answer: Answer, body: Mapping[str, Any] | None) -> Decimal | None:
         most = (body or {}).get("max_tokens")

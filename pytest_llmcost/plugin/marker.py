@@ -30,8 +30,7 @@ from pytest_llmcost.budgets.path_globs import (
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.money import format_whole_usd, parse_quantity, parse_usd, show_value
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
-from pytest_llmcost.plugin.owners import nodeid_of
-from pytest_llmcost.plugin.sender import check_tag
+from pytest_llmcost.plugin.owners import check_tag, nodeid_of
 from pytest_llmcost.prices.bill import CacheState
 from pytest_llmcost.settings import CACHE_STATES, Settings, parse_glob, parse_part
 
@@ -119,8 +118,7 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
     if settings.require_budget and not {each.kind for each in stated} - gates:
         of_paths = _patterns(each for each in budgets_of_run(settings) if not each.is_gate)
         if not any(matches(pattern, nodeid) for pattern in of_paths):
-            missing = _budget(settings, "test", "require_budget", kind="unbudgeted", **_GATE)
-            stated.insert(0, missing)
+            stated.insert(0, _gate(settings, "test", "require_budget", kind="unbudgeted"))
     return Limits(tuple(stated), cache)
 
 
@@ -163,16 +161,14 @@ def budgets_of_run(settings: Settings) -> list[Budget]:
     origin, warn_at = settings.origin("budgets"), settings.warn_at
     paths = [parse_path_budget(line, origin, warn_at=warn_at) for line in settings.budgets]
     for pattern in (each.pattern for each in paths if each.pattern and each.scope == "tag"):
-        try:
+        with settings.naming("budgets"):
             check_tag(pattern.removeprefix(TAG))
-        except SettingsError as error:
-            raise SettingsError(f"{origin}: {error}") from None
     # A gate for each path that has a line of its own; what breaks it fails its own test.
     gates: Mapping[str, Limited] = {"live": "live", "allowed_models": "models"}
     for name, kind in gates.items():
         for pattern, value in dict(map(read_line, getattr(settings, name))).items():
             if pattern and value != "off":  # which takes a rule away, so that none is lost
-                paths.append(_budget(settings, "path", name, kind=kind, pattern=pattern, **_GATE))
+                paths.append(_gate(settings, "path", name, kind=kind, pattern=pattern))
     return [*_of_settings(settings, "suite"), *paths]
 
 
@@ -186,20 +182,19 @@ def live_mode(settings: Settings, nodeid: str = "") -> str:
     return ["off", *values_for(settings.live, nodeid)][-1]
 
 
-_GATE: Mapping[str, Any] = {"limit": Decimal(0), "warn_at": None}
-"""A gate is one that no call may break, so that there is no share of it from which to warn."""
-
-
 def _budget(settings: Settings, scope: Scope, name: str, **fields: Any) -> Budget:
     """Return the budget that a setting states, with these fields in place of what is usual."""
     usual = {"limit": getattr(settings, name), "label": name, "warn_at": settings.warn_at}
     return Budget(scope=scope, origin=settings.origin(name), **{**usual, **fields})
 
 
+_gate = partial(_budget, limit=Decimal(0))  # one that no call may break
+
+
 def _of_settings(settings: Settings, scope: Scope, nodeid: str = "") -> Iterator[Budget]:
     """Yield the budgets of every test, or of the suite; its gates are on calls outside of tests."""
     budget = partial(_budget, settings, scope)
-    gate = partial(budget, **_GATE)
+    gate = partial(_gate, settings, scope)
     if scope == "suite":
         if settings.max_suite is not None:
             yield budget("max_suite")
@@ -324,11 +319,11 @@ def _place(node: _pytest.nodes.Node, obj: object) -> str:
     marked = obj or getattr(node, "obj", None)
     if inspect.isclass(marked):
         suffix = f"::{marked.__name__}"
-        with suppress(OSError, TypeError):
+    with suppress(OSError, TypeError):
+        if inspect.isclass(marked):
             suffix = f":{inspect.getsourcelines(marked)[1]}"
             path = Path(inspect.getsourcefile(marked) or path)
-    elif inspect.ismodule(obj):  # by the text of its lines: to parse a module takes long
-        with suppress(OSError, TypeError):
+        elif inspect.ismodule(obj):  # by the text of its lines: to parse a module takes long
             lines = enumerate(inspect.getsourcelines(obj)[0], 1)
             found = [at for at, line in lines if _PYTESTMARK.match(line)]
             suffix = f":{found[0]}" if len(found) == 1 else ""

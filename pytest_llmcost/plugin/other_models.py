@@ -23,8 +23,8 @@ from pytest_llmcost.counting.payload import Payload
 from pytest_llmcost.errors import CountCassetteError, CountError
 from pytest_llmcost.ledger.ledger import Ledger, PayloadFacts, calls_of
 from pytest_llmcost.plugin.counts import count_command_of_run, showing_progress
+from pytest_llmcost.plugin.owners import Sender
 from pytest_llmcost.plugin.prompts import read_normalised
-from pytest_llmcost.plugin.sender import Sender
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.reports.terminal import View
 
@@ -63,19 +63,15 @@ class OtherModels:
                 job = session.counts.job(sender.owner, replace(other, headers=payload.headers))
                 if job.recorded is not None:
                     facts = _with_count(facts, model, job.recorded)
-                elif job.asks and self._has_client(sender, model):
-                    self._waiting.setdefault(other.fingerprint, []).append((job, known, facts))
+                elif job.asks:
+                    try:
+                        # Made while the test is there, whose fixture it is; then it is torn down.
+                        if sender.phase != "teardown":
+                            session.counts.counter.client()
+                        self._waiting.setdefault(other.fingerprint, []).append((job, known, facts))
+                    except CountError as error:
+                        session.notes.add(f"not counted for {model}: {error}")
             session.ledger.learn(known, facts)
-
-    def _has_client(self, sender: Sender, model: str) -> bool:
-        """Have the user's client made while the test is there, whose fixture it is."""
-        try:
-            if sender.phase != "teardown":  # then the fixture is torn down
-                self._session.counts.counter.client()
-        except CountError as error:
-            self._session.notes.add(f"not counted for {model}: {error}")
-            return False
-        return True
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_teardown(self, nextitem: pytest.Item | None) -> None:
@@ -120,20 +116,16 @@ class OtherModels:
             elif outcome.refusal is not None:
                 refused = Count(refused=outcome.refusal)
                 self._learn(asked, refused)
-                self._keep(jobs, refused)
+                for job in (each for each in jobs if each.writes):
+                    job.cassette.put(Entry.of(job.payload, refused, job.asker.name))
+                    try:
+                        job.cassette.save()
+                    except CountCassetteError as error:
+                        self._session.notes.add(f"counts were not saved: {error}")
             elif outcome.status is None and not is_last:
                 self._waiting[fingerprint] = asked
             else:
                 self._session.notes.add(f"not counted for {model}: {outcome}")
-
-    def _keep(self, jobs: Sequence[Job], refused: Count) -> None:
-        for job in jobs:
-            if job.writes:
-                job.cassette.put(Entry.of(job.payload, refused, job.asker.name))
-                try:
-                    job.cassette.save()
-                except CountCassetteError as error:
-                    self._session.notes.add(f"counts were not saved: {error}")
 
     def _learn(self, asked: Sequence[_Waiting], count: Count) -> None:
         model = asked[0][0].payload.model

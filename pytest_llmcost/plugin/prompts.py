@@ -84,18 +84,13 @@ def read_normalised(
     return replace(sent, fingerprint=read.fingerprint, parts=read.parts, compared=read.prompt)
 
 
-def split(
-    session: Session, owner: Owner, plan: Plan, options: tuple[str, ...] = ()
-) -> CachedPrompt:
-    """Count all that a plan needs, and return the prompt by what is cached of it.
-
-    The options are further ones that the command needs which counts it.
-    """
+def split(session: Session, owner: Owner, plan: Plan) -> CachedPrompt:
+    """Count all that a plan needs, and return the prompt by what is cached of it."""
     model = plan.whole.model
     what = f"the cached prefixes ({', '.join(str(cut.point.place) for cut in plan.cuts[1:])})"
     return split_prompt(
         plan,
-        _count_cuts(session, owner, plan, what, options),
+        _count_cuts(session, owner, plan, what),
         min_cacheable_tokens=session.least_cacheable(model),
         opening_tokens=opening_tokens_of(model, session.tokenizer(model)),
     )
@@ -142,13 +137,7 @@ def learn_parts(session: Session, owner: Owner, call: Call, payload: Payload) ->
     session.ledger.learn(payload.fingerprint, facts)
 
 
-def _count_cuts(
-    session: Session,
-    owner: Owner,
-    plan: Plan,
-    what: str,
-    options: tuple[str, ...] = (),
-) -> dict[str, Count]:
+def _count_cuts(session: Session, owner: Owner, plan: Plan, what: str) -> dict[str, Count]:
     """Return the count of each payload of a plan; a missing one is named by what it is for."""
     jobs = [session.counts.job(owner, part) for part in plan.payloads]
     found: dict[str, Count] = {}
@@ -161,7 +150,7 @@ def _count_cuts(
         else:
             raise outcome
     if is_missing:
-        command = " ".join([jobs[0].asker.command, *options])
+        command = jobs[0].asker.command
         raise CountMissingError(
             f"{what} of this prompt are not counted yet for {plan.whole.model}. Count them (free): "
             f"{command}",
@@ -189,28 +178,22 @@ def expect_answer(
     output_tokens = _read_output(payload, asked_output)
     if state is not None and state not in _STATES:
         raise SettingsError(f"cache={show_value(state)} is not one of {', '.join(_STATES)}")
-    is_column = False
-    options: tuple[str, ...] = ()
+    is_column, prompt = False, None
     if state is None and payload.breakpoints:
-        limits, of_run = limits_of(item, session.settings), session.settings.cache
-        marked = limits.cache
-        if marked in ("cold", "warm"):
-            state = marked
-        elif marked is None and of_run != "as-billed":
-            state, options = of_run, (f"--llmcost-cache={of_run}",)
+        limits = limits_of(item, session.settings)
+        cache = limits.cache or session.settings.cache
+        if cache != "as-billed":
+            state = cache
         else:
             has_worst = any(budget.kind == "worst" for budget in limits.budgets)
             is_column = has_worst or bool(session.settings.columns)
-    plan, prompt = None, None
+    count = session.counts.count(owner, payload)
     if state is not None or is_column:
         read = partial(read_normalised, session, item=item, betas=payload.betas)
-        plan = plan_caching(payload, read=read)
-    count = session.counts.count(owner, payload)
-    if plan is not None:
         # A column that cannot be filled fails no test; a budget may.
         harmless = (CountError,) if is_column else ()
         with contextlib.suppress(*harmless):
-            prompt = split(session, owner, plan, options)
+            prompt = split(session, owner, plan_caching(payload, read=read))
             cold = prompt.usage("cold")
             written = {"5m": cold.cache_write_5m_tokens, "1h": cold.cache_write_1h_tokens}
             facts = PayloadFacts(model=payload.model, parts=payload.parts, cached=written)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -42,7 +42,7 @@ from pytest_llmcost.plugin.other_models import with_columns, with_other_models
 from pytest_llmcost.plugin.session import Session, utc_now
 from pytest_llmcost.plugin.verdicts import judge_late
 from pytest_llmcost.reports.github import render_annotations, render_job_summary
-from pytest_llmcost.reports.junit import PROPERTY_PREFIX, suite_properties, test_properties
+from pytest_llmcost.reports.junit import suite_properties, test_properties
 from pytest_llmcost.reports.numbers import first_of, format_count
 from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.run_wording import (
@@ -73,7 +73,7 @@ class RunEnd:
         """What was written as the new baseline, in a sentence."""
         self._pytest = pytest_session
         self._is_github = session.settings.github and os.environ.get("GITHUB_ACTIONS") == "true"
-        self.ledger = _sum_up(session, pytest_session)
+        self.ledger = _sum_up(session)
 
     def is_broken(self) -> bool:
         """Return whether a budget fails the run; one without tests can only exceed some.
@@ -166,10 +166,10 @@ class RunEnd:
 
     @exactly()
     def add_junit_properties(self) -> None:
-        """Pass the totals to pytest's JUnit file, and what has changed since a test's teardown."""
+        """Pass the totals, and what each test cost, to pytest's JUnit file."""
         from xml.etree import ElementTree
 
-        from _pytest.junitxml import mangle_test_address, xml_key
+        from _pytest.junitxml import bin_xml_escape, mangle_test_address, xml_key
 
         xml = self.session.config.stash.get(xml_key, None)
         if xml is None:
@@ -180,19 +180,18 @@ class RunEnd:
         rows: dict[tuple[str | None, ...], TestRow] = {}
         for test in self.ledger.tests:
             *classes, name = [*prefix, *mangle_test_address(test.nodeid)]
-            rows[".".join(classes), name] = test
+            rows[".".join(classes), bin_xml_escape(name)] = test
         # pytest makes the XML of a test when its teardown is reported, and writes it at the end.
         for case in (reporter.to_xml() for reporter in xml.node_reporters_ordered):
-            row = rows.get((case.get("classname"), case.get("name")))
+            names = case.get("classname"), case.get("name", "")
+            # With a group of xdist's, its name follows an `@`.
+            row = rows.get(names) or rows.get((names[0], names[1].rpartition("@")[0]))
             if row is None:
                 continue
             properties = case.find("properties")
             if properties is None:
                 properties = ElementTree.Element("properties")
                 case.insert(0, properties)
-            properties[:] = [
-                each for each in properties if not each.get("name", "").startswith(PROPERTY_PREFIX)
-            ]
             for name, value in test_properties(row):
                 ElementTree.SubElement(properties, "property", name=name, value=value)
 
@@ -237,11 +236,10 @@ class RunEnd:
 
 
 @exactly()
-def _sum_up(session: Session, pytest_session: pytest.Session) -> Ledger:
+def _sum_up(session: Session) -> Ledger:
     """Return the ledger of the run, with every budget judged."""
     judge_late(session)
     session.save_counts()
-    session.incomplete.update(_why_incomplete(session, pytest_session))
     settings, card, on, notes = session.settings, session.card, session.price_date, []
     if session.ledger and (age := (on - card.checked_on).days) > _STALE_CARD_DAYS:
         notes.append(
@@ -263,7 +261,7 @@ def _sum_up(session: Session, pytest_session: pytest.Session) -> Ledger:
         allowed_models=settings.allowed_models,
         live=settings.live,
         stable_prefix=settings.stable_prefix,
-        incomplete=session.incomplete,
+        incomplete=session.incomplete | session.lost_calls,
         lost_calls=session.lost_calls,
         skipped=session.skipped_budgets,
         budgets=[
@@ -336,40 +334,6 @@ def _commit() -> str:
         return str(event["pull_request"]["head"]["sha"])
     except (OSError, ValueError, LookupError, TypeError):
         return next(filter(None, map(os.environ.get, _COMMITS)), "")
-
-
-def _why_incomplete(session: Session, pytest_session: pytest.Session) -> Iterator[str]:
-    """Yield why the run does not stand for the whole suite: pytest was stopped, or told to select.
-
-    What the suite deselects however it is started is no part of it.
-    """
-    config, here = session.config, session.config.invocation_params.dir
-    # pytest's own parser, which has no public name, so that every spelling of an option is read.
-    own = vars(config._parser.parse_known_args(config.getini("addopts")))
-
-    def are_own(names: Iterable[str]) -> bool:
-        """Return whether these options are what the ini file alone says."""
-        return all(own.get(name) == getattr(config.option, name, None) for name in names)
-
-    if pytest_session.shouldstop or pytest_session.shouldfail:
-        yield "stopped"
-    # A conftest goes by the options that conftests declare.
-    of_conftests = own.keys() - session.options_of_plugins if session.deselecting else ()
-    if session.deselected and not are_own(("keyword", "markexpr", "deselect", *of_conftests)):
-        yield "deselected"
-    given = [(here / arg).resolve() for arg in config.args]
-    # Without `testpaths` it is not known what the suite is, and folders are taken for all of it.
-    whole = [(config.rootpath / path).resolve() for path in config.getini("testpaths")]
-    if (
-        config.getoption("lf", False)  # leaves files out that are then not collected
-        or config.getoption("setuponly", False)  # also set by `--setup-plan`
-        or not are_own(("ignore", "ignore_glob"))
-        # A file, or a misspelt name; with `--pyargs` a package is all of it, too.
-        or not (config.option.pyargs or all(path.is_dir() for path in given))
-        or any("::" in arg for arg in config.args)
-        or not all(any(path.is_relative_to(folder) for folder in given) for path in whole)
-    ):
-        yield "selected"
 
 
 def _tests_with(

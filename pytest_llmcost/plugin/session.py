@@ -23,10 +23,16 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 import pytest
 
-from pytest_llmcost.concurrency import AtFork, Turn, cached_property
+from pytest_llmcost.concurrency import Turn, cached_property
 from pytest_llmcost.errors import CountError, SettingsError
-from pytest_llmcost.plugin.owners import Owner, SharedFixture, TestAttempt, worker_of
-from pytest_llmcost.plugin.sender import Sender, sender_of
+from pytest_llmcost.plugin.owners import (
+    Owner,
+    Sender,
+    SharedFixture,
+    TestAttempt,
+    sender_of,
+    worker_of,
+)
 from pytest_llmcost.settings import Settings
 
 if TYPE_CHECKING:
@@ -68,7 +74,7 @@ class Session:
         self.incomplete: set[str] = set()
         """Why the run does not stand for the whole suite."""
         self.lost_calls: set[str] = set()
-        """Why calls may be missing; what was spent then has no upper bound."""
+        """The same where calls may be missing; what was spent then has no upper bound."""
         self.notes: set[str] = set()
         self.not_passed: set[str] = set()
         """Tests that were skipped or failed, and modules and classes that were skipped whole."""
@@ -113,19 +119,17 @@ class Session:
         self.outside = Owner()  # its token is the same in all processes
         self.outside.is_whole = True
         self._attempts: dict[str, int] = {}
-        self._begun: list[pytest.Item] = []
-        """Whose attempts are not counted yet: to ask for each test's id would take long."""
         self.fixtures: list[tuple[SharedFixture, Phase, int | None]] = []
         """Fixtures wider than a function that are being set up or torn down, the innermost last;
         each with the thread whose requests are its own, None for all."""
-        self._failure: BaseException | None = None
+        self.failures: list[BaseException] = []
+        """What hooks of the user raised in this phase, at whose end a test can fail by it."""
         self.is_configured = False
         """Whether all plugins and conftests are loaded whose hooks count."""
         self.options_of_plugins: set[str] = set()
         """The names of all options before conftests declare theirs."""
-        self.children: Any = None
-        """A `ChildProcesses`, which knows the session, from the first fork or spawn on."""
-        self.at_fork: AtFork | None = None
+        self.children: Any
+        """A `ChildProcesses`, which knows the session."""
         self._turn = Turn()
         self.lock = threading.Lock()
         """Held for a moment, never while code of the user runs."""
@@ -227,18 +231,14 @@ class Session:
         with self.recording() as is_asked_by_test:
             try:
                 return request.getfixturevalue("llmcost_client")
-            except (pytest.skip.Exception, pytest.fail.Exception) as outcome:
-                if is_asked_by_test:
+            except FAILURES as error:
+                is_teardown = sender.phase == "teardown"  # in the last one pytest makes no fixture
+                if is_asked_by_test and not is_teardown:
                     raise
                 # The test has not asked for the client: the count fails, and not the test.
-                raise CountError(f"llmcost_client cannot be made: {outcome}") from None
-            except Exception as error:
-                if sender.phase != "teardown":
-                    raise
-                text = without_secrets(str(error))
+                remedy = "; let the fixture that sends there ask for it" if is_teardown else ""
                 raise CountError(
-                    f"llmcost_client cannot be made in the last teardown ({text}); let the "
-                    "fixture that sends there ask for it"
+                    f"llmcost_client cannot be made: {without_secrets(repr(error))}{remedy}"
                 ) from None
 
     def save_counts(self) -> None:
@@ -266,9 +266,9 @@ class Session:
 
     def begin(self, item: pytest.Item) -> None:
         """Begin the next attempt of a test. This makes no object: most tests send nothing."""
-        if self.children is not None:
+        if self.children.may_exist:
             self.children.enter(item)
-        self._begun.append(item)
+        self._attempts[item.nodeid] = self._attempts.get(item.nodeid, 0) + 1
         self.attempt, self.outcome = None, "passed"
         self.test, self.phase = item, "setup"
         self.failed_before = item.session.testsfailed
@@ -281,9 +281,6 @@ class Session:
         with self.lock:
             attempt = self.attempt
             if attempt is None or attempt.item is not item:
-                while self._begun:  # one by one: the next test may begin meanwhile
-                    nodeid = self._begun.pop().nodeid
-                    self._attempts[nodeid] = self._attempts.get(nodeid, 0) + 1
                 attempt = TestAttempt(item, self._attempts.get(item.nodeid, 1))
                 if item is self.test:  # not so if a thread has outlived its test
                     self.attempt = attempt
@@ -306,7 +303,7 @@ class Session:
     def note_sent(self) -> Sender:
         """Note that this process, perhaps a forked child, sends a request; return whose it is."""
         sender = self.sender()
-        if self.children is not None:
+        if self.children.may_exist:
             self.children.note(sender.owner)
         return sender
 
@@ -317,17 +314,17 @@ class Session:
         if self.has_spending:
             self.ledger.enter_child()
         self.saved_cassettes.clear()
-        if self.capture is not None and self.children is not None:
+        if self.capture is not None:
             self.capture.enter_child(self.children.when_idle)
 
     def catch_up(self, is_due: Callable[[Any], bool] | None = None) -> None:
         """Record what is complete; of the senders that are due the rest as unknown, too."""
-        if self.capture is None and self.children is None:
+        if self.capture is None and not self.children.may_exist:
             return
         with self.recording() as may_record:
             if not may_record:
                 return
-            if self.children is not None:
+            if self.children.may_exist:
                 self.children.bring_back()
             if self.capture is not None and is_due is not None:
                 self.capture.settle(is_due)
@@ -337,14 +334,15 @@ class Session:
     def drain(self) -> None:
         """Record what is complete; raise whatever a hook of the user has raised meanwhile."""
         self.catch_up()
-        if not self._turn.is_mine and (failure := self.take_failure()) is not None:
+        if self.failures and not self._turn.is_mine:
+            failure = self.failures[0]
+            self.failures.clear()
             raise failure
 
     def settle(self, owner: Owner | None = None) -> None:
         """Record all that was seen of an owner, or of all; what is incomplete as unknown."""
         self.catch_up(lambda sender: owner in (None, sender.owner))
-        if owner is None and self.children is not None and self.children.are_lost():
-            self.incomplete.add("forked-child")
+        if owner is None and self.children.are_lost():
             self.lost_calls.add("forked-child")
 
     @contextmanager
@@ -366,17 +364,6 @@ class Session:
         failures = () if self.capture is None else self.capture.failures
         text = "internal error while reading a request; its cost is unknown: "
         return {*self.notes, *(text + each for each in failures)}
-
-    # Hooks of the user
-
-    def keep_failure(self, error: BaseException) -> None:
-        """Keep what a user's hook raised for the end of the phase, where a test can fail by it."""
-        self._failure = self._failure or error
-
-    def take_failure(self) -> BaseException | None:
-        """Return a failure that came too late for a test to fail by it."""
-        failure, self._failure = self._failure, None
-        return failure
 
 
 class Hooks:
@@ -426,13 +413,13 @@ def check_settings(session: Session) -> None:
         from pytest_llmcost.plugin.marker import budgets_of_run
 
         budgets_of_run(settings)
-    path = settings.baseline
-    if session.worker is None and path is not None and path.exists():
+    path = settings.baseline if session.worker is None else None
+    if path is not None and path.exists():
         from pytest_llmcost.ledger.ledger_file import read_ledger
 
         with settings.naming("baseline"):
             session.base = read_ledger(path)
-    elif session.worker is None and path is not None and not settings.update_baseline:
+    elif path is not None and not settings.update_baseline:
         origin, command = settings.origin("baseline"), "pytest --llmcost-update-baseline"
         if origin == "--llmcost-baseline":
             command += f" {origin}={shlex.quote(str(path))}"

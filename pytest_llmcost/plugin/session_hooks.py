@@ -5,7 +5,7 @@ Only in the process that owns the run, never in a worker.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,9 +53,7 @@ class SessionHooks(Hooks):
             # pytest itself raises this only if the collection had errors.
             is_uncollected = isinstance(error, session.Interrupted) and not is_orderly
             why = "collection-errors" if is_uncollected else "interrupted"
-            self.session.incomplete.add(why)
-            if not is_orderly:
-                self.session.lost_calls.add(why)
+            (self.session.incomplete if is_orderly else self.session.lost_calls).add(why)
             raise
         # The exit status and other plugins read this; it only turns success into failure.
         end = self._close()
@@ -124,20 +122,20 @@ class SessionHooks(Hooks):
         """Sum up the run, again if there is news; None if there is nothing to say."""
         if self._pytest is None or self._pytest.config.option.collectonly:
             return None
-        self.session.catch_up()
-        if failure := self.session.take_failure():
-            self.session.notes.add(f"a pytest_llmcost hook failed outside of tests: {failure!r}")
-        settings = self.session.settings
+        session, settings = self.session, self.session.settings
+        session.catch_up()
+        for failure in session.failures:
+            session.notes.add(f"a pytest_llmcost hook failed outside of tests: {failure!r}")
         asked = (settings.budgets, settings.report, settings.baseline, settings.history)
-        is_asked = any(asked) or settings.max_suite is not None or self.session.unmatched_globs
-        if not (is_asked or (self.session.has_spending and self.session.ledger)):
+        is_asked = any(asked) or settings.max_suite is not None or session.unmatched_globs
+        if not (is_asked or (session.has_spending and session.ledger)):
             return self._end
-        news = (self.session.changes, *sorted(self.session.incomplete | self.session.notes))
+        session.incomplete.update(_why_incomplete(session, self._pytest))
+        news = (session.changes, session.incomplete | session.lost_calls | session.notes)
         if self._end is None or self._closed_with != news:
             from pytest_llmcost.plugin.run_end import RunEnd
 
-            self._end = RunEnd(self.session, self._pytest)
-            self._closed_with = news
+            self._end, self._closed_with = RunEnd(session, self._pytest), news
         return self._end
 
     @pytest.hookimpl(specname="pytest_terminal_summary", wrapper=True, tryfirst=True)
@@ -167,3 +165,37 @@ class SessionHooks(Hooks):
                     if keys := keys_in_cassette(path):
                         found[show_path(path)] = keys
         return found
+
+
+def _why_incomplete(session: Session, pytest_session: pytest.Session) -> Iterator[str]:
+    """Yield why the run does not stand for the whole suite: pytest was stopped, or told to select.
+
+    What the suite deselects however it is started is no part of it.
+    """
+    config, here = session.config, session.config.invocation_params.dir
+    # pytest's own parser, which has no public name, so that every spelling of an option is read.
+    own = vars(config._parser.parse_known_args(config.getini("addopts")))
+
+    def are_own(names: Iterable[str]) -> bool:
+        """Return whether these options are what the ini file alone says."""
+        return all(own.get(name) == getattr(config.option, name, None) for name in names)
+
+    if pytest_session.shouldstop or pytest_session.shouldfail:
+        yield "stopped"
+    # A conftest goes by the options that conftests declare.
+    of_conftests = own.keys() - session.options_of_plugins if session.deselecting else ()
+    if session.deselected and not are_own(("keyword", "markexpr", "deselect", *of_conftests)):
+        yield "deselected"
+    given = [(here / arg).resolve() for arg in config.args]
+    # Without `testpaths` it is not known what the suite is, and folders are taken for all of it.
+    whole = [(config.rootpath / path).resolve() for path in config.getini("testpaths")]
+    if (
+        config.getoption("lf", False)  # leaves files out that are then not collected
+        or config.getoption("setuponly", False)  # also set by `--setup-plan`
+        or not are_own(("ignore", "ignore_glob"))
+        # A file, or a misspelt name; with `--pyargs` a package is all of it, too.
+        or not (config.option.pyargs or all(path.is_dir() for path in given))
+        or any("::" in arg for arg in config.args)
+        or not all(any(path.is_relative_to(folder) for folder in given) for path in whole)
+    ):
+        yield "selected"

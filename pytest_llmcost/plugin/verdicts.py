@@ -24,7 +24,6 @@ from pytest_llmcost.plugin.counts import count_command
 from pytest_llmcost.plugin.marker import limits_of
 from pytest_llmcost.plugin.owners import Owner, TestAttempt, nodeid_of
 from pytest_llmcost.plugin.session import Hooks, Session
-from pytest_llmcost.reports.junit import PROPERTY_PREFIX, test_properties
 from pytest_llmcost.reports.wording import (
     render_failure,
     render_missing_count,
@@ -71,7 +70,7 @@ def judge_budget(
     """Return what became of a budget of a test, or of a block of it."""
     nodeid = owner.nodeid if isinstance(owner, TestAttempt) else ""
     lost = ["internal-error"] if owner.has_lost_calls else []
-    if session.children is not None and session.children.are_lost(owner):
+    if session.children.are_lost(owner):
         lost.append("forked-child")
     if budget.kind == "worst":
         payloads, card, on = session.ledger.payloads, session.card, session.price_date
@@ -88,8 +87,8 @@ def judge_budget(
     )
 
 
-def judge(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> list[Verdict]:
-    """Judge every budget of a test, and store the verdicts; return those that fail it.
+def judge(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> None:
+    """Judge every budget of a test, and store the verdicts, and which of them fail it.
 
     `needs_calls` says whether a marker on a test that has sent nothing is a budget unverified. The
     figures are those of now, but no verdict becomes better by which the test has failed.
@@ -117,10 +116,8 @@ def judge(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> list[
     # A skipped test had no chance to show that it keeps a budget, so it fails only by what is
     # exceeded; one that ended with `pytest.xfail()` stays an xfail.
     unverified = "warn" if attempt.excuse == "skip" else session.settings.unverified
-    judged = (*attempt.verdicts, *attempt.blocks)
-    broken = [each for each in judged if each.fails(unverified)]
-    attempt.is_broken = bool(broken) and attempt.excuse != "xfail"
-    return broken if attempt.is_broken else []
+    judged = () if attempt.excuse == "xfail" else (*attempt.verdicts, *attempt.blocks)
+    attempt.broken = [each for each in judged if each.fails(unverified)]
 
 
 def judge_late(session: Session) -> None:
@@ -132,14 +129,14 @@ def judge_late(session: Session) -> None:
             judge(session, attempt, needs_calls=False)
 
 
-def fail(session: Session, attempt: TestAttempt, broken: Sequence[Verdict]) -> NoReturn:
+def fail(session: Session, attempt: TestAttempt) -> NoReturn:
     """Fail a test by its broken budgets."""
     attempt.is_failed_by_budget = True
     # pytest would report unittest's skip in place of what is raised here.
     vars(attempt.item).pop("_excinfo", None)
     calls = session.ledger.calls(attempt.key)
     # This frame is not hidden: if all are, pytest adds a line about that to the message.
-    raise budget_failure(attempt, broken[0], calls, broken[1:]) from None
+    raise budget_failure(attempt, attempt.broken[0], calls, attempt.broken[1:]) from None
 
 
 class Reports(Hooks):
@@ -151,15 +148,6 @@ class Reports(Hooks):
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Note the outcome; show what the test cost on its report."""
         session, before = self.session, self.session.attempt
-        if call.when == "teardown" and before is not None and before.item is item:
-            session.settle(before)  # of what is still under way, only that it is unknown
-            if before.has_spent or before.verdicts:
-                # JUnit shows the last attempt alone, so without the figures of earlier ones.
-                kept = [
-                    each for each in item.user_properties if not each[0].startswith(PROPERTY_PREFIX)
-                ]
-                added = test_properties(session.ledger.row(before.key))
-                item.user_properties[:] = [*kept, *added]
         # The first of unittest's own takes the place of the other.
         for raised in (call.excinfo, *(getattr(item, "_excinfo", None) or ())):
             if raised is not None and isinstance(raised.value, LiveCapError):
@@ -173,8 +161,7 @@ class Reports(Hooks):
         if attempt and not (attempt.item is item and (attempt.has_spent or attempt.verdicts)):
             attempt = None  # the ledger has nothing of it
         _note_outcome(session, item, attempt, report)
-        if session.children is not None:
-            session.children.put_on_report(report)
+        session.children.put_on_report(report)
         if report.failed:
             _explain(session, item, attempt, report, call.excinfo)
         return report

@@ -40,9 +40,7 @@ class RecordedCall:
     prompt: CachedPrompt | None = None
     captured: CapturedRequest | None = None
     ids: tuple[str, ...] = ()
-    """What it was captured as, and its messages, if its answer was not complete, or missing."""
-    is_doubtful: bool = False
-    """Whether what it cost is still unknown; not after `llmcost.record(...)` has stated it."""
+    """What it was captured as, if it may turn out otherwise, and its messages."""
 
 
 class WarmCache:

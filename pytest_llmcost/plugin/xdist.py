@@ -63,7 +63,6 @@ class Controller(Hooks):
         """Take in a worker's output; one that has none has crashed."""
         output = getattr(node, "workeroutput", {})
         if _KEY not in output:
-            self.session.incomplete.add("worker-crashed")
             self.session.lost_calls.add("worker-crashed")
         elif output[_KEY] is not None:  # xdist reports an interrupted worker twice
             sent, output[_KEY] = json.loads(output[_KEY]), None

@@ -14,9 +14,6 @@ from pytest_llmcost.reports.numbers import UNKNOWN
 from pytest_llmcost.reports.run_wording import marks_of_run
 from pytest_llmcost.reports.wording import urgency
 
-PROPERTY_PREFIX = "llmcost_"
-"""Every property of ours begins with it."""
-
 
 def test_properties(row: TestRow) -> Iterator[tuple[str, str]]:
     """Yield what one attempt of a test cost and used, and whether it kept its budgets."""

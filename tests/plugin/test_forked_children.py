@@ -206,35 +206,6 @@ def test_another_program_is_no_forked_child(project: Project) -> None:
     assert (ledger["complete"], result.ret) == (True, pytest.ExitCode.OK)
 
 
-def test_threads_that_fork_at_once_share_what_their_children_bring_back(project: Project) -> None:
-    project.write(
-        test_app="""
-        import sys
-        import threading
-        from pytest_llmcost.plugin import _with_children
-        from pytest_llmcost.plugin.session import KEY
-
-        def test_threads(request):
-            session = request.config.stash[KEY]
-            sys.setswitchinterval(1e-6)
-            for _ in range(50):
-                session.children, found, begin = None, [], threading.Barrier(4)
-
-                def fork():
-                    begin.wait()
-                    found.append(_with_children(session))
-
-                threads = [threading.Thread(target=fork) for _ in range(4)]
-                for each in threads:
-                    each.start()
-                for each in threads:
-                    each.join()
-                assert len({id(each) for each in found}) == 1
-        """
-    )
-    project.run_apart().assert_outcomes(passed=1)
-
-
 def test_a_child_that_has_nothing_to_send_with_has_lost_nothing(project: Project) -> None:
     text = """
         import os

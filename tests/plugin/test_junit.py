@@ -43,3 +43,19 @@ def test_each_test_and_the_suite_say_what_they_cost(project: Project, standin: S
 def properties(element: ElementTree.Element | None) -> dict[str, str]:
     assert element is not None
     return {each.get("name", ""): each.get("value", "") for each in element}
+
+
+def test_a_test_of_a_group_of_workers_says_what_it_cost(project: Project) -> None:
+    project.write(
+        test_app="""
+    import pytest
+
+    @pytest.mark.xdist_group("one")
+    @pytest.mark.parametrize("text", ["a@b", "c\\x01d"])
+    def test_spends(llmcost, text):
+        llmcost.record({"input_tokens": 9, "output_tokens": 1}, model="claude-opus-4-7")
+    """
+    )
+    project.run_apart("-n1", "--dist=loadgroup", "--junitxml=junit.xml", plugins=("xdist",))
+    cases = ElementTree.parse(project.path / "junit.xml").findall(".//testcase")
+    assert [properties(each.find("properties"))["llmcost_calls"] for each in cases] == ["1", "1"]
