@@ -28,7 +28,6 @@ from pytest_llmcost.reports.tables import (
     TableRow,
     as_text,
     text_table,
-    width_of,
     wrap,
 )
 from pytest_llmcost.responses.recorded_files import MOST_BYTES, Found, read_calls, read_recordings
@@ -139,7 +138,7 @@ def _by_call(rows: Iterable[_Row], screen: Screen) -> Iterator[Line]:
         why = [each.name for each in row.call.caveats] or [clean(row.found.free or "")]
         remark = f" ({', '.join(dict.fromkeys(why))})" if any(why) else ""
         cells = [f"  #{number} {clean(row.model or '-')}{remark}", *_cells(row.spent)]
-        table.append(TableRow(cells, _shorten(clean(path), screen.width)))
+        table.append(TableRow(cells, clean(path)))
     return text_table(["", *_HEADS], table, screen)
 
 
@@ -151,20 +150,9 @@ def _sums(rows: Iterable[_Row], by: str, screen: Screen) -> Iterator[Line]:
         sums[clean(name or "-")] += row.spent
     heads = (by, "calls:", *_HEADS)
     cells = {name: [f"{sums[name].calls:,}", *_cells(sums[name])] for name in sums}
-    numbers = zip((head[:-1] for head in heads[1:]), *cells.values(), strict=True)
-    room = screen.width - sum(2 + max(map(width_of, column)) for column in numbers) - 2
     names = sorted(sums, key=lambda each: -sums[each].priced_usd)
-    table = [TableRow([f"  {_shorten(each, room)}", *cells[each]]) for each in names]
+    table = [TableRow([f"  {each}", *cells[each]]) for each in names]
     return text_table(heads, table, screen)
-
-
-def _shorten(path: str, room: int) -> str:
-    """Leave out the first folders of a path that is too long; its name stays whole."""
-    rest = path
-    while width_of(path) > room and "/" in rest:
-        rest = rest.partition("/")[2]
-        path = f".../{rest}"
-    return path if width_of(path) <= room else rest
 
 
 def _cells(amounts: Amounts) -> list[str]:

@@ -213,7 +213,8 @@ def compare(
         )
     would_be, is_now = _whole(before), _whole(now)
     was = would_be if before is then else _whole(then)
-    bounds, price_change, then_usd, base_usd = whole["usd"], None, was.usd, would_be.usd
+    costs, bounds = _costs(would_be, is_now), whole["usd"]
+    then_usd, base_usd, price_change = was.usd, costs["base_usd"], None
     if then_usd is not None and base_usd is not None and was.unpriced == would_be.unpriced:
         price_change = EXACT.subtract(base_usd, then_usd)
     verdicts = [
@@ -230,7 +231,7 @@ def compare(
         partial=not head.complete,
         failed=tuple(sorted(_failed(base, head, fates))),
         base_usd_then=then_usd,
-        **_costs(would_be, is_now),
+        **costs,
         price_change_usd=price_change,
         change_usd=bounds.best,
         low_usd=bounds.low,
