@@ -106,7 +106,7 @@ class ChildProcesses:
         """Whether a child has sent something, for this owner or any, that has not come back."""
         return self._own.is_lost("" if owner is None else _token_of(owner))
 
-    @pytest.hookimpl(tryfirst=True)
+    @pytest.hookimpl(tryfirst=True)  # before whatever reads the report, or passes it on to xdist
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take what a child has put on the report of the test that ran there."""
         if "llmcost_child" not in vars(report):

@@ -15,7 +15,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(_FLAG, dest="llmcost_write_collected", help="Where `llmcost prune` reads.")
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(tryfirst=True)  # before pytest's own, which runs the session
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Collect whole files, whatever `addopts` selects; register what writes."""
     config.option.lf = False  # it makes files look as if they had no tests

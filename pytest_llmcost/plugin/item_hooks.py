@@ -107,7 +107,7 @@ class ItemHooks(Hooks):
             self.session.skipped.add(collector.nodeid)
         return report
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    @pytest.hookimpl(wrapper=True, tryfirst=True)  # the outermost: it watches all others
     def pytest_collection_modifyitems(
         self, session: pytest.Session, items: Sequence[pytest.Item]
     ) -> Generator[None, None, None]:
@@ -180,7 +180,7 @@ class ItemHooks(Hooks):
                 if not module.name.startswith(("pytest_llmcost.cli", "pytest_llmcost.reconcile")):
                     import_module(module.name)
 
-    # Phases
+    # Phases; each wrapper is the outermost, for what other plugins send in theirs is the test's
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -209,7 +209,7 @@ class ItemHooks(Hooks):
             raise
         if session.children.may_exist:
             session.catch_up()
-        # unittest keeps its outcome on the item instead of raising it; pytest reports the first.
+        # Private: unittest keeps its outcome there instead of raising it; pytest reports the first.
         kept = getattr(item, "_excinfo", None)
         # In this order: it is asked for every test of every suite.
         is_judged = kept or self._limits_all or self._rewrites_all or _has_marker(item)
@@ -317,7 +317,7 @@ class ItemHooks(Hooks):
 
     # Fixtures
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    @pytest.hookimpl(wrapper=True, tryfirst=True)  # around the wrappers that run async fixtures
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any], request: SubRequest
     ) -> Generator[None, object, object]:

@@ -79,7 +79,7 @@ class OtherModels:
         if nextitem is None:
             self._count_waiting(is_last=False)
 
-    @pytest.hookimpl(wrapper=True, trylast=True)
+    @pytest.hookimpl(wrapper=True, trylast=True)  # inside of the wrapper that judges the run
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         """Count what came in after that, before the run is judged."""
         result = yield

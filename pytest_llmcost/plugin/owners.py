@@ -112,7 +112,7 @@ class TestAttempt(Owner):
 
     def uses(self, fixture: SharedFixture) -> bool:
         """Return whether the test has a fixture by now, also one that it asked for as it ran."""
-        request = getattr(self.item, "_request", None)
+        request = getattr(self.item, "_request", None)  # private: of a function
         return fixture.name in getattr(request, "fixturenames", ())
 
 
@@ -175,6 +175,7 @@ def nodeid_of(item: pytest.Item) -> str:
 
 def _needed(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> set[str]:
     """Return the names of the fixtures that a fixture asks for, and that these ask for."""
+    # Private, both: pytest tells what a fixture needs in no public way.
     item = getattr(request, "_pyfuncitem", None)
     known = {} if item is None else item._fixtureinfo.name2fixturedefs
     needed: set[str] = set()

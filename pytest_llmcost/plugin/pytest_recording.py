@@ -46,7 +46,7 @@ def cassette_path(item: pytest.Item) -> Path:
     """Return the count cassette of a test, beside the test's own cassette."""
     # pytest-vcr's own folder is not that of pytest-recording: only what a user overrides moves
     # counts, for people without pytest-vcr must find them as well.
-    manager = getattr(item.session, "_fixturemanager", None)
+    manager = getattr(item.session, "_fixturemanager", None)  # private
     node: Any = item if pytest.version_tuple >= (8, 1) else item.nodeid  # as pytest 8.0 wants it
     found = (manager.getfixturedefs("vcr_cassette_dir", node) if manager is not None else ()) or ()
     is_pytest_vcrs = [each.func.__module__ for each in found][-1:] == ["pytest_vcr"]

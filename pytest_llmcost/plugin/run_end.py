@@ -205,6 +205,7 @@ class RunEnd:
                 terminal.write_line(line)
         else:
             writer = config.get_terminal_writer()
+            # Private: the stream, of which the writer tells no encoding.
             encoding = getattr(getattr(writer, "_file", None), "encoding", None) or "utf-8"
             view = View(
                 width=writer.fullwidth,

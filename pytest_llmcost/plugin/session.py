@@ -223,7 +223,7 @@ class Session:
         from pytest_llmcost.counting.client import make_client
 
         sender = self.sender()
-        request = getattr(sender.owner.item, "_request", None)
+        request = getattr(sender.owner.item, "_request", None)  # private: of a function
         if request is None:
             client: Any = make_client()
             self.config.add_cleanup(client.close)  # which no fixture does

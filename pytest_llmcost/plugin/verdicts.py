@@ -132,7 +132,7 @@ def judge_late(session: Session) -> None:
 def fail(session: Session, attempt: TestAttempt) -> NoReturn:
     """Fail a test by its broken budgets."""
     attempt.is_failed_by_budget = True
-    # pytest would report unittest's skip in place of what is raised here.
+    # Private: pytest would report unittest's skip, which it holds, in place of what is raised here.
     vars(attempt.item).pop("_excinfo", None)
     calls = session.ledger.calls(attempt.key)
     # This frame is not hidden: if all are, pytest adds a line about that to the message.
@@ -142,6 +142,7 @@ def fail(session: Session, attempt: TestAttempt) -> NoReturn:
 class Reports(Hooks):
     """The hook that fills in the reports of tests; registered once there is anything to say."""
 
+    # The outermost: by then xfail and unittest have made of the report what it will be.
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]

@@ -20,13 +20,14 @@ _KEY = "llmcost"
 class Worker(Hooks):
     """The hooks in a worker process."""
 
-    @pytest.hookimpl(tryfirst=True)
+    @pytest.hookimpl(tryfirst=True)  # before xdist's own, which sends the report
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Put on the report what is new since the last one."""
         self.session.catch_up()
         if self.session.has_spending and (news := self.session.ledger.take_fragment()) is not None:
             report.llmcost = json.dumps(news)  # type: ignore[attr-defined]
 
+    # After pytest's own, which tears down the last fixtures; xdist sends the output after all.
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Send the rest: calls outside of tests, and why the run is not complete."""

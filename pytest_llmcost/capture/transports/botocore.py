@@ -21,6 +21,7 @@ _EVENTS = ("before-call.bedrock-runtime.", "before-send.bedrock-runtime.")
 
 def wrap(module: ModuleType) -> None:
     """Wrap how an emitter asks its handlers."""
+    # Private, and in all versions tried the one method through which both public ones emit.
     wrap_method(getattr(module, "HierarchicalEmitter", None), "_emit", _wrap_emit)
     wrap_method(getattr(module, "AioHierarchicalEmitter", None), "_emit", _wrap_emit)
 

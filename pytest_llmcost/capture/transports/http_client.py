@@ -62,6 +62,7 @@ def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
 def _url(connection: Any) -> str:
     # `_buffer` is private, and the same in all versions of Python 3.
     _, target, _ = connection._buffer[0].decode("latin-1").split(" ")
+    # Private: through a proxy, `host` and `port` are the proxy's.
     host = getattr(connection, "_tunnel_host", None) or connection.host
     port = getattr(connection, "_tunnel_port", None) or connection.port
     return url_of("https", host, port, target)
