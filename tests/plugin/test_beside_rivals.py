@@ -1,4 +1,4 @@
-"""Beside pytest-vcr and cassetter, which cannot run beside pytest-recording."""
+"""Beside pytest-vcr and cassetter, which cannot run beside pytest-recording: one line says it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,18 @@ def beside_cassetter(project: Project, monkeypatch: pytest.MonkeyPatch) -> Proje
     return project.write(test_app=TEST)
 
 
-def test_cassetter_runs_without_pytest_recording(beside_cassetter: Project) -> None:
+@pytest.mark.parametrize("first", [(), ("-p", "recording"), ("-p", "cassetter")])
+def test_beside_cassetter_one_line_says_what_to_add(
+    beside_cassetter: Project, first: tuple[str, ...]
+) -> None:
+    result = beside_cassetter.pytester.runpytest_subprocess(*first, "-p", "llmcost")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    (line,) = [line for line in result.stderr.lines if line]
+    assert line.startswith("ERROR: cassetter cannot run beside pytest-recording, which pytest-llmc")
+    assert "add -p no:recording to addopts" in line
+
+
+def test_what_the_line_says_helps(beside_cassetter: Project) -> None:
     beside_cassetter.write(pytest_ini="[pytest]\naddopts = -p no:recording\n")
     beside_cassetter.pytester.runpytest_subprocess("-p", "llmcost").assert_outcomes(passed=1)
 
