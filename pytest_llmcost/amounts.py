@@ -7,6 +7,7 @@ calls they are nor what was allowed.
 from __future__ import annotations
 
 import operator
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import reduce
@@ -176,9 +177,9 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         high: Decimal | None = _ZERO
         categories: dict[str, Decimal] = {}
         money = Reasons()
-        inexact = {kind: Range() for kind in _FIELDS_OF}  # by how much
+        inexact: defaultdict[TokenKind, Range] = defaultdict(Range)  # by how much
         # Noted in place: to join the reasons of each call takes without end if all have others.
-        reasons = {kind: Reasons() for kind in _FIELDS_OF}
+        reasons: defaultdict[TokenKind, Reasons] = defaultdict(Reasons)
         for call in calls:
             number += 1
             usd, usd_low, usd_high = call.usd, call.usd_low, call.usd_high
@@ -208,8 +209,9 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         usage = Usage(**dict(zip(Usage.__struct_fields__, used, strict=True)))
         ranges: dict[Kind, Range] = {"usd": Range(low, None if unpriced else priced, high, money)}
         for kind, fields in _FIELDS_OF.items():
-            tokens = sum(getattr(usage, name) for name in fields)
-            ranges[kind] = Range.exactly(tokens) + replace(inexact[kind], reasons=reasons[kind])
+            ranges[kind] = Range.exactly(sum([getattr(usage, name) for name in fields]))
+            if kind in inexact:  # seldom, and most sums are of few calls
+                ranges[kind] += replace(inexact[kind], reasons=reasons[kind])
         ranges["calls"] = Range.exactly(number)
         return Amounts(
             calls=number,

@@ -348,7 +348,7 @@ def resolve(
             (option.env, env.get(option.env), here),
             (option.ini, ini.get(option.name), ini_folder),
         ):
-            if stated in (None, False, []) or origin is None:
+            if stated in (None, False, ()) or origin is None:
                 continue
             if option.repeatable and isinstance(stated, str):  # in the environment
                 stated = stated.replace("\n", ",").split(",")

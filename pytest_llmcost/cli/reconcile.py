@@ -15,7 +15,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from pytest_llmcost.cli import console
-from pytest_llmcost.errors import SettingsError
+from pytest_llmcost.errors import ReconcileError, SettingsError
 from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
 from pytest_llmcost.money import format_usd, parse_percent, plain_usd
 from pytest_llmcost.prices.usage import Usage
@@ -77,6 +77,10 @@ def run(arguments: Namespace, clock: Clock = Clock()) -> int:
     if arguments.cost and not arguments.usage:
         raise SettingsError("--cost FILE needs --usage FILE")
     card, runs = console.read_card(arguments), [*map(read_ledger, arguments.ledger)]
+    names = [(each.run, each.totals) for each in runs]
+    for path, name in zip(arguments.ledger, names, strict=True):
+        if names.count(name) > 1:  # a copy, whose calls would count twice
+            raise ReconcileError(f"{path} is the same run as another one; name each run once")
     filters = Filters(
         api_key_ids=tuple(arguments.api_key_id), workspace_ids=tuple(arguments.workspace_id)
     )

@@ -105,9 +105,9 @@ def read_history(path: Path) -> tuple[list[Run], str | None]:
     Raises:
         LedgerError: the file cannot be read, or is something else.
     """
-    if path.is_char_device():  # reading it may never end
-        raise LedgerError(f"{path}: is a device; give the file of pytest --llmcost-history")
     try:
+        if path.is_char_device():  # reading it may never end
+            raise LedgerError(f"{path}: is a device; give the file of pytest --llmcost-history")
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise LedgerError(f"{path}: cannot be read ({error.strerror or error})") from None

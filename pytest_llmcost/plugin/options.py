@@ -44,7 +44,8 @@ def add_options(parser: pytest.Parser) -> None:
             text = option.help.replace("%", "%%")  # argparse formats it, unlike an ini key's
             group.addoption(option.flag, dest=option.ini, default=None, help=text, **how)
         if option.repeatable:
-            parser.addini(option.ini, option.help, type="linelist", default=[])
+            # Not a list: that is what pytest makes of a key without a value.
+            parser.addini(option.ini, option.help, type="linelist", default=())
         else:
             parser.addini(option.ini, option.help, type="string", default=None)
 

@@ -158,6 +158,12 @@ def test_a_device_is_no_history_to_read(words: list[str], tmp_path: Path) -> Non
     assert done.stderr.startswith("llmcost: /dev/full: is a device")
 
 
+def test_a_history_that_the_system_does_not_look_at_is_an_error_that_names_it() -> None:
+    """As one in a folder that is not for us; at the end of a run it would be a traceback."""
+    with pytest.raises(LedgerError, match=r"^aaa.*too long"):
+        read_history(Path("a" * 300))
+
+
 def test_a_line_that_was_cut_does_not_take_the_next_one_with_it(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     path.write_text('{"schema": "pytest-llmc')

@@ -393,6 +393,14 @@ def test_an_empty_environment_variable_is_a_mistake(files: Files) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["max_increase", "max_suite"])
+def test_an_empty_key_is_a_mistake_whether_it_is_a_list_or_not(files: Files, name: str) -> None:
+    """As of a shell variable that is not set: the limit would silently be none."""
+    result = files.project.run("-o", f"llmcost_{name}=")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*llmcost_{name}: is empty. Set a value or remove it*"])
+
+
 def test_it_all_holds_under_strict_config_and_warnings_as_errors(files: Files) -> None:
     files.write_ini({"max_test": "$1"})
     files.project.write(test_app="def test_nothing(): pass")

@@ -197,7 +197,7 @@ class TestComparison:
         (prefix,) = compare(base, head, CARD).prefixes
         assert (prefix.tokens, prefix.usd) == (50_000, Decimal("0.03125"))
 
-    def test_pairs_very_many_payloads_as_they_come(self) -> None:
+    def test_names_the_parts_that_differ_between_very_many_payloads(self) -> None:
         def many(letter: str) -> Ledger:
             names = [f"1:{letter}{number:03}" for number in range(101)]
             payloads = {each: PayloadFacts(model="m", parts={"system": each}) for each in names}

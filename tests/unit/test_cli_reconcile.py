@@ -433,3 +433,11 @@ def test_a_file_that_is_no_ledger_is_refused(
     (tmp_path / "x.json").write_text("{}")
     assert main(["reconcile", str(tmp_path / "x.json")]) == 2
     assert "x.json" in capsys.readouterr().err
+
+
+def test_a_copy_of_a_run_is_refused_before_anything_is_asked(
+    organisation: Organisation, ledger: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "baseline.json").write_bytes(Path(ledger).read_bytes())
+    assert main(["reconcile", ledger, str(tmp_path / "baseline.json")]) == 2
+    assert "is the same run as another one; name each run once" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +16,7 @@ INI_FOLDER = Path("/project")
 def settle(
     flags: dict[str, object] | None = None,
     env: dict[str, str] | None = None,
-    ini: dict[str, str | list[str] | None] | None = None,
+    ini: Mapping[str, str | Sequence[str] | None] | None = None,
 ) -> Settings:
     return resolve(flags or {}, env or {}, ini or {}, INI_FOLDER)
 
@@ -53,7 +54,10 @@ def test_an_empty_value_is_a_mistake_and_not_the_absence_of_one(option: Option) 
         if option.flag:
             with pytest.raises(SettingsError, match=f"^{option.flag}: is empty"):
                 settle(flags={option.name: value})
-    absent = settle(ini={option.name: [] if option.repeatable else None})
+    if option.repeatable:
+        with pytest.raises(SettingsError, match=f"^{option.ini}: is empty"):
+            settle(ini={option.name: []})
+    absent = settle(ini={option.name: () if option.repeatable else None})
     assert vars(absent) == {"origins": {}}
 
 
