@@ -6,11 +6,15 @@ could not be counted, `left_out`; never the prompt. The response's body is `{"in
 or, with status 400, the API's error, if `--llmcost-model` asked for a model that does not take
 the payload. Interactions are sorted by fingerprint, with a line for each value, so that two
 branches merge. VCR itself can load a cassette, and is not needed for it.
+
+A file that is as it was written is read by its form: a YAML parser would take most of the time of
+a replay. Any other file, which a merge or a formatter has left, is read as YAML.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -77,6 +81,8 @@ class Entry(Count, frozen=True, kw_only=True):
         return self.fingerprint.startswith(f"{RECIPE}:")
 
 
+# A file as it is written.
+
 _HEAD, _END = "interactions:\n", "version: 1\n"
 _INTERACTION = """\
 - request:
@@ -98,8 +104,12 @@ _INTERACTION = """\
 """In VCR's format, but with a line for each line of a text, which merges better. Whatever host was
 asked: the name of a private gateway stays out of the file."""
 _INDENT = " " * 6
+_WRITTEN = re.compile(
+    re.escape(_INTERACTION)
+    % (rf"({_INDENT}\{{(?:\n{_INDENT}[ -~]*)*)", "((?:[ -&(-~]|'')*)", "(200|400)", "[A-Za-z ]+")
+)
 
-# What of it is read.
+# Any other file, as far as it is read.
 
 
 class _Request(msgspec.Struct):
@@ -154,7 +164,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
     """
     try:
         with path.open("rb") as file:
-            text = file.read(MOST_BYTES + 1).decode()
+            text = file.read(MOST_BYTES + 1).decode().replace("\r\n", "\n")  # Git's on Windows
     except FileNotFoundError:
         return {}
     except UnicodeDecodeError as error:
@@ -165,7 +175,10 @@ def read_entries(path: Path) -> dict[str, Entry]:
     if not text.strip():
         return {}
     try:
-        interactions = msgspec.convert(load_yaml(text), type=_File).interactions
+        interactions = _read_written(text) or [
+            (each.request.body, each.response.body.string, each.response.status.code)
+            for each in msgspec.convert(load_yaml(text), type=_File).interactions
+        ]
     except YamlError as error:
         hint = "; it holds unresolved merge conflicts" if "\n<<<<<<< " in f"\n{text}" else ""
         raise CountCassetteError(
@@ -178,7 +191,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for number, interaction in enumerate(interactions, start=1):
         try:
-            entry = _read_interaction(interaction)
+            entry = _read_interaction(*interaction)
             before = entries.get(entry.fingerprint, entry)
             if (before.input_tokens, before.refused) != (entry.input_tokens, entry.refused):
                 raise ValueError(
@@ -195,12 +208,21 @@ def read_entries(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def _read_interaction(interaction: _Interaction) -> Entry:
-    request, body = interaction.request.body, interaction.response.body.string
+def _read_written(text: str) -> list[tuple[str, str, int]]:
+    """Return request, answer and status of each interaction, if a file is as it was written."""
+    head, *found = _WRITTEN.split(text)
+    *between, end = found[3::4] or [""]
+    if (head, end) != (_HEAD, _END) or any(between):
+        return []
+    read = zip(found[::4], found[1::4], found[2::4], strict=True)
+    return [(asked, body.replace("''", "'"), int(code)) for asked, body, code in read]
+
+
+def _read_interaction(request: str, body: str, code: int) -> Entry:
     if (number := request.count('"fingerprint":')) > 1:  # of which a JSON parser takes the last
         raise ValueError(f"it has {number} fingerprints")
     asked, tokens, refused = msgspec.json.decode(request, type=Entry), 0, None
-    if interaction.response.status.code == 400:
+    if code == 400:
         refused = msgspec.json.decode(body, type=_Refused).error.message
     else:
         tokens = msgspec.json.decode(body, type=_Counted).input_tokens

@@ -80,17 +80,32 @@ def test_the_file_is_pinned(path: Path) -> None:
         """)
 
 
-def test_what_was_written_is_read_also_with_the_lines_of_windows_or_a_comment(path: Path) -> None:
+def test_a_file_as_it_was_written_is_read_without_a_yaml_parser(path: Path) -> None:
     entries = [
         entry("aa", left_out=("tools.x",)),
         entry("bb", 0, refused="it's: \x7f \x85 é\t\n- {"),
     ]
     write_entries(path, entries)
+    script = f"""
+        import sys
+        from pathlib import Path
+        from pytest_llmcost.counting.cassette import read_entries
+        read_entries(Path({str(path)!r}))
+        print("yaml" in sys.modules)
+    """
+
+    def loads_yaml() -> str:
+        child = [sys.executable, "-c", textwrap.dedent(script)]
+        return subprocess.run(child, capture_output=True, encoding="utf-8", check=True).stdout
+
+    assert loads_yaml() == "False\n"
     assert read_entries(path) == {one.fingerprint: one for one in entries}
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))  # as Git does on Windows
+    assert loads_yaml() == "False\n"
     assert read_entries(path) == {one.fingerprint: one for one in entries}
     path.write_bytes(path.read_bytes() + b"# formatted\n")
     assert read_entries(path) == {one.fingerprint: one for one in entries}
+    assert loads_yaml() == "True\n"
 
 
 def test_the_order_of_recording_does_not_show(path: Path, tmp_path: Path) -> None:
