@@ -131,7 +131,8 @@ class _Sending:
                 return None  # a log-in inside it, or where it was redirected to
             if outer.is_on_wire and outer.is_unrefused:  # a transport of the user's own tries again
                 outer.leave_below(is_log_in=False)
-            outer.is_unrefused = True
+            # What a mock sends itself is seen where it leaves.
+            outer.is_unrefused = isinstance(self.client, self.library.own)
             return outer
         if outer is not None and outer.source is request:
             return None  # a subclass has called the method of its base
