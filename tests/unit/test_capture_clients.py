@@ -257,7 +257,7 @@ def test_a_retry_after_a_refusal_counts_what_was_lost_before_and_since(
 
 
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda each: each.__name__)
-@pytest.mark.parametrize("how", ["sync", "async"])
+@pytest.mark.parametrize("how", ["sync", "async", "thread"])
 def test_what_a_transport_of_the_users_own_has_lost_before_it_tries_again_is_counted(
     standin: StandIn, library: Any, how: str
 ) -> None:
@@ -280,12 +280,19 @@ def test_what_a_transport_of_the_users_own_has_lost_before_it_tries_again_is_cou
                     if response.status_code == 200:
                         return response
 
+    class InThread(library.AsyncBaseTransport):  # type: ignore[misc]
+        async def handle_async_request(self, request: Any) -> Any:
+            with futures.ThreadPoolExecutor() as pool:  # without the context
+                response = pool.submit(Again().handle_request, request).result()
+            return library.Response(200, content=response.read())
+
     async def ask() -> None:
-        async with library.AsyncClient(transport=AgainAsync()) as client:
+        transport = AgainAsync() if how == "async" else InThread()
+        async with library.AsyncClient(transport=transport) as client:
             await client.post(standin.url + "/v1/messages", json=ASKED, headers=HEADERS)
 
     with capturing() as purse:
-        if how == "async":
+        if how != "sync":
             asyncio.run(ask())
         else:
             with library.Client(transport=Again()) as client:
