@@ -106,6 +106,8 @@ class Capture:
             lost = self._take_lost(request) if self._lost else None
             if lost is not None:
                 request.lost_attempts = (lost.lost_attempts or 0) + lost.is_lost
+                request.sent_again = lost.sent_again
+                request.attempts += lost.sent_again
                 request.supersedes = lost if lost.answer is not None else lost.supersedes
             self._open.add(request)
         except Exception as error:

@@ -89,6 +89,8 @@ class _Outcome:
     answered with an exception, a request of a batch that failed."""
     replay: Replay | None = None
     """The recorded request whose response counts; None if nothing was replayed."""
+    sent_again: int = 0
+    """How many of the attempts its client does not know of: a library below it made them."""
     lost_attempts: int | None = None
     """How many attempts before this one got no answer and may be billed; None for none."""
     supersedes: CapturedRequest | None = None
@@ -224,7 +226,7 @@ class CapturedRequest(_Outcome):
     def is_retry_of(self, lost: CapturedRequest) -> bool:
         """Whether it is the next attempt of a request that got no answer."""
         return (
-            self.attempts == lost.attempts + 1
+            self.attempts == lost.attempts - lost.sent_again + 1
             and self.owner == lost.owner
             and self.client is lost.client
             and self.endpoint == lost.endpoint
@@ -291,6 +293,7 @@ class CapturedRequest(_Outcome):
         if is_again:  # the attempt before may have been billed
             self.lost_attempts = (self.lost_attempts or 0) + 1
             self.attempts += 1
+            self.sent_again += 1
         self.is_on_wire = True
         self.is_unrefused |= not is_log_in
 

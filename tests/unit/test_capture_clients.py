@@ -257,7 +257,7 @@ def test_a_retry_after_a_refusal_counts_what_was_lost_before_and_since(
 
 
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda each: each.__name__)
-@pytest.mark.parametrize("how", ["sync", "async"])
+@pytest.mark.parametrize("how", ["sync", "async", "thread"])
 def test_what_a_transport_of_the_users_own_has_lost_before_it_tries_again_is_counted(
     standin: StandIn, library: Any, how: str
 ) -> None:
@@ -280,12 +280,19 @@ def test_what_a_transport_of_the_users_own_has_lost_before_it_tries_again_is_cou
                     if response.status_code == 200:
                         return response
 
+    class InThread(library.AsyncBaseTransport):  # type: ignore[misc]
+        async def handle_async_request(self, request: Any) -> Any:
+            with futures.ThreadPoolExecutor() as pool:  # without the context
+                response = pool.submit(Again().handle_request, request).result()
+            return library.Response(200, content=response.read())
+
     async def ask() -> None:
-        async with library.AsyncClient(transport=AgainAsync()) as client:
+        transport = AgainAsync() if how == "async" else InThread()
+        async with library.AsyncClient(transport=transport) as client:
             await client.post(standin.url + "/v1/messages", json=ASKED, headers=HEADERS)
 
     with capturing() as purse:
-        if how == "async":
+        if how != "sync":
             asyncio.run(ask())
         else:
             with library.Client(transport=Again()) as client:
@@ -293,6 +300,75 @@ def test_what_a_transport_of_the_users_own_has_lost_before_it_tries_again_is_cou
     (request,) = purse.seen
     assert (request.attempts, request.lost_attempts) == (3, 2)
     assert purse.call.caveats == ("lost-answer",)
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda each: each.__name__)
+@pytest.mark.parametrize("by", ["requests", "urllib", "aiohttp", "its own transport"])
+@pytest.mark.parametrize("steps", [(), (fault(503),)], ids=["at once", "after a refusal"])
+def test_what_a_mock_passes_on_to_the_api_is_sent_once(
+    standin: StandIn, library: Any, by: str, steps: tuple[Step, ...]
+) -> None:
+    standin.script(*steps)
+    url = standin.url + "/v1/messages"
+
+    async def ask(body: bytes) -> Any:
+        async with (
+            aiohttp.ClientSession(headers=HEADERS) as session,
+            session.post(url, data=body) as response,
+        ):
+            return response.status, await response.read()
+
+    def pass_on(request: Any) -> Any:
+        body = request.read()
+        if by == "its own transport":
+            return library.HTTPTransport().handle_request(request)
+        if by == "aiohttp":
+            status, content = asyncio.run(ask(body))
+        elif by == "requests":
+            response = requests.post(url, body, headers=HEADERS)
+            status, content = response.status_code, response.content
+        else:
+            try:
+                with urllib.request.urlopen(urllib.request.Request(url, body, HEADERS)) as response:
+                    status, content = response.status, response.read()
+            except urllib.request.HTTPError as error:
+                status, content = error.code, error.read()
+        return library.Response(status, content=content)
+
+    class Again(library.BaseTransport):  # type: ignore[misc]
+        mock = library.MockTransport(pass_on)
+
+        def handle_request(self, request: Any) -> Any:
+            response = self.mock.handle_request(request)
+            return self.mock.handle_request(request) if response.status_code != 200 else response
+
+    with capturing() as purse, library.Client(transport=Again()) as client:
+        client.post(url, json=ASKED, headers=HEADERS)
+    (request,) = purse.seen
+    assert (request.attempts, request.lost_attempts) == (1, None)
+    assert purse.call.caveats == ()
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda each: each.__name__)
+def test_a_retry_of_a_client_whose_transport_has_tried_in_vain_is_the_same_call(
+    standin: StandIn, library: Any
+) -> None:
+    standin.script(*[Step(cut_after_bytes=0)] * 4)
+
+    class Twice(library.HTTPTransport):  # type: ignore[misc]
+        def handle_request(self, request: Any) -> Any:
+            try:
+                return super().handle_request(request)
+            except library.RemoteProtocolError:
+                return super().handle_request(request)
+
+    with capturing() as purse, library.Client(transport=Twice()) as client:
+        for number in range(3):
+            headers = {**HEADERS, "x-stainless-retry-count": str(number)}
+            with suppress(library.RemoteProtocolError):
+                client.post(standin.url + "/v1/messages", json=ASKED, headers=headers)
+    (request,) = purse.seen
+    assert (request.attempts, request.lost_attempts) == (5, 4)
 
 
 @pytest.mark.parametrize("looked_at", ["afterwards", "between"])

@@ -124,6 +124,8 @@ class _Sending:
         """Follow a request; return the outer call if this is a transport that sends for it."""
         if request is None:
             return None  # the library's own error says what is missing
+        if self.is_transport and outer is None:
+            outer = _sending.get(id(request))
         if outer is not None and self.is_transport:
             if outer.gate is not None:
                 outer.do(_note_headers, request)
@@ -131,25 +133,24 @@ class _Sending:
                 return None  # a log-in inside it, or where it was redirected to
             if outer.is_on_wire and outer.is_unrefused:  # a transport of the user's own tries again
                 outer.leave_below(is_log_in=False)
-            outer.is_unrefused = True
+            # What a mock sends itself is seen where it leaves.
+            outer.is_unrefused = isinstance(self.client, self.library.own)
             return outer
         if outer is not None and outer.source is request:
             return None  # a subclass has called the method of its base
-        captured = _sending.get(id(request)) if self.is_transport else None
-        if captured is None:
-            captured = begin(
-                request,
-                self.client,
-                request.method,
-                # Private: what the address is the text of, which it makes anew each time.
-                getattr(request.url, "_uri_reference", request.url),
-                None,  # hooks of the client, and log-ins, change the headers until they are sent
-                # Private: `content` raises for a body that is a stream, which is left alone.
-                getattr(request, "_content", b""),
-                outer,
-            )
-            if captured is not None:
-                _sending.setdefault(id(request), captured)
+        captured = begin(
+            request,
+            self.client,
+            request.method,
+            # Private: what the address is the text of, which it makes anew each time.
+            getattr(request.url, "_uri_reference", request.url),
+            None,  # hooks of the client, and log-ins, change the headers until they are sent
+            # Private: `content` raises for a body that is a stream, which is left alone.
+            getattr(request, "_content", b""),
+            outer,
+        )
+        if captured is not None:
+            _sending.setdefault(id(request), captured)
         return captured
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
