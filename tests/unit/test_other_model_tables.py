@@ -43,7 +43,7 @@ def unknown(name: str, reason: str = "not counted") -> OtherModelRow:
     return OtherModelRow(name=name, unknown_calls=2, reasons=(reason,))
 
 
-def a_switch() -> OtherModel:
+def an_other_model() -> OtherModel:
     return make_other_model(
         MODEL,
         [
@@ -67,7 +67,7 @@ def text_of(other: OtherModel, width: int = 80, **how: int) -> str:
 
 @pytest.mark.parametrize("width", [80, 140])
 def test_the_whole_table(width: int) -> None:
-    assert_golden(f"what-if-{width}.txt", text_of(a_switch(), width=width))
+    assert_golden(f"other-model-{width}.txt", text_of(an_other_model(), width=width))
 
 
 def test_the_table_fits_the_terminal() -> None:
@@ -124,7 +124,7 @@ class TestSummary:
     def report(self) -> Ledger:
         calls = [make_call("0.01"), make_call("0.02", max_tokens=100)]
         report = make_report({a_test("t.py::test_a"): calls, a_fixture(): calls[:1]})
-        return replace(report, other_models=(a_switch(),))
+        return replace(report, other_models=(an_other_model(),))
 
     def test_it_has_a_table_for_each_model(self) -> None:
         text = "\n".join(line.text for line in render_summary(self.report(), View()))
@@ -135,13 +135,16 @@ class TestSummary:
         text = render_markdown(self.report())
         assert f"<summary>On <code>{MODEL}</code></summary>" in text
         assert "<b>" not in text
-        assert_golden("what-if.md", text)
+        assert_golden("other-model.md", text)
 
     def test_the_page_has_a_table_for_each_model(self) -> None:
         html = render_html(self.report())
         assert f">On {MODEL}</h2>" in html
         assert "<b>" not in html
-        for row in (a_switch(), *(each for _, each in fold_other_model(a_switch().rows))):
+        for row in (
+            an_other_model(),
+            *(each for _, each in fold_other_model(an_other_model().rows)),
+        ):
             cells = "".join(re.findall(r'<td class="number(?: wide)?">[^<]*</td>', html))
             assert ">".join(other_model_cells(row)) in re.sub(r"</td><td[^>]*>", ">", cells)
 
