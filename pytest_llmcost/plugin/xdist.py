@@ -36,6 +36,7 @@ class Worker(Hooks):
 
             judge_late(self.session)
         self.session.save_counts()
+        self.session.note_failures()
         news = json.dumps(self.session.take_news())
         session.config.workeroutput[_KEY] = news  # type: ignore[attr-defined]
 

@@ -261,8 +261,12 @@ def test_a_hook_that_fails_keeps_no_run_from_ending(
         ask(1)
         {leaves}
 
+    @pytest.fixture(scope="session")
+    def wide():  # torn down when pytest ends the session
+        yield
+
     @pytest.fixture
-    def around():
+    def around(wide):
         leave() if "{where}" == "set_up" else None
 
     def test_leaves(around):
