@@ -281,3 +281,24 @@ def test_a_hook_that_fails_keeps_no_run_from_ending(
     ledger = project.ledger()
     assert [row["nodeid"] for row in ledger["tests"]] == ["test_app.py::test_leaves"]
     assert [each for each in ledger["notes"] if "hook failed" in each and "Zero" in each]
+
+
+def test_a_hook_that_fails_keeps_no_worker_from_telling_what_it_spent(project: Project) -> None:
+    project.write(
+        conftest="def pytest_llmcost_call(call, item): 1 / 0",
+        test_app="""
+    import pytest
+
+    @pytest.fixture(scope="session")
+    def wide():
+        yield
+
+    def test_leaves(wide, llmcost):
+        llmcost.record({"input_tokens": 9, "output_tokens": 1}, model="claude-opus-4-7")
+        raise KeyboardInterrupt
+    """,
+    )
+    project.run_apart("-n1", "--llmcost-report=ledger.json", plugins=("xdist",))
+    ledger = project.ledger()
+    assert [row["nodeid"] for row in ledger["tests"]] == ["test_app.py::test_leaves"]
+    assert [each for each in ledger["notes"] if "hook failed" in each and "Zero" in each]
