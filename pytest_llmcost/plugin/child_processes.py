@@ -58,9 +58,9 @@ class ChildProcesses:
         """
         self._share_folder()
         self._owners.update((_token_of(each), each) for each, *_ in self.session.fixtures)
-        manager = self.session.config.pluginmanager
-        if not manager.is_registered(self):
-            manager.register(self, "llmcost-forked")
+        mine = object()  # threads may fork at once, and a lock could be held in the child
+        if vars(self).setdefault("_watcher", mine) is mine:
+            self.session.config.pluginmanager.register(self, "llmcost-forked")
 
     def ticket(self) -> Ticket:
         """Return what lets a spawned child send back what it sends for who is running now.

@@ -126,7 +126,8 @@ class Counts:
             self._new_askers.add(name)
             mode = "new_episodes"
         command = count_command(config, node, owner.item)
-        if self._settings.origin("cache") == "--llmcost-cache":  # cached prefixes are counted by it
+        # Cached prefixes are counted by it; only an ini file holds wherever the command is run.
+        if self._settings.origin("cache") not in ("default", "llmcost_cache"):
             command += f" --llmcost-cache={self._settings.cache}"
         asker = Asker(name, command)
         source = self._sources[owner] = (cassette, mode, asker)

@@ -93,7 +93,8 @@ def _fixture_value(item: pytest.Item, name: str) -> Any:
         # pytest 9 warns of it in a teardown, where the user cannot ask in our place.
         warnings.filterwarnings("ignore", r"Calling request\.getfixturevalue")
         try:
-            return None if request is None else request.getfixturevalue(name)
+            # Of a test that is over, whose answer came late, pytest has made it False.
+            return request.getfixturevalue(name) if request else None
         except pytest.FixtureLookupError:
             return None
 

@@ -42,7 +42,7 @@ from pytest_llmcost.plugin.other_models import with_columns, with_other_models
 from pytest_llmcost.plugin.session import Session, utc_now
 from pytest_llmcost.plugin.verdicts import judge_late
 from pytest_llmcost.reports.github import render_annotations, render_job_summary
-from pytest_llmcost.reports.junit import suite_properties, test_properties
+from pytest_llmcost.reports.junit import suite_properties, test_properties, with_properties
 from pytest_llmcost.reports.numbers import first_of, format_count
 from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.run_wording import (
@@ -166,7 +166,7 @@ class RunEnd:
 
     @exactly()
     def add_junit_properties(self) -> None:
-        """Pass the totals, and what each test cost, to pytest's JUnit file."""
+        """Pass the totals to pytest's JUnit file, and what has changed since a test's teardown."""
         from xml.etree import ElementTree
 
         from _pytest.junitxml import bin_xml_escape, mangle_test_address, xml_key
@@ -192,8 +192,10 @@ class RunEnd:
             if properties is None:
                 properties = ElementTree.Element("properties")
                 case.insert(0, properties)
-            for name, value in test_properties(row):
-                ElementTree.SubElement(properties, "property", name=name, value=value)
+            known = [(each.get("name", ""), each.get("value", "")) for each in properties]
+            properties.clear()
+            for name, now in with_properties(known, test_properties(row)):
+                ElementTree.SubElement(properties, "property", name=name, value=str(now))
 
     @exactly()
     def write_summary(self, terminal: pytest.TerminalReporter) -> None:

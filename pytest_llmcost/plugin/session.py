@@ -358,6 +358,12 @@ class Session:
         with self._turn.taken(LONG_WAIT if is_main else SHORT_WAIT) as taken:
             yield taken is not None
 
+    def note_failures(self) -> None:
+        """Note what came too late for a test to fail by it, so that nothing else does."""
+        while self.failures:
+            failure = self.failures.pop()
+            self.notes.add(f"a pytest_llmcost hook failed outside of tests: {failure!r}")
+
     @property
     def all_notes(self) -> set[str]:
         """What a reader should know, with the requests that capture failed to follow."""

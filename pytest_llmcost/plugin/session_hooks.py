@@ -124,8 +124,7 @@ class SessionHooks(Hooks):
             return None
         session, settings = self.session, self.session.settings
         session.catch_up()
-        for failure in session.failures:
-            session.notes.add(f"a pytest_llmcost hook failed outside of tests: {failure!r}")
+        session.note_failures()
         asked = (settings.budgets, settings.report, settings.baseline, settings.history)
         is_asked = any(asked) or settings.max_suite is not None or session.unmatched_globs
         if not (is_asked or (session.has_spending and session.ledger)):

@@ -24,6 +24,7 @@ from pytest_llmcost.plugin.counts import count_command
 from pytest_llmcost.plugin.marker import limits_of
 from pytest_llmcost.plugin.owners import Owner, TestAttempt, nodeid_of
 from pytest_llmcost.plugin.session import Hooks, Session
+from pytest_llmcost.reports.junit import test_properties, with_properties
 from pytest_llmcost.reports.wording import (
     render_failure,
     render_missing_count,
@@ -149,6 +150,12 @@ class Reports(Hooks):
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Note the outcome; show what the test cost on its report."""
         session, before = self.session, self.session.attempt
+        if call.when == "teardown" and before is not None and before.item is item:
+            session.settle(before)  # of what is still under way, only that it is unknown
+            if before.has_spent or before.verdicts:
+                # JUnit shows the last attempt alone, so without the figures of earlier ones.
+                added = test_properties(session.ledger.row(before.key))
+                item.user_properties[:] = with_properties(item.user_properties, added)
         # The first of unittest's own takes the place of the other.
         for raised in (call.excinfo, *(getattr(item, "_excinfo", None) or ())):
             if raised is not None and isinstance(raised.value, LiveCapError):

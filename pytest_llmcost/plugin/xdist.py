@@ -8,6 +8,7 @@ JSON, because execnet refuses the lone surrogates that a payload may hold, and e
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -27,18 +28,22 @@ class Worker(Hooks):
         if self.session.has_spending and (news := self.session.ledger.take_fragment()) is not None:
             report.llmcost = json.dumps(news)  # type: ignore[attr-defined]
 
-    # After pytest's own, which tears down the last fixtures; xdist sends the output after all.
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+    # The innermost: pytest's own hook has torn down the last fixtures, and xdist sends after all.
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         """Send the rest: calls outside of tests, and why the run is not complete."""
+        self.session.note_failures()  # or the teardown of a wider fixture raises them
+        result = yield
         self.session.settle()
         if self.session.has_spending:
             from pytest_llmcost.plugin.verdicts import judge_late
 
             judge_late(self.session)
         self.session.save_counts()
+        self.session.note_failures()
         news = json.dumps(self.session.take_news())
         session.config.workeroutput[_KEY] = news  # type: ignore[attr-defined]
+        return result
 
 
 class Controller(Hooks):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 
 from pytest_llmcost.amounts import Amounts, Kind
@@ -26,6 +26,13 @@ def test_properties(row: TestRow) -> Iterator[tuple[str, str]]:
 
 
 test_properties.__test__ = False  # type: ignore[attr-defined]
+
+
+def with_properties(
+    known: Iterable[tuple[str, object]], added: Iterable[tuple[str, object]]
+) -> list[tuple[str, object]]:
+    """Return properties of a test with ours as they are now; those of before are no longer true."""
+    return [*(each for each in known if not each[0].startswith("llmcost_")), *added]
 
 
 def suite_properties(ledger: Ledger) -> Iterator[tuple[str, str]]:

@@ -151,15 +151,19 @@ def test_a_marker_s_cache_state_is_that_of_counts_too(
     )
 
 
+@pytest.mark.parametrize("is_flag", [True, False])
 def test_the_run_s_cache_state_is_that_of_counts_too_and_a_miss_says_what_records_it(
-    project: Project, standin: StandIn
+    project: Project, standin: StandIn, monkeypatch: pytest.MonkeyPatch, is_flag: bool
 ) -> None:
     project.online(standin).write(
         test_app=PAYLOAD + "    def test_one(llmcost): llmcost.count(payload())\n"
     )
     project.run(COUNT, REPORT).assert_outcomes(passed=1)
     plain = Decimal(project.ledger()["totals"]["usd"])
-    result = project.run("--llmcost-cache=cold")
+    with monkeypatch.context() as patch:  # what sets a variable, such as CI, is elsewhere
+        if not is_flag:
+            patch.setenv("PYTEST_LLMCOST_CACHE", "cold")
+        result = project.run(*["--llmcost-cache=cold"][: int(is_flag)])
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [

@@ -261,8 +261,12 @@ def test_a_hook_that_fails_keeps_no_run_from_ending(
         ask(1)
         {leaves}
 
+    @pytest.fixture(scope="session")
+    def wide():  # torn down when pytest ends the session
+        yield
+
     @pytest.fixture
-    def around():
+    def around(wide):
         leave() if "{where}" == "set_up" else None
 
     def test_leaves(around):
@@ -274,6 +278,27 @@ def test_a_hook_that_fails_keeps_no_run_from_ending(
     )
     result = project.run("--llmcost-report=ledger.json")
     assert result.ret == pytest.ExitCode.INTERRUPTED
+    ledger = project.ledger()
+    assert [row["nodeid"] for row in ledger["tests"]] == ["test_app.py::test_leaves"]
+    assert [each for each in ledger["notes"] if "hook failed" in each and "Zero" in each]
+
+
+def test_a_hook_that_fails_keeps_no_worker_from_telling_what_it_spent(project: Project) -> None:
+    project.write(
+        conftest="def pytest_llmcost_call(call, item): 1 / 0",
+        test_app="""
+    import pytest
+
+    @pytest.fixture(scope="session")
+    def wide():
+        yield
+
+    def test_leaves(wide, llmcost):
+        llmcost.record({"input_tokens": 9, "output_tokens": 1}, model="claude-opus-4-7")
+        raise KeyboardInterrupt
+    """,
+    )
+    project.run_apart("-n1", "--llmcost-report=ledger.json", plugins=("xdist",))
     ledger = project.ledger()
     assert [row["nodeid"] for row in ledger["tests"]] == ["test_app.py::test_leaves"]
     assert [each for each in ledger["notes"] if "hook failed" in each and "Zero" in each]

@@ -59,3 +59,22 @@ def test_a_test_of_a_group_of_workers_says_what_it_cost(project: Project) -> Non
     project.run_apart("-n1", "--dist=loadgroup", "--junitxml=junit.xml", plugins=("xdist",))
     cases = ElementTree.parse(project.path / "junit.xml").findall(".//testcase")
     assert [properties(each.find("properties"))["llmcost_calls"] for each in cases] == ["1", "1"]
+
+
+def test_a_test_that_gives_itself_another_name_says_what_it_cost(project: Project) -> None:
+    project.write(
+        test_app="""
+    import pytest
+
+    @pytest.mark.parametrize("attribute", ["name", "classname"])
+    def test_spends(llmcost, record_xml_attribute, record_property, attribute):
+        record_xml_attribute(attribute, "mine")
+        record_property("also", "mine")
+        llmcost.record({"input_tokens": 9, "output_tokens": 1}, model="claude-opus-4-7")
+    """
+    )
+    is_experimental = ("-W", "ignore::pytest.PytestExperimentalApiWarning")
+    project.run("--junitxml=junit.xml", "-o", "junit_family=xunit1", *is_experimental)
+    cases = ElementTree.parse(project.path / "junit.xml").findall(".//testcase")
+    told = [properties(each.find("properties")) for each in cases]
+    assert [(each["also"], each["llmcost_calls"]) for each in told] == [("mine", "1")] * 2

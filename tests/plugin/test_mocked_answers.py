@@ -219,6 +219,42 @@ def test_whoever_distrusts_mocks_and_has_no_count_cannot_verify(project: Project
     result.stdout.fnmatch_lines(["*--llmcost-record-mode=*"])
 
 
+def test_an_answer_that_comes_when_its_test_is_over_fails_no_other_test(project: Project) -> None:
+    project.write(
+        app=APP,
+        test_app="""
+    import threading
+    import httpx
+    from app import REPLY, ask
+
+    HAS_BEGUN, MAY_END = threading.Event(), threading.Event()
+
+    def answer(request):
+        HAS_BEGUN.set()
+        MAY_END.wait()
+        return httpx.Response(200, json=REPLY)
+
+    def in_thread():
+        ask(transport=httpx.MockTransport(answer))
+
+    THREAD = threading.Thread(target=in_thread)
+
+    def test_begins():
+        THREAD.start()
+        HAS_BEGUN.wait()
+
+    def test_other(llmcost):
+        MAY_END.set()
+        THREAD.join()
+        llmcost.record({"input_tokens": 9, "output_tokens": 1}, model="claude-opus-4-7")
+    """,
+    )
+    result = project.run("--llmcost-report=ledger.json", "--llmcost-mocks=count")
+    result.assert_outcomes(passed=2)
+    caveats = {row["nodeid"]: row["calls"][0]["caveats"] for row in project.ledger()["tests"]}
+    assert [each[:9] for each in caveats["test_app.py::test_begins"]] == ["uncounted"]
+
+
 def test_a_mocks_prompt_that_could_not_be_counted_says_why(
     project: Project, standin: StandIn
 ) -> None:
