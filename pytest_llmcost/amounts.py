@@ -178,7 +178,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         categories: dict[str, Decimal] = {}
         money = Reasons()
         inexact: defaultdict[TokenKind, Range] = defaultdict(Range)  # by how much
-        # Noted in place: to join the reasons of each call takes without end if all have others.
+        # Noted in place: to join them call by call takes quadratic time if each has its own.
         reasons: defaultdict[TokenKind, Reasons] = defaultdict(Reasons)
         for call in calls:
             number += 1

@@ -50,7 +50,7 @@ from pytest_llmcost.prices.rate_card import RateCard
 
 _ZERO = Decimal(0)
 _MOST_CANDIDATES = 100
-"""So many payloads that are left over are looked at for the one that is most similar to another."""
+"""How many of the payloads that are left are compared with a new one to find the most similar."""
 
 Spenders = Mapping[tuple[str | None, ...], Spender]
 

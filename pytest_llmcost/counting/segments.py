@@ -46,7 +46,7 @@ class Plan(NamedTuple):
 
     whole: Payload
     cuts: tuple[Cut, ...]
-    """Of breakpoints, behind the whole; or of the parts' borders."""
+    """Of a caching plan the whole, then one at each breakpoint; else one at each part's border."""
     placeholder: Payload
     spans: tuple[tuple[tuple[str, ...], Cut, Cut], ...] = ()
     """In the prompt's order: the parts that a span belongs to, the cut before it and at its end."""

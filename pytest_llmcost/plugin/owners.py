@@ -175,7 +175,7 @@ def nodeid_of(item: pytest.Item) -> str:
 
 def _needed(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> set[str]:
     """Return the names of the fixtures that a fixture asks for, and that these ask for."""
-    # Private, both: pytest tells what a fixture needs in no public way.
+    # Both private: pytest has no public way to tell what a fixture needs.
     item = getattr(request, "_pyfuncitem", None)
     known = {} if item is None else item._fixtureinfo.name2fixturedefs
     needed: set[str] = set()

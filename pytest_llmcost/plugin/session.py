@@ -74,7 +74,7 @@ class Session:
         self.incomplete: set[str] = set()
         """Why the run does not stand for the whole suite."""
         self.lost_calls: set[str] = set()
-        """The same where calls may be missing; what was spent then has no upper bound."""
+        """Why calls may be missing: the run is incomplete, and what it spent has no upper bound."""
         self.notes: set[str] = set()
         self.not_passed: set[str] = set()
         """Tests that were skipped or failed, and modules and classes that were skipped whole."""

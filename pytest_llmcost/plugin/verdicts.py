@@ -143,7 +143,7 @@ def fail(session: Session, attempt: TestAttempt) -> NoReturn:
 class Reports(Hooks):
     """The hook that fills in the reports of tests; registered once there is anything to say."""
 
-    # The outermost: by then xfail and unittest have made of the report what it will be.
+    # The outermost wrapper, so that what xfail and unittest make of the report is known.
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]

@@ -28,7 +28,8 @@ class Worker(Hooks):
         if self.session.has_spending and (news := self.session.ledger.take_fragment()) is not None:
             report.llmcost = json.dumps(news)  # type: ignore[attr-defined]
 
-    # The innermost: pytest's own hook has torn down the last fixtures, and xdist sends after all.
+    # The innermost wrapper: inside of it pytest's own hook tears down the last fixtures, outside
+    # of it xdist's wrapper sends the output.
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         """Send the rest: calls outside of tests, and why the run is not complete."""

@@ -166,8 +166,8 @@ def count_states(ledger: Ledger) -> dict[str, int]:
 def describe_budgets(ledger: Ledger) -> tuple[str, str]:
     """Return the worst state of a run's budgets, and say how many are in it.
 
-    Both are empty if no budget is set. Of a run that failed otherwise no state is good: what a
-    failed test costs is not what it will cost.
+    The state is empty if there is no budget or no test, and if the budgets are kept but the run
+    failed: what a failed test costs is not what it will cost.
     """
     exceeded, unverified, near, within = count_states(ledger).values()
     if exceeded:

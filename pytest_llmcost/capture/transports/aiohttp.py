@@ -88,7 +88,7 @@ def _answered(captured: CapturedRequest, response: Any) -> None:
     # Most answers have come whole with their head; nothing has been read of them yet. How much of a
     # stream, or of a batch's results, counts is for its reader to say, or it would be a question of
     # timing.
-    # Private, as `_eof` and what `Tee` replaces: what came and was not read.
+    # Private, like the attributes that `Tee` uses: what came and was not read.
     came = b"".join(getattr(reader, "_buffer", ())) if reader.is_eof() else b""
     is_message = captured.endpoint.kind == "messages" and came.startswith(b"{")
     message = came if is_message else None
