@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 
 from pytest_llmcost.budgets.budget import Budget
 from pytest_llmcost.cli import console
+from pytest_llmcost.compare.other_model import with_other_models
 from pytest_llmcost.ledger.ledger import own_verdicts
 from pytest_llmcost.ledger.ledger_file import read_ledger, render_json
 from pytest_llmcost.ledger.shards import merge_ledgers
@@ -29,6 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     console.add_settings(parser, "max_suite", help=what)
     what = "the shards together are the whole suite, whatever each of them left out"
     parser.add_argument("--whole", action="store_true", help=what)
+    console.add_prices(parser)
 
 
 def run(arguments: Namespace) -> int:
@@ -41,6 +43,8 @@ def run(arguments: Namespace) -> int:
         limit = Budget(scope="suite", limit=usd, origin="--max-suite", label="max_suite")
     shards = ((path, read_ledger(path)) for path in arguments.shard)
     ledger = merge_ledgers(shards, max_suite=limit, is_whole=arguments.whole)
+    if models := [other.model for other in ledger.other_models]:
+        ledger = with_other_models(ledger, models, console.read_card(arguments))
     broken = []
     for test in last_attempts(ledger.tests):  # of reruns the last attempt counts
         # It may have passed although a budget could not be checked: `llmcost_unverified = warn`.

@@ -87,7 +87,7 @@ def keep_rows(ledger: Ledger, old: Ledger, not_passed: Iterable[str], card: Rate
         and any(_is_in(node, owner) or _is_in(owner, node) for node in nodes)
     ]
 
-    price = _pricing(ledger, card)
+    price = pricing(ledger, card)
 
     def priced(row: _Row) -> _Row:
         calls = tuple(map(price, row.calls))
@@ -114,7 +114,7 @@ def _is_in(nodeid: str, node: str) -> bool:
     return not node or nodeid == node or nodeid.startswith((f"{node}/", f"{node}::"))
 
 
-def _pricing(ledger: Ledger, card: RateCard) -> Callable[[Call], Call]:
+def pricing(ledger: Ledger, card: RateCard) -> Callable[[Call], Call]:
     """Return what prices a call anew, on the date and in the cache state of a ledger."""
     try:
         on = date.fromisoformat(ledger.price_date)
@@ -123,6 +123,19 @@ def _pricing(ledger: Ledger, card: RateCard) -> Callable[[Call], Call]:
             f"the ledger's price_date is {ledger.price_date!r}, no date such as 2026-11-22"
         ) from None
     return partial(reprice, card=card, on=on, cache_state=ledger.cache_state)
+
+
+def spenders_by(card: RateCard, ledger: Ledger) -> tuple[list[Spender], list[str]]:
+    """Return each owner in a run with its calls at a card's prices, and a note if those are new."""
+    spenders = spenders_of(ledger)
+    if ledger.rate_card.sha256 == card.sha256:
+        return spenders, []
+    price = pricing(ledger, card)
+    note = (
+        f"the run was priced with the rate card {ledger.rate_card.version}; both sides are "
+        f"compared at the prices of {card.version}"
+    )
+    return [replace(each, calls=tuple(map(price, each.calls))) for each in spenders], [note]
 
 
 def compare(
@@ -146,26 +159,19 @@ def compare(
     Raises:
         LedgerError: the run does not say on which date it was priced.
     """
-    price = _pricing(head, card)
-
-    def priced_now(spenders: Spenders) -> Spenders:
-        return {
-            key: replace(spender, calls=tuple(map(price, spender.calls)))
-            for key, spender in spenders.items()
-        }
-
     # Attempts of a test have the same key, and the last one comes last.
-    now: Spenders = {each.key: each for each in spenders_of(head)}
+    spenders, repriced = spenders_by(card, head)
+    now: Spenders = {each.key: each for each in spenders}
     then: Spenders = {each.key: each for each in spenders_of(base)}
-    if head.rate_card.sha256 != card.sha256:
-        now = priced_now(now)
     if not head.complete:
         now = {key: spender for key, spender in now.items() if spender.kind != "outside"}
         then = {key: spender for key, spender in then.items() if key in now}
     # The same card may be read by another rule in another version.
     terms = (base.generator, base.price_date, base.cache_state, base.rate_card.sha256)
     is_priced_alike = terms == (head.generator, head.price_date, head.cache_state, card.sha256)
-    before = then if is_priced_alike else priced_now(then)
+    before, price = then, pricing(head, card)
+    if not is_priced_alike:
+        before = {key: replace(it, calls=tuple(map(price, it.calls))) for key, it in then.items()}
     test_limits = tuple(test_limits)
     skipped = {test.nodeid for test in head.tests if test.outcome == "skipped"}
 
@@ -244,7 +250,7 @@ def compare(
         vanished=gone,
         parts=tuple(_part_changes(then, now, base, head)),
         verdicts=tuple(verdicts),
-        notes=tuple(_notes(base, head, card)),
+        notes=(*_notes(base, head), *repriced),
     )
 
 
@@ -352,7 +358,7 @@ def _differing_tokens(change: Amounts) -> dict[str, int]:
     }
 
 
-def _notes(base: Ledger, head: Ledger, card: RateCard) -> Iterator[str]:
+def _notes(base: Ledger, head: Ledger) -> Iterator[str]:
     if not base.complete:
         yield (
             f"the baseline is a partial run ({', '.join(base.incomplete)}); what it left out "
@@ -360,11 +366,6 @@ def _notes(base: Ledger, head: Ledger, card: RateCard) -> Iterator[str]:
         )
     if not head.complete:
         yield f"a partial run ({', '.join(head.incomplete)}); only what ran is compared"
-    if head.rate_card.sha256 != card.sha256:
-        yield (
-            f"the run was priced with the rate card {head.rate_card.version}; both sides are "
-            f"compared at the prices of {card.version}"
-        )
 
 
 def _most_similar(payload: PayloadFacts, others: Iterable[PayloadFacts]) -> PayloadFacts:

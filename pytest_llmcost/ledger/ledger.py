@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from itertools import chain
 from typing import Any, Literal
@@ -300,7 +300,7 @@ class OtherModel(Figures, frozen=True, kw_only=True):
 
     model: str
     rows: tuple[OtherModelRow, ...] = ()
-    """Sorted by kind, name and attempt."""
+    """As the ledger has them: tests, shared fixtures, then the calls outside tests."""
     missing: int = 0
     """Payloads whose count for the model is not recorded."""
     rejected: Mapping[str, int] = {}
@@ -308,31 +308,6 @@ class OtherModel(Figures, frozen=True, kw_only=True):
     dropped: Mapping[str, int] = {}
     """Rejected settings without tokens -> how many payloads have them; the rest is priced."""
     notes: tuple[str, ...] = ()
-
-
-_KINDS = ("test", "fixture", "outside")
-
-
-def make_other_model(
-    model: str,
-    rows: Iterable[OtherModelRow],
-    *,
-    missing: int = 0,
-    rejected: Mapping[str, int] | None = None,
-    dropped: Mapping[str, int] | None = None,
-    notes: Iterable[str] = (),
-) -> OtherModel:
-    """Sort the rows and add them up."""
-    ordered = sorted(rows, key=lambda row: (_KINDS.index(row.kind), row.name, row.attempt))
-    return OtherModel(
-        **msgspec.structs.asdict(sum(ordered, Figures())),
-        model=model,
-        rows=tuple(ordered),
-        missing=missing,
-        rejected=dict(sorted((rejected or {}).items())),
-        dropped=dict(sorted((dropped or {}).items())),
-        notes=tuple(sorted(set(notes))),
-    )
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):

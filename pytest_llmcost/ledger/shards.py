@@ -5,25 +5,22 @@ The order of the shards never shows in the result.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from itertools import chain
 from typing import Any
 
-from msgspec.structs import asdict, force_setattr, replace
+from msgspec.structs import force_setattr, replace
 
 from pytest_llmcost.budgets.budget import Budget, Verdict
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.ledger import (
-    Figures,
     Ledger,
     OtherModel,
-    OtherModelRow,
     PayloadFacts,
     RunRecord,
     calls_of,
-    make_other_model,
 )
 from pytest_llmcost.ledger.notes import missing_notes, mock_notes
 from pytest_llmcost.ledger.totals import closed
@@ -45,7 +42,8 @@ def merge_ledgers(
 
     The suite is judged by `max_suite`, or else by the budget that the shards have in common; so
     is each path. `is_whole` states that the shards together are the whole suite: what each of
-    them left to the others counts as run.
+    them left to the others counts as run. Of other models it has the names alone, because their
+    figures need prices: `compare` finds them for the sum as for a run.
 
     Raises:
         LedgerError: one attempt of a test in two of them; shards of different prices, settings or
@@ -78,6 +76,7 @@ def merge_ledgers(
         attempts[key] = source
     attempts.clear()  # a long run has many
     every = [ledger for _, ledger in seen]
+    models = {other.model for each in every for other in each.other_models}
     incomplete = {why for each in every for why in each.incomplete}
     if is_whole:
         incomplete -= {"deselected", "selected"}
@@ -94,7 +93,7 @@ def merge_ledgers(
             rate_card=replace(every[0].rate_card, sources=sources),
             comparison=None,
             payloads=payloads,
-            other_models=merge_other_models([each.other_models for each in every]),
+            other_models=tuple(OtherModel(model=model) for model in sorted(models)),
             **{
                 name: tuple(chain.from_iterable(getattr(each, name) for each in every))
                 for name in ("lost_calls", "skipped", "tests", "fixtures", "outside_tests")
@@ -202,49 +201,3 @@ def _budgets(shards: Sequence[tuple[str, Ledger]], max_suite: Budget | None) -> 
             chosen = min(alike, key=lambda each: (each.origin, repr(each)))
             budgets.append(replace(chosen, idle=is_idle))
     return budgets
-
-
-def merge_other_models(shards: Sequence[Sequence[OtherModel]]) -> tuple[OtherModel, ...]:
-    """Add up what the shards of a run found out, model by model.
-
-    A payload that several shards sent without its count is missing in each.
-    """
-    merged = []
-    for model in sorted({other.model for shard in shards for other in shard}):
-        found = [other for shard in shards for other in shard if other.model == model]
-        notes = {note for other in found for note in other.notes}
-        if len(found) < len(shards):
-            notes.add(f"{len(shards) - len(found)} of {len(shards)} shards did not ask for {model}")
-        rows: defaultdict[tuple[str, str, int, int], list[OtherModelRow]] = defaultdict(list)
-        for other in found:
-            # A fixture and the one that it overrides have one name, and both are set up.
-            namesakes = Counter[tuple[str, str, int]]()
-            for row in other.rows:
-                name = (row.kind, row.name, row.attempt)
-                namesakes[name] += 1
-                key = (*name, namesakes[name])
-                rows[key].append(row)
-        merged.append(
-            make_other_model(
-                model,
-                map(_one_row, rows.values()),
-                missing=sum(other.missing for other in found),
-                rejected=sum((Counter(other.rejected) for other in found), Counter()),
-                dropped=sum((Counter(other.dropped) for other in found), Counter()),
-                notes=notes,
-            )
-        )
-    return tuple(merged)
-
-
-def _one_row(rows: Sequence[OtherModelRow]) -> OtherModelRow:
-    """Return what stands for the rows of several shards: a fixture's most expensive, or the sum."""
-
-    def expense(row: OtherModelRow) -> tuple[Decimal, Decimal, int, str]:
-        nothing = Decimal(0)
-        return row.usd or nothing, row.usd_then or nothing, row.unknown_calls, repr(row)
-
-    if rows[0].kind == "fixture":
-        return max(rows, key=expense)
-    reasons = {reason for row in rows for reason in row.reasons}
-    return replace(rows[0], **asdict(sum(rows, Figures())), reasons=tuple(sorted(reasons)))

@@ -15,8 +15,9 @@ import pytest
 from msgspec.structs import replace
 
 from pytest_llmcost.call import Call
+from pytest_llmcost.compare import other_model
 from pytest_llmcost.compare.model_support import find_rejections
-from pytest_llmcost.compare.repriced import Column, in_column, obstacle_of, on_other_model
+from pytest_llmcost.compare.repriced import Column, in_column
 from pytest_llmcost.counting.cassette import Count, Entry
 from pytest_llmcost.counting.client import Job, count_all
 from pytest_llmcost.counting.payload import Payload
@@ -45,7 +46,7 @@ class OtherModels:
     def look_up(self, sender: Sender, call: Call, payload: Payload) -> None:
         """Note what is known of a call's payload on each model, and what is to be counted."""
         session, known = self._session, call.fingerprint
-        if known is None or obstacle_of(call) is not None:
+        if known is None or other_model.obstacle_of(call) is not None:
             return
         for model in models_of(session):
             if model == payload.model:
@@ -149,17 +150,14 @@ def _with_count(facts: PayloadFacts, model: str, count: Count) -> PayloadFacts:
 
 def with_other_models(session: Session, ledger: Ledger) -> Ledger:
     """Add the run's calls on each model that was asked for."""
-    others = tuple(
-        on_other_model(ledger, model, session.card, on=session.price_date)
-        for model in sorted(models_of(session))
-    )
-    notes = list(ledger.notes)
+    ledger = other_model.with_other_models(ledger, models_of(session), session.card)
+    notes, others = list(ledger.notes), ledger.other_models
     if missing := [f"{other.missing:,} for {other.model}" for other in others if other.missing]:
         command = count_command_of_run(session.config, session.settings, "model")
         notes.append(
             f"prompts not counted yet: {', '.join(missing)}; count them all, free: {command}"
         )
-    return replace(ledger, other_models=others, notes=tuple(notes))
+    return replace(ledger, notes=tuple(notes))
 
 
 def with_columns(session: Session, ledger: Ledger, view: View) -> View:

@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
-from sample_reports import OUTSIDE, a_fixture, a_test, make_report
+from sample_reports import OUTSIDE, a_fixture, a_test
+from sample_reports import make_report as make_any_report
 
 from pytest_llmcost.call import Call, PricedSamplingCall, reprice
-from pytest_llmcost.compare.repriced import (
+from pytest_llmcost.cli.main import main
+from pytest_llmcost.compare.other_model import (
     NO_PAYLOAD,
     NO_PRICE_NOW,
     SEVERAL_PASSES,
-    on_other_model,
     scale_prompt,
+    with_other_models,
 )
 from pytest_llmcost.ledger.ledger import (
+    CardId,
     Ledger,
     OtherModel,
     OtherModelRow,
     PayloadFacts,
 )
-from pytest_llmcost.ledger.ledger_file import parse_ledger, render_json
-from pytest_llmcost.ledger.shards import merge_ledgers, merge_other_models
+from pytest_llmcost.ledger.ledger_file import parse_ledger, read_ledger, render_json, write_ledger
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Terms, Usage
 
 NOV = date(2026, 11, 22)
 OLD, NEW = "claude-opus-4-6", "claude-opus-4-7"
 TEST = a_test("t.py::test")
+CARD = CardId(version=shipped_card().version, sha256=shipped_card().sha256)
+
+
+def make_report(spent: Mapping[Any, Any], **fields: Any) -> Ledger:
+    return make_any_report(spent, **{"rate_card": CARD, **fields})
+
+
+def on_other_model(report: Ledger, to: str = NEW) -> OtherModel:
+    (other,) = with_other_models(report, [to], shipped_card()).other_models
+    return other
 
 
 def priced(usage: Usage, *, model: str = OLD, **fields: Any) -> Call:
@@ -53,7 +66,7 @@ def switched(
     *calls: Call, to: str = NEW, payloads: dict[str, PayloadFacts] | None = None, **fields: Any
 ) -> OtherModel:
     report = make_report({TEST: calls}, payloads=payloads or {}, **fields)
-    return on_other_model(report, to, shipped_card(), on=NOV)
+    return on_other_model(report, to)
 
 
 COUNTED = {"1:a": known(counts={NEW: 1_300})}
@@ -163,8 +176,8 @@ def test_what_cannot_be_moved_is_unknown_with_its_reason(call: Call, reason: str
 
 
 def test_a_model_without_a_price_on_that_day_is_a_reason() -> None:
-    report = make_report({TEST: [priced(USAGE)]}, payloads={"1:a": known(counts={NEW: 9})})
-    other = on_other_model(report, NEW, shipped_card(), on=date(2026, 4, 15))
+    payloads = {"1:a": known(counts={NEW: 9})}
+    other = switched(priced(USAGE), payloads=payloads, price_date="2026-04-15")
     assert other.usd_then is None
     assert "first rates are from 2026-04-16" in other.rows[0].reasons[0]
 
@@ -180,7 +193,7 @@ def test_a_shared_fixture_counts_once_at_its_most_expensive_and_totals_agree_wit
         },
         payloads=COUNTED,
     )
-    other = on_other_model(report, NEW, shipped_card(), on=NOV)
+    other = on_other_model(report)
     assert other.usd == report.totals.usd
     assert [row.kind for row in other.rows] == ["test", "fixture", "outside"]
 
@@ -223,43 +236,80 @@ def test_the_same_length_changes_nothing() -> None:
 
 
 class TestInFiles:
-    def report(self, *calls: Call, nodeid: str = "t.py::test") -> Ledger:
-        report = make_report({a_test(nodeid): calls}, payloads=COUNTED)
-        return replace(report, other_models=(on_other_model(report, NEW, shipped_card(), on=NOV),))
+    def report(self, *calls: Call, nodeid: str = "t.py::test", **fields: Any) -> Ledger:
+        fields = {"payloads": COUNTED, **fields}
+        report = make_report({a_test(nodeid): calls}, **fields)
+        return with_other_models(report, [NEW], shipped_card())
 
     def test_it_comes_back_as_it_was(self) -> None:
         report = self.report(priced(USAGE), priced(USAGE, fingerprint=None))
         assert parse_ledger(render_json(report), "x") == report
 
-    def test_shards_add_up_to_what_one_run_would_have_found(self) -> None:
-        one, two = self.report(priced(USAGE)), self.report(priced(USAGE), nodeid="t.py::other")
-        merged = merge_ledgers([("1", one), ("2", two)])
-        (other,) = merged.other_models
-        assert other == on_other_model(merged, NEW, shipped_card(), on=NOV)
-
-    def test_a_shard_that_did_not_ask_is_said(self) -> None:
-        plain = make_report({a_test("t.py::other"): [priced(USAGE)]})
-        (other,) = merge_ledgers([("1", self.report(priced(USAGE))), ("2", plain)]).other_models
-        assert f"1 of 2 shards did not ask for {NEW}" in other.notes
-
-    def test_fixtures_of_several_shards_count_once_at_their_most_expensive(self) -> None:
-        def shard(nodeid: str, tokens: int) -> Ledger:
-            call = priced(Usage(input_tokens=tokens))
-            report = make_report(
-                {a_test(nodeid): [], a_fixture(): [call], OUTSIDE: [call]}, payloads=COUNTED
-            )
-            return replace(
-                report, other_models=(on_other_model(report, NEW, shipped_card(), on=NOV),)
-            )
-
-        merged = merge_ledgers([("1", shard("a", 10)), ("2", shard("b", 1_000))])
-        (other,) = merged.other_models
-        assert other.usd == merged.totals.usd
-        assert [row.kind for row in other.rows] == ["fixture", "outside"]
-
     def test_rows_without_a_figure_have_none_in_the_file(self) -> None:
         data = render_json(self.report(priced(USAGE, fingerprint=None))).decode()
         assert '"usd_then": null' in data
+
+
+class TestShards:
+    def merged(self, folder: Path, *shards: Ledger) -> tuple[Ledger, OtherModel]:
+        paths = [str(folder / f"{number}.json") for number in range(len(shards) + 1)]
+        for shard, path in zip(shards, paths[1:], strict=True):
+            write_ledger(shard, path)
+        assert main(["merge", *paths[1:], "-o", paths[0]]) == 0
+        merged = read_ledger(paths[0])
+        (other,) = merged.other_models
+        return merged, other
+
+    def report(self, spent: Mapping[Any, Any], **fields: Any) -> Ledger:
+        report = make_report(spent, **{"payloads": COUNTED, **fields})
+        return with_other_models(report, [NEW], shipped_card())
+
+    def test_add_up_to_what_one_run_would_have_found(self, tmp_path: Path) -> None:
+        spent = {a_test(f"t.py::{name}"): [priced(USAGE)] for name in ("one", "other")}
+        shards = [self.report({test: calls}) for test, calls in spent.items()]
+        merged, other = self.merged(tmp_path, *shards)
+        assert other == on_other_model(merged) == on_other_model(self.report(spent))
+
+    def test_that_did_not_ask_have_no_counts(self, tmp_path: Path) -> None:
+        plain = make_report({a_test("t.py::other"): [priced(USAGE, fingerprint="1:b")]},
+                            payloads={"1:b": known()})  # fmt: skip
+        _, other = self.merged(tmp_path, self.report({TEST: [priced(USAGE)]}), plain)
+        assert (other.calls, other.unknown_calls, other.missing) == (1, 1, 1)
+
+    def test_set_up_a_fixture_that_counts_once_at_its_most_expensive(self, tmp_path: Path) -> None:
+        shards = []
+        for tokens in (10, 1_000):
+            call = priced(Usage(input_tokens=tokens))
+            spent = {a_fixture(worker=str(tokens)): [call], OUTSIDE: [call]}
+            shards.append(self.report(spent))
+        merged, other = self.merged(tmp_path, *shards)
+        assert other.usd == merged.totals.usd
+        assert [row.kind for row in other.rows] == ["fixture", "outside"]
+
+    def test_set_up_a_fixture_and_the_one_that_it_overrides(self, tmp_path: Path) -> None:
+        call, node = priced(Usage(input_tokens=1_000)), "tests/test_a.py"
+        bases = ("tests", node)
+        spent = {a_fixture(scope="module", node=node, baseid=base): [call] for base in bases}
+        shard = self.report(spent)
+        _, other = self.merged(tmp_path, shard, shard)
+        assert (other.calls, other.usd) == (2, Decimal("0.01"))
+
+    def test_name_a_payload_once_that_several_of_them_sent(self, tmp_path: Path) -> None:
+        call, payloads = priced(USAGE), {"1:a": known(rejected={NEW: "prefill"})}
+        shards = [
+            self.report({a_test(f"t.py::{name}"): [call]}, payloads=payloads)
+            for name in ("one", "other")
+        ]
+        _, other = self.merged(tmp_path, *shards)
+        assert other.rejected == {"prefill": 1}
+        assert other.unknown_calls == 2
+
+    def test_priced_with_another_card_are_compared_at_the_prices_of_this_one(
+        self, tmp_path: Path
+    ) -> None:
+        shard = self.report({TEST: [priced(USAGE)]}, rate_card=CardId(version="0", sha256="0"))
+        _, other = self.merged(tmp_path, shard)
+        assert any("both sides are compared at the prices of" in note for note in other.notes)
 
 
 def test_a_row_is_unknown_until_told_otherwise() -> None:
@@ -273,31 +323,3 @@ def test_a_count_of_less_than_the_prompt_prices_no_reply_that_was_billed_in_full
     other = switched(call, payloads={"1:a": payload})
     assert other.rows[0].reasons == ("its prompt is counted without tools.web_search",)
     assert other.usd_then is None
-
-
-def test_a_fixture_and_the_one_that_it_overrides_both_count_in_every_shard() -> None:
-    call = priced(Usage(input_tokens=1_000))
-    node = "tests/test_a.py"
-    other = on_other_model(
-        make_report(
-            {
-                a_fixture(scope="module", node=node, baseid=base): [call]
-                for base in ("tests", "tests/test_a.py")
-            },
-            payloads=COUNTED,
-        ),
-        NEW,
-        shipped_card(),
-        on=NOV,
-    )
-    (merged,) = merge_other_models([[other], [other]])
-    assert (merged.calls, merged.usd) == (other.calls, other.usd) == (2, Decimal("0.01"))
-
-
-def test_what_shards_reject_adds_up() -> None:
-    call = priced(Usage(input_tokens=10))
-    payload = known(rejected={NEW: "prefill"})
-    other = switched(call, payloads={"1:a": payload})
-    (merged,) = merge_other_models([[other], [other]])
-    assert merged.rejected == {"prefill": 2}
-    assert merged.unknown_calls == 2

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from golden_files import assert_golden
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from sample_reports import a_fixture, a_test, make_call, make_report
 
 from pytest_llmcost.call import Call
 from pytest_llmcost.compare.repriced import Column
-from pytest_llmcost.ledger.ledger import Ledger, OtherModel, OtherModelRow, make_other_model
+from pytest_llmcost.ledger.ledger import Figures, Ledger, OtherModel, OtherModelRow
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.reports.comparisons import (
     fold_other_model,
@@ -39,6 +40,10 @@ def a_row(name: str, now: str = "0.01", then: str = "0.013", **fields: object) -
     return OtherModelRow(name=name, **{**whole, **fields})  # type: ignore[arg-type]
 
 
+def make_other_model(model: str, rows: Sequence[OtherModelRow], **facts: Any) -> OtherModel:
+    return OtherModel(**asdict(sum(rows, Figures())), model=model, rows=tuple(rows), **facts)
+
+
 def unknown(name: str, reason: str = "not counted") -> OtherModelRow:
     return OtherModelRow(name=name, unknown_calls=2, reasons=(reason,))
 
@@ -57,7 +62,7 @@ def an_other_model() -> OtherModel:
         missing=1,
         rejected={'tool_choice "any"': 2},
         dropped={"temperature": 1},
-        notes=[f"{MODEL} has another tokenizer than claude-opus-4-6"],
+        notes=(f"{MODEL} has another tokenizer than claude-opus-4-6",),
     )
 
 
