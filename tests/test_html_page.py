@@ -97,8 +97,8 @@ def test_every_column_sorts_both_ways(opened: Pages) -> None:
     assert sort_by(page, "cost") == "ascending"
     assert page.run(CELLS.format("cost"))[0] == "$0.0004"
     assert page.run(CELLS.format("cost"))[-1] == "?", "what is unknown comes last, either way"
-    assert sort_by(page, "input") == "descending"
-    inputs = [int(each.replace(",", "")) for each in page.run(CELLS.format("input"))[:-1]]
+    assert sort_by(page, "tokens-input") == "descending"
+    inputs = [int(each.replace(",", "")) for each in page.run(CELLS.format("tokens-input"))[:-1]]
     assert inputs == sorted(inputs, reverse=True)
     assert sort_by(page, "share") == "descending"
     assert page.run(CELLS.format("share"))[0].startswith("113%")

@@ -33,7 +33,7 @@ _MOST_LIVE = 5
 _LONGEST_TAG = 40
 _NAME_WIDTH = 44
 """A table gets further columns if a name of this width still has room beside them."""
-_OPTIONAL = ("input", "output", "calls", "cache written", "cache read")
+_OPTIONAL = (*dict.fromkeys(("input", "output", "calls", *TOKEN_HEADS)),)
 """What a wider terminal shows, the most telling column first."""
 
 _NO_CUTS = "no price, or cache breakpoints that are not counted"

@@ -97,7 +97,7 @@ def test_a_row_has_the_figures_of_the_terminal() -> None:
         if "[" not in row["name"]:
             assert row["cost"] in line
             assert row["used"] in line
-            assert row["input"] in line if row["cost"] != "?" else "?" in line
+            assert row["tokens-input"] in line if row["cost"] != "?" else "?" in line
 
 
 def test_tags_stand_beside_models_where_there_are_any() -> None:

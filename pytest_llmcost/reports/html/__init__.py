@@ -35,7 +35,8 @@ _MOST_RUNS = 60
 _WIDTH, _HEIGHT = 1000, 100
 _MOST_INNER = 50_000
 """Calls, and as many parts, in all rows together: so that the file opens fast."""
-_TOKENS = ("input", "written", "read", "output")
+_TOKENS = {f"tokens-{head.replace(' ', '-')}": head.capitalize() for head in rows.TOKEN_HEADS}
+"""Each column of tokens with its title. A narrow page hides them, and those of the cache first."""
 _CALL_FIELDS = ("model", "cost", *_TOKENS, "note")
 _PROMPT = ("input_usd", "cache_write_5m_usd", "cache_write_1h_usd", "cache_read_usd")
 
@@ -170,6 +171,7 @@ def _page_data(ledger: Ledger) -> dict[str, Any]:
     return {
         "rowFields": list(drawn[0]) if drawn else [],
         "callFields": _CALL_FIELDS,
+        "tokens": list(_TOKENS.items()),
         "rows": [list(each.values()) for each in drawn],
         "hasParts": any(each["parts"] for each in drawn),
         "tree": [name, usd, run_wording.describe_total(ledger), *rest],

@@ -34,12 +34,7 @@
 
   /* The table */
 
-  const TOKENS = [
-    ["input", "Input"],
-    ["written", "Cache written"],
-    ["read", "Cache read"],
-    ["output", "Output"],
-  ];
+  const TOKENS = data.tokens; // a key and a title for each column
   const COLUMNS = [
     { key: "name", title: "Test", value: (row) => `${row.file}::${row.name}` },
     { key: "cost", title: "Cost", value: (row) => row.usd },
