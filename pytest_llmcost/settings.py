@@ -61,12 +61,16 @@ def parse_path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
+_REPORTS = {".json": "the ledger", ".md": "a pull-request comment", ".html": "a page"}
+"""By the suffix of its name, what `reports/report_file.py` writes."""
+FORMATS = ", ".join(f"{what} ({suffix})" for suffix, what in _REPORTS.items())
+
+
 def parse_report_path(text: str) -> Path:
     """Read the path of a report, whose suffix chooses the format."""
     path = parse_path(text)
-    if path.suffix not in (".json", ".md", ".html"):
-        ends = "the name of a report ends in .json, .md or .html"
-        raise SettingsError(f"{text!r} has no known suffix; {ends}")
+    if path.suffix not in _REPORTS:
+        raise SettingsError(f"{text!r} has no known suffix; a report is one of {FORMATS}")
     return path
 
 
@@ -268,8 +272,7 @@ class Settings:
     cache: Literal["as-billed", "cold", "warm"] = _choice("as-billed", CACHE_STATES,
         "Price the prompt cache as billed (default), as if cold, or as if warm.")
     report: tuple[Path, ...] = _setting((), parse_report_path, "PATH",
-        "Write the ledger (.json), a pull-request comment (.md) or a page (.html) to this path. "
-        "Repeatable.")
+        f"Write to this path, by its suffix: {FORMATS}. Repeatable.")
     history: Path | None = _setting(None, parse_path, "FILE",
         "Append a line of JSON about the run to this file, for `llmcost history` and the page.")
     baseline: Path | None = _setting(None, parse_path, "PATH",

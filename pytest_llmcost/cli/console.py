@@ -15,7 +15,7 @@ from typing import Any
 from pytest_llmcost.prices.rate_card import RateCard, shipped_card
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.tables import Screen, TableRow, as_text, text_table
-from pytest_llmcost.settings import OPTIONS, parse_date, parse_report_path
+from pytest_llmcost.settings import FORMATS, OPTIONS, parse_date, parse_report_path
 
 
 def screen() -> Screen:
@@ -91,8 +91,7 @@ def add_output(parser: ArgumentParser, what: str) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help=f"where to write {what}, or with the suffix .md a pull-request comment, with .html a "
-        "page; repeatable",
+        help=f"where to write {what}, by its suffix: {FORMATS}; repeatable",
     )
 
 

@@ -12,7 +12,7 @@ from pytest_llmcost.ledger.run_history import read_history
 from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.tables import as_text
 from pytest_llmcost.reports.terminal import View, render_summary
-from pytest_llmcost.settings import parse_report_path
+from pytest_llmcost.settings import FORMATS, parse_report_path
 
 
 def _parse_output(text: str) -> Path | None:
@@ -29,8 +29,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=_parse_output,
         action="append",
         metavar="FILE",
-        help="where to write: .md is a pull-request comment, .html a page, .json the ledger, "
-        "and - the summary as text on the terminal (default: -); repeatable",
+        help=f"where to write, by its suffix: {FORMATS}; - is the summary as text on the terminal "
+        "(default: -); repeatable",
     )
     what = "the file of pytest --llmcost-history, drawn as a line on the page"
     console.add_settings(parser, "history", help=what)

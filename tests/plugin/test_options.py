@@ -190,7 +190,7 @@ WRONG = [
     ("count_timeout", "0", "'0' is not a number of seconds between 0 and 86,400"),
     ("count_timeout", "nan", "'nan' is not a number of seconds between 0 and 86,400"),
     ("price_date", "22.11.2026", "is not a date; write it as 2026-11-22"),
-    ("report", "ledger.xml", "ends in .json, .md or .html"),
+    ("report", "ledger.xml", "the ledger (.json), a pull-request comment (.md), a page (.html)"),
     ("columns", "green", "'green' is not one of worst, cold, warm"),
     ("per", "many", "'many' is not a whole number"),
     ("github", "perhaps", "'perhaps' is neither true nor false"),

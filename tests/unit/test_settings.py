@@ -183,7 +183,7 @@ def test_a_variable_that_is_no_setting_is_a_mistake_and_names_the_most_similar_o
 
 @pytest.mark.parametrize("path", ["ledger", "ledger.yaml", "ledger.JSON"])
 def test_a_report_needs_a_suffix_that_says_what_it_is(path: str) -> None:
-    with pytest.raises(SettingsError, match=r"ends in \.json, \.md or \.html"):
+    with pytest.raises(SettingsError, match=r"comment \(\.md\), a page \(\.html\)"):
         settle({"report": [path]})
 
 
