@@ -32,29 +32,57 @@ COUNT_COMMAND = "pytest --llmcost-record-mode=rewrite"
 _ZERO = Decimal(0)
 _CATEGORIES = ByCategory.__struct_fields__
 
-_UNEXPLAINED = Caveat("what a call cost is unknown; state it with llmcost.record(...)")
-
-NOT_RUN = "tests were not run"
-"""How the reason of a budget names a run that ended with its collection."""
-_LOST = {
-    "worker-crashed": "a pytest-xdist worker crashed, and the calls that it had not reported yet "
-    "are unknown; see why it crashed, then run again",
-    "interrupted": "the run was interrupted, and the calls under way then are unknown; run again",
-    "collection-errors": f"{NOT_RUN} because of errors during collection; fix these, then run "
-    "again",
-    "forked-child": "a child process ended while it called Claude, and what that cost is unknown; "
-    "let it wait for its answers, or state it with llmcost.record(...)",
-    "internal-error": "a call could not be recorded because of an interrupt, or of the internal "
-    "error that the summary names; state its cost with llmcost.record(...)",
+_UNEXPLAINED = Caveat("unexplained")
+_WORDS: Mapping[str, tuple[str, str]] = {
+    **{name: (rule.what, rule.remedy) for name, rule in CAVEATS.items()},
+    "unexplained": ("what a call cost is unknown", "state it with llmcost.record(...)"),
+    "uncounted-part": ("{part} of a prompt is not counted", CAVEATS["uncounted"].remedy),
+    "unseen-part": ("how large {part} is in a prompt is unknown, as the prompt was not seen", ""),
+    "worker-crashed": (
+        "a pytest-xdist worker crashed, and the calls that it had not reported yet are unknown",
+        "see why it crashed, then run again",
+    ),
+    "interrupted": ("the run was interrupted, and calls under way are unknown", "run again"),
+    "collection-errors": (
+        "tests were not run because of errors during collection",
+        "fix these, then run again",
+    ),
+    "forked-child": (
+        "a child process ended while it called Claude, and what that cost is unknown",
+        "let it wait for its answers, or state it with llmcost.record(...)",
+    ),
+    "internal-error": (
+        "a call could not be recorded because of an interrupt, or of the internal error that the "
+        "summary names",
+        "state its cost with llmcost.record(...)",
+    ),
 }
+"""What is wrong and what settles it: of caveats, of parts of prompts, of calls that were lost."""
+
+
+class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a figure is not exact, and what would settle it."""
+
+    name: str
+    """The caveat's, or why calls were lost: it stays the same, whatever the sentence says."""
+    what: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.remedy}" if self.remedy else self.what
+
+    @property
+    def needs_count(self) -> bool:
+        """Whether a count, which is free, settles it."""
+        return self.name in ("stale", "uncounted", "uncounted-part")
 
 
 class Reasons(dict[tuple[str, str], tuple[int, str, str]]):
     """Why a sum is not exact: caveats of many calls by name, in constant memory.
 
-    By what stands before the sentence, and the caveat's name or a whole sentence: how many calls
-    have it, and the first and the last of their details in alphabetical order, so that the order of
-    the calls never shows.
+    By what stands before the sentence, and the name of a `Reason`: how many calls have it, and the
+    first and the last of their details in alphabetical order, so that the order of the calls never
+    shows.
     """
 
     def note(self, caveats: Iterable[Caveat]) -> None:
@@ -75,24 +103,20 @@ class Reasons(dict[tuple[str, str], tuple[int, str, str]]):
             both._join(key, *seen)
         return both
 
-    def explain(self, count_command: str = COUNT_COMMAND) -> tuple[str, ...]:
-        """Write each as a sentence that says what would settle it; sorted."""
-        sentences = []
+    def explain(self, count_command: str = COUNT_COMMAND) -> tuple[Reason, ...]:
+        """Write each in words, with what would settle it; sorted."""
+        reasons = []
         for (side, name), (number, first, last) in self.items():
             often = f" ({number:,} calls)" if number > 1 else ""
-            if name == "unknown-model" and first:
-                # The error itself says what to add.
-                of_all = often if first == last else f" ({number:,} calls of several models)"
-                sentences.append(side + first + of_all)
-                continue
             shown = f" ({first or last}{', ...' if last != first else ''})" if last else ""
-            what, _, remedy = f"{name}{{detail}}".partition("; ")
-            if (rule := CAVEATS.get(name)) is not None:
-                what, remedy = rule.what, rule.remedy
-            # The number before the remedy: a command at the end can then be pasted.
-            text = f"{side}{what}{often}" + (f"; {remedy}" if remedy else "")
-            sentences.append(text.replace("{command}", count_command).replace("{detail}", shown))
-        return tuple(sorted(sentences))
+            what, remedy = _WORDS.get(name, (name + shown, ""))
+            if name == "unknown-model" and first:
+                what, remedy = first, ""  # the error itself says what to add
+                often = often if first == last else f" ({number:,} calls of several models)"
+            what = what.replace("{detail}", shown).replace("{part}", first)
+            remedy = remedy.replace("{command}", count_command)
+            reasons.append(Reason(name=name, what=f"{side}{what}{often}", remedy=remedy))
+        return tuple(sorted(reasons, key=str))
 
 
 NO_REASONS = Reasons()
@@ -224,10 +248,9 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
 
     def with_lost_calls(self, why: Iterable[str]) -> Amounts:
         """Take off the upper bounds if calls were made that are not in it, and give the reason."""
-        sentences = [_LOST.get(each, f"calls were lost ({each})") for each in why]
-        if not sentences:
+        reasons = Reasons({("", each): (1, "", "") for each in why})
+        if not reasons:
             return self
-        reasons = Reasons({("", sentence): (1, "", "") for sentence in sentences})
         lost = Range(_ZERO, None, None, reasons)
         return replace(self, ranges={kind: spent + lost for kind, spent in self.ranges.items()})
 

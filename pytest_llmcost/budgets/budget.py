@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias, get_args
 import msgspec
 from msgspec.structs import replace
 
-from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind, Range, Reasons, most
+from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind, Range, Reason, Reasons, most
 from pytest_llmcost.call import Call
 from pytest_llmcost.json_values import written
 from pytest_llmcost.money import EXACT, format_usd, parse_share_or_usd
@@ -98,7 +98,7 @@ class Verdict(Budget, frozen=True, kw_only=True):
     high: Decimal | None
     """Null where nothing bounds it."""
     state: State
-    reasons: tuple[str, ...] = written(())
+    reasons: tuple[Reason, ...] = written(())
     """Why it is not exact, each once, sorted. Unverified without any: there was nothing to limit,
     no request, or no test of the path."""
     found: tuple[str, ...] = written(())
@@ -203,10 +203,9 @@ def _amounts_of(budget: Budget, call: Call, parts: PartTokens) -> Amounts:
     if budget.kind != "parts" or budget.part is None:
         return amounts
     whole, tokens = amounts[budget.quantity], parts.get(call.fingerprint or "", {}).get(budget.part)
-    why = f"{budget.part} of a prompt is not counted; count it (free): {{command}}"
-    if call.fingerprint is None:
-        why = f"how large {budget.part} is in a prompt is unknown, as the prompt was not seen"
-    reasons = whole.reasons if call.has_caveat("left-out") else Reasons({("", why): (1, "", "")})
+    why = ("", "unseen-part" if call.fingerprint is None else "uncounted-part")
+    unknown = Reasons({why: (1, budget.part, budget.part)})
+    reasons = whole.reasons if call.has_caveat("left-out") else unknown
     # No part is larger than its prompt; what a mock states is not of the prompt that is sent.
     high = None if call.evidence == "mocked" else whole.high
     spent = Range(best=None, high=high, reasons=reasons)

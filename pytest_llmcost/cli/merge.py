@@ -63,7 +63,7 @@ def run(arguments: Namespace) -> int:
         f"{describe_live(ledger)} spent live"
     ]
     for verdict in ledger.verdicts:
-        more = filter(None, [*verdict.reasons, run_advice(verdict, ledger)])
+        more = filter(None, [*map(str, verdict.reasons), run_advice(verdict, ledger)])
         lines += [sentence(verdict), *(f"  {each}" for each in more)]
     lines += broken if ledger.complete else [*broken, describe_partial(ledger)]
     if arguments.output:

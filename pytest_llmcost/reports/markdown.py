@@ -321,7 +321,7 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner], cause: run_wording.NotCo
     open_budgets = (each.verdict for each in failed if each.verdict and each.state == "unverified")
     reasons = chain.from_iterable(each.reasons for each in open_budgets)
     advice = [wording.without_vain(each, is_in_vain=cause.is_in_vain) for each in reasons]
-    if any(wording.COUNT_IT in each for each in advice):
+    if any(each.needs_count and each.remedy for each in advice):
         lines.append("# count what is not counted yet (free)")
         lines.append(f"{command} --llmcost-record-mode=rewrite")
     if own := run_wording.own_prices(ledger):

@@ -10,7 +10,7 @@ from decimal import Decimal
 from itertools import chain
 from typing import NamedTuple
 
-from pytest_llmcost.amounts import COUNT_COMMAND
+from pytest_llmcost.amounts import COUNT_COMMAND, Reason
 from pytest_llmcost.budgets.budget import Verdict, describe_breaks
 from pytest_llmcost.credentials import how_to_filter
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, calls_of, own_verdicts
@@ -253,10 +253,10 @@ class NotCounted(NamedTuple):
         """Whether it is all that is to be said of a budget of a test."""
         return state == "unverified" and name in self.tests
 
-    def open_reasons(self, reasons: Iterable[str]) -> Iterator[str]:
+    def open_reasons(self, reasons: Iterable[Reason]) -> Iterator[Reason]:
         """Leave out the reason that these tests share, for it is named for all of them."""
         for reason in reasons:
-            if not (self.tests and wording.NOT_YET in reason):
+            if not (self.tests and reason.name in wording.NOT_COUNTED):
                 yield wording.without_vain(reason, is_in_vain=self.is_in_vain)
 
 
@@ -330,7 +330,7 @@ def findings(ledger: Ledger) -> list[Finding]:
 
     Budgets of single tests that are kept with room to spare are left out.
     """
-    cause, said, found = not_counted(ledger), set[str](), list[Finding]()
+    cause, said, found = not_counted(ledger), set[Reason | str](), list[Finding]()
     if cause.tests:
         first, *rest = cause.lines
         test = next(iter(cause.tests.values()))
@@ -344,7 +344,7 @@ def findings(ledger: Ledger) -> list[Finding]:
         state = wording.state_of(verdict)
         if (name and state == "within") or cause.explains(name, state):
             continue
-        advice, reasons = run_advice(verdict, ledger), list[str]()
+        advice, reasons = run_advice(verdict, ledger), list[Reason]()
         if state == "unverified":
             reasons += cause.open_reasons(verdict.reasons)
         new = Finding(state, wording.sentence(verdict), (), name, path, line, verdict)
@@ -353,6 +353,6 @@ def findings(ledger: Ledger) -> list[Finding]:
             reasons = [each for each in reasons if each not in said]
             advice = "" if name and advice in said else advice
             said.update((advice, *reasons))
-        lines = (advice, *chain.from_iterable(map(wording.split_reason, reasons)))
+        lines = (advice, *(text for each in reasons for text in (each.what, each.remedy)))
         found.append(new._replace(more=[*filter(None, lines)]))
     return sorted(found, key=lambda each: [*wording.SIGNS].index(each.state))

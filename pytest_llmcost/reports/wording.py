@@ -13,7 +13,7 @@ from decimal import Decimal
 
 from msgspec.structs import replace
 
-from pytest_llmcost.amounts import NOT_RUN, Amounts, Kind
+from pytest_llmcost.amounts import Amounts, Kind, Reason
 from pytest_llmcost.budgets.budget import PartTokens, Verdict, concerned
 from pytest_llmcost.call import Call
 from pytest_llmcost.counting.payload import describe_changes
@@ -201,11 +201,12 @@ def what_is_unknown(verdict: Verdict) -> str:
         return "a prompt is not counted yet"
     if verdict.saw_nothing:
         return "no test matches it" if verdict.pattern else "no Claude call was seen"
-    if any(_NOT_COUNTABLE in each for each in verdict.reasons):
-        return f"a prompt {_NOT_COUNTABLE}"
-    if any(NOT_RUN in each for each in verdict.reasons):
-        return NOT_RUN
-    if route := next(filter(None, map(_UNMETERED.search, verdict.reasons)), None):
+    reasons = {each.name: each.what for each in verdict.reasons}
+    if "count-failed" in reasons:
+        return "a prompt could not be counted"
+    if "collection-errors" in reasons:
+        return "tests were not run"
+    if route := re.search(r"\(([^,)]+)", reasons.get("unmetered-route", "")):
         return f"{route[1]} is not metered"
     kind = verdict.quantity
     what = "the cost" if kind == "usd" else f"the number of {_NOUNS[kind]}s"
@@ -225,24 +226,18 @@ def what_is_unknown(verdict: Verdict) -> str:
     return f"{what} is at least {low}, the rest is unknown" if verdict.low else f"{what} is unknown"
 
 
-COUNT_IT = "count it (free): "
-"""How the reasons that a count settles introduce its command."""
-NOT_YET = "is not counted yet"
-"""What the sentences of the caveats `stale` and `uncounted` say, but not that of a mere part."""
-_NOT_COUNTABLE = "could not be counted"
-"""What the sentence of the caveat `count-failed` says of a payload."""
-_UNMETERED = re.compile(r"a route to Claude that is not metered \(([^,)]+)")
-"""How the sentence of the caveat `unmetered-route` names the route."""
+NOT_COUNTED = ("stale", "uncounted")
+"""The caveats of calls that only lack a count."""
 
 
 def is_not_counted(verdict: Verdict) -> bool:
     """Whether a count, which is free, may be all that a verdict lacks."""
-    return verdict.state == "unverified" and any(COUNT_IT in each for each in verdict.reasons)
+    return verdict.state == "unverified" and any(each.needs_count for each in verdict.reasons)
 
 
 def lacks_count(call: Call) -> bool:
     """Whether all that a call lacks is a count."""
-    return call.has_caveat("stale", "uncounted")
+    return call.has_caveat(*NOT_COUNTED)
 
 
 def counts_in_vain(calls: Iterable[Call]) -> bool:
@@ -251,17 +246,9 @@ def counts_in_vain(calls: Iterable[Call]) -> bool:
     return bool(lacking) and all(call.has_caveat("volatile") for call in lacking)
 
 
-def split_reason(reason: str) -> tuple[str, str]:
-    """Split a reason into what is wrong, and what to do about it where that is known."""
-    what, _, remedy = reason.rpartition("; ")
-    if not what or what.count("(") != what.count(")"):  # a semicolon inside a detail
-        return reason, ""
-    return what, remedy
-
-
-def without_vain(reason: str, *, is_in_vain: bool) -> str:
+def without_vain(reason: Reason, *, is_in_vain: bool) -> Reason:
     """Leave out the advice to count what differs in every run: it would be missing again."""
-    return split_reason(reason)[0] if is_in_vain and NOT_YET in reason else reason
+    return replace(reason, remedy="") if is_in_vain and reason.name in NOT_COUNTED else reason
 
 
 # A test's failure
@@ -282,14 +269,15 @@ def render_failure(
     facts = [*_prompt_facts(calls), *_call_facts(verdict, calls, parts)]
     facts.append(("largest parts", describe_parts(calls, parts)))
     is_in_vain = counts_in_vain(calls)
-    for what, remedy in map(split_reason, verdict.reasons):
-        if not remedy.startswith(COUNT_IT):
-            facts += [("unknown", what), ("to settle it", remedy)]
+    for each in verdict.reasons:
+        if not each.needs_count:
+            facts += [("unknown", each.what), ("to settle it", each.remedy)]
         elif not is_in_vain:
-            facts.append(("count it (free)", remedy.removeprefix(COUNT_IT)))
-    for each in others:
-        is_same = each.origin == verdict.origin
-        facts.append(("also", sentence(replace(each, origin="", reason=None) if is_same else each)))
+            facts.append(("count it (free)", each.remedy.partition(": ")[2]))
+    for other in others:
+        is_same = other.origin == verdict.origin
+        shown = replace(other, origin="", reason=None) if is_same else other
+        facts.append(("also", sentence(shown)))
     advice = _advice(verdict, calls)
     return "\n".join([sentence(verdict), *_aligned(facts), *(["", advice] if advice else [])])
 
@@ -311,7 +299,9 @@ def render_missing_count(
         facts += [("cause", error.outdated), ("count it (free)", error.command)]
     else:
         what, short = "a prompt could not be counted", str(error)
-        cause, remedy = split_reason(short)
+        cause, _, remedy = short.rpartition("; ")
+        if not cause or cause.count("(") != cause.count(")"):  # a semicolon inside a detail
+            cause, remedy = short, ""
         facts += [("cause", cause), ("to settle it", remedy)]
     if verdict is not None and verdict.state == "unverified":
         what = f"cannot check the {_budget(verdict)}{_set_at(verdict)}: {what}"

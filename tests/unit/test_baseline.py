@@ -367,7 +367,7 @@ class TestUnknowns:
         )
         assert [each.state for each in comparison.verdicts] == ["unverified", "unverified"]
         assert comparison.change_usd is None
-        assert "who-knows" in comparison.verdicts[0].reasons[0]
+        assert "who-knows" in comparison.verdicts[0].reasons[0].what
         assert only_change(comparison).usd is None
 
     def test_of_the_baseline_say_that_they_are_its_own(self) -> None:
@@ -378,7 +378,7 @@ class TestUnknowns:
             limits=self.LIMITS,
         )
         assert [each.state for each in comparison.verdicts] == ["unverified", "unverified"]
-        assert comparison.verdicts[0].reasons[0].startswith("in the baseline: ")
+        assert comparison.verdicts[0].reasons[0].what.startswith("in the baseline: ")
         assert comparison.low_usd is None
         assert comparison.verdicts[0].low == 0
 

@@ -40,7 +40,7 @@ def spent(calls: Iterable[Call], kind: Kind = "usd") -> Range:
 
 
 def reasons(calls: Iterable[Call], kind: Kind = "usd", **how: str) -> tuple[str, ...]:
-    return spent(calls, kind).reasons.explain(**how)
+    return tuple(map(str, spent(calls, kind).reasons.explain(**how)))
 
 
 def figures(spend: Range) -> tuple[object, object, object]:
@@ -67,7 +67,7 @@ class TestSpend:
     def test_of_an_unpriced_call_is_a_lower_bound(self) -> None:
         spend = spent([priced("0.1"), priced(None)], "usd")
         assert figures(spend) == (Decimal("0.1"), None, None)
-        assert spend.reasons.explain() == (UNEXPLAINED,)
+        assert [*map(str, spend.reasons.explain())] == [UNEXPLAINED]
 
     def test_never_rounds_whatever_the_callers_decimal_context(self) -> None:
         with localcontext() as context:
@@ -394,7 +394,8 @@ class TestSums:
         change = Amounts.of([priced("5")]) - Amounts.of([priced("2"), priced(None)])
         assert figures(change["usd"]) == (None, None, 3)
         assert change.usd is None
-        assert change["usd"].reasons.explain() == (f"in the baseline: {UNEXPLAINED}",)
+        (why,) = change["usd"].reasons.explain()
+        assert str(why) == f"in the baseline: {UNEXPLAINED}"
 
 
 def seen(fingerprint: str | None, evidence: Evidence, usd: str | None = "1") -> Call:

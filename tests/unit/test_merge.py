@@ -370,7 +370,7 @@ class TestLostCalls:
         (verdict,) = merged.verdicts
         assert (verdict.state, verdict.actual, verdict.high) == ("unverified", None, None)
         assert verdict.low == merged.totals.usd
-        assert "worker crashed" in verdict.reasons[0]
+        assert "worker crashed" in verdict.reasons[0].what
 
     def test_do_not_hide_what_is_known_to_be_too_much(self) -> None:
         lost = shard(1, limit="0.5", lost_calls=["interrupted"])

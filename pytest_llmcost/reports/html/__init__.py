@@ -201,7 +201,7 @@ class _Page:
         for each in row.verdicts:
             texts = [wording.sentence(each)]
             for reason in each.reasons if each.state == "unverified" else ():
-                texts.append(wording.without_vain(reason, is_in_vain=is_in_vain))
+                texts.append(str(wording.without_vain(reason, is_in_vain=is_in_vain)))
             said.append([wording.state_of(each), *(clean(text, 1_000) for text in texts)])
         return {
             "group": self.text(row.group),  # text: the file
