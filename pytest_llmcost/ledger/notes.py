@@ -1,4 +1,4 @@
-"""What a reader of a run should know: long prompts and replies, task budgets, misspelt names."""
+"""What a reader of a run should know: old rates, long prompts, task budgets, misspelt names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.budgets.path_globs import TAG
 from pytest_llmcost.errors import UnknownModelError
-from pytest_llmcost.ledger.ledger import Ledger, function_of, own_verdicts
+from pytest_llmcost.ledger.ledger import Ledger, calls_of, function_of, own_verdicts
 from pytest_llmcost.ledger.totals import counted_calls, spenders_of
 from pytest_llmcost.money import EXACT, format_usd
 from pytest_llmcost.prices.rate_card import RateCard
@@ -21,9 +21,24 @@ _NEAR = Decimal("0.9")
 _FAR_ABOVE = 10
 """Replies to one kind of prompt seldom differ by more than this; a `max_tokens` farther above the
 longest of them cuts none, and only raises the worst case."""
+_STALE_CARD_DAYS = 90
 _MOST_NOTES = 5
 _MOST_NAMES = 3
 _MILLION = 6
+
+
+def notes_of_run(ledger: Ledger, card: RateCard, *, every_test: bool) -> Iterator[str]:
+    """Yield all that a ledger and its rate card tell; `every_test` as in `max_tokens_notes`."""
+    on = date.fromisoformat(ledger.price_date)
+    if calls_of(ledger) and (age := (on - card.checked_on).days) > _STALE_CARD_DAYS:
+        yield (
+            f"the rates were last updated {age} days before the price date ({card.checked_on}): "
+            "update pytest-llmcost, or see `llmcost rates`"
+        )
+    yield from length_band_notes(ledger, card, on)
+    yield from task_budget_notes(ledger, card, on=on)
+    yield from max_tokens_notes(ledger, every_test=every_test)
+    yield from missing_notes(ledger)
 
 
 def length_band_notes(ledger: Ledger, card: RateCard, on: date) -> tuple[str, ...]:

@@ -26,13 +26,7 @@ from pytest_llmcost.ledger.ledger import (
     failed_otherwise,
     own_verdicts,
 )
-from pytest_llmcost.ledger.notes import (
-    length_band_notes,
-    max_tokens_notes,
-    missing_notes,
-    mock_notes,
-    task_budget_notes,
-)
+from pytest_llmcost.ledger.notes import mock_notes, notes_of_run
 from pytest_llmcost.ledger.run_history import Run, append_run, read_history, run_of
 from pytest_llmcost.ledger.totals import live_spenders, parts_of
 from pytest_llmcost.money import exactly
@@ -53,7 +47,6 @@ from pytest_llmcost.reports.run_wording import (
 )
 from pytest_llmcost.reports.terminal import View, render_short, render_summary
 
-_STALE_CARD_DAYS = 90
 _COMMITS = (
     *("GITHUB_SHA", "CI_COMMIT_SHA", "BUILDKITE_COMMIT", "CIRCLE_SHA1", "BITBUCKET_COMMIT"),
     *("BUILD_SOURCEVERSION", "TRAVIS_COMMIT", "GIT_COMMIT"),
@@ -243,14 +236,9 @@ def _sum_up(session: Session) -> Ledger:
     """Return the ledger of the run, with every budget judged."""
     judge_late(session)
     session.save_counts()
-    settings, card, on, notes = session.settings, session.card, session.price_date, []
-    if session.ledger and (age := (on - card.checked_on).days) > _STALE_CARD_DAYS:
-        notes.append(
-            f"the rates were last updated {age} days before the price date ({card.checked_on}): "
-            "update pytest-llmcost, or see `llmcost rates`"
-        )
+    settings, card = session.settings, session.card
     ledger = session.ledger.ledger(
-        price_date=on.isoformat(),
+        price_date=session.price_date.isoformat(),
         rate_card=CardId(version=card.version, sha256=card.sha256, sources=tuple(card.sources)),
         run=RunRecord(
             started_at=session.started_at,
@@ -271,16 +259,11 @@ def _sum_up(session: Session) -> Ledger:
             replace(budget, idle=budget.pattern in session.unmatched_globs)
             for budget in budgets_of_run(settings)
         ],
-        notes=[*session.all_notes, *notes],
+        notes=session.all_notes,
     )
     if settings.model:
         ledger = with_other_models(session, ledger)
-    notes = [
-        *(length_band_notes(ledger, card, on) if session.ledger else ()),
-        *task_budget_notes(ledger, card, on=on),
-        *max_tokens_notes(ledger, every_test="worst" in settings.columns),
-        *missing_notes(ledger),
-    ]
+    notes = [*notes_of_run(ledger, card, every_test="worst" in settings.columns)]
     for nodeid in _tests_with("exceeded", ledger):
         notes.append(f"{nodeid} exceeded its budget too late to fail, so the run fails")
     live = [name for name, _ in live_spenders(ledger) if live_mode(settings, name) == "warn"]
