@@ -16,7 +16,7 @@ from typing import Any
 
 from pytest_llmcost.errors import LlmCostError, SettingsError
 
-_COMMANDS = {
+COMMANDS = {
     "init": "show the settings for a first budget, or write them",
     "price": "price recorded responses and cassettes",
     "rates": "show what models cost",
@@ -87,7 +87,7 @@ def _parser(words: Sequence[str]) -> ArgumentParser:
     number = import_module("pytest_llmcost").__version__ if "--version" in words else ""
     parser.add_argument("--version", action="version", version=f"llmcost {number}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, purpose in _COMMANDS.items():
+    for name, purpose in COMMANDS.items():
         if name == next(iter(words), None):
             module = import_module(f"pytest_llmcost.cli.{name}")
             command = commands.add_parser(name, help=purpose, description=module.__doc__)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -10,22 +11,10 @@ from pathlib import Path
 import pytest
 from sample_reports import MODEL, a_test, make_call, make_report
 
-from pytest_llmcost.cli.main import main
+from pytest_llmcost.cli.main import COMMANDS, main
 from pytest_llmcost.ledger.ledger_file import write_ledger
 
-COMMANDS = (
-    "init",
-    "price",
-    "rates",
-    "merge",
-    "suggest",
-    "compare",
-    "render",
-    "badge",
-    "count",
-    "prune",
-    "reconcile",
-)
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "commands.md"
 
 
 def llmcost(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -52,6 +41,11 @@ def test_the_version_is_shown_without_loading_what_a_command_needs() -> None:
     loaded = set(done.stderr.split())
     assert "pytest_llmcost.cli.main" in loaded
     assert loaded.isdisjoint({"msgspec", "yaml", "tomli", "decimal", "pytest_llmcost.money"})
+
+
+def test_the_page_on_commands_names_every_one() -> None:
+    rows = re.findall(r"^\| `llmcost (\w+)", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 
 import msgspec
@@ -11,7 +11,7 @@ from sample_reports import a_test, make_call, make_report
 
 from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.ledger.ledger import FixtureRow, Ledger, PayloadFacts, TestRow
-from pytest_llmcost.ledger.notes import length_band_notes, task_budget_notes
+from pytest_llmcost.ledger.notes import length_band_notes, notes_of_run, task_budget_notes
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
 
@@ -93,3 +93,19 @@ def test_a_model_without_a_price_has_a_task_budget_without_one() -> None:
 
 def test_no_task_budget_is_no_note() -> None:
     assert [*task_budget_notes(Ledger(), shipped_card(), on=ON)] == []
+
+
+# Old rates
+
+
+@pytest.mark.parametrize(("days", "is_old"), [(90, False), (91, True)])
+def test_rates_older_than_ninety_days_are_noted(days: int, is_old: bool) -> None:
+    on = shipped_card().checked_on + timedelta(days=days)
+    report = make_report({a_test("t.py::test"): [make_call("1")]}, price_date=on.isoformat())
+    notes = [*notes_of_run(report, shipped_card(), every_test=False)]
+    assert any(f"last updated {days} days before" in note for note in notes) is is_old
+
+
+def test_rates_by_which_nothing_is_priced_are_not_noted() -> None:
+    report = make_report({}, price_date="2099-01-01")
+    assert [*notes_of_run(report, shipped_card(), every_test=False)] == []
