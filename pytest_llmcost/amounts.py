@@ -29,6 +29,9 @@ Kind = Literal["usd", "input_tokens", "uncached_input_tokens", "output_tokens", 
 COUNT_COMMAND = "pytest --llmcost-record-mode=rewrite"
 """Counts changed prompts and records the counts; free, because it only asks `count_tokens`."""
 
+NOT_COUNTED = ("stale", "uncounted")
+"""The caveats of calls that only lack a count."""
+
 _ZERO = Decimal(0)
 _CATEGORIES = ByCategory.__struct_fields__
 
@@ -74,7 +77,7 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def needs_count(self) -> bool:
         """Whether a count, which is free, settles it."""
-        return self.name in ("stale", "uncounted", "uncounted-part")
+        return self.name in (*NOT_COUNTED, "uncounted-part")
 
 
 class Reasons(dict[tuple[str, str], tuple[int, str, str]]):

@@ -10,7 +10,7 @@ from decimal import Decimal
 from itertools import chain
 from typing import NamedTuple
 
-from pytest_llmcost.amounts import COUNT_COMMAND, Reason
+from pytest_llmcost.amounts import COUNT_COMMAND, NOT_COUNTED, Reason
 from pytest_llmcost.budgets.budget import Verdict, describe_breaks
 from pytest_llmcost.credentials import how_to_filter
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, calls_of, own_verdicts
@@ -256,7 +256,7 @@ class NotCounted(NamedTuple):
     def open_reasons(self, reasons: Iterable[Reason]) -> Iterator[Reason]:
         """Leave out the reason that these tests share, for it is named for all of them."""
         for reason in reasons:
-            if not (self.tests and reason.name in wording.NOT_COUNTED):
+            if not (self.tests and reason.name in NOT_COUNTED):
                 yield wording.without_vain(reason, is_in_vain=self.is_in_vain)
 
 

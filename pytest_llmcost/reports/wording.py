@@ -13,7 +13,7 @@ from decimal import Decimal
 
 from msgspec.structs import replace
 
-from pytest_llmcost.amounts import Amounts, Kind, Reason
+from pytest_llmcost.amounts import NOT_COUNTED, Amounts, Kind, Reason
 from pytest_llmcost.budgets.budget import PartTokens, Verdict, concerned
 from pytest_llmcost.call import Call
 from pytest_llmcost.counting.payload import describe_changes
@@ -226,10 +226,6 @@ def what_is_unknown(verdict: Verdict) -> str:
     return f"{what} is at least {low}, the rest is unknown" if verdict.low else f"{what} is unknown"
 
 
-NOT_COUNTED = ("stale", "uncounted")
-"""The caveats of calls that only lack a count."""
-
-
 def is_not_counted(verdict: Verdict) -> bool:
     """Whether a count, which is free, may be all that a verdict lacks."""
     return verdict.state == "unverified" and any(each.needs_count for each in verdict.reasons)
@@ -269,15 +265,14 @@ def render_failure(
     facts = [*_prompt_facts(calls), *_call_facts(verdict, calls, parts)]
     facts.append(("largest parts", describe_parts(calls, parts)))
     is_in_vain = counts_in_vain(calls)
-    for each in verdict.reasons:
-        if not each.needs_count:
-            facts += [("unknown", each.what), ("to settle it", each.remedy)]
+    for why in verdict.reasons:
+        if not why.needs_count:
+            facts += [("unknown", why.what), ("to settle it", why.remedy)]
         elif not is_in_vain:
-            facts.append(("count it (free)", each.remedy.partition(": ")[2]))
-    for other in others:
-        is_same = other.origin == verdict.origin
-        shown = replace(other, origin="", reason=None) if is_same else other
-        facts.append(("also", sentence(shown)))
+            facts.append(("count it (free)", why.remedy.partition(": ")[2]))
+    for each in others:
+        is_same = each.origin == verdict.origin
+        facts.append(("also", sentence(replace(each, origin="", reason=None) if is_same else each)))
     advice = _advice(verdict, calls)
     return "\n".join([sentence(verdict), *_aligned(facts), *(["", advice] if advice else [])])
 

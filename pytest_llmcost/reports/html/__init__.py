@@ -172,6 +172,7 @@ def _page_data(ledger: Ledger) -> dict[str, Any]:
         "rowFields": list(drawn[0]) if drawn else [],
         "callFields": _CALL_FIELDS,
         "tokens": list(_TOKENS.items()),
+        "signs": wording.SIGNS,
         "rows": [list(each.values()) for each in drawn],
         "hasParts": any(each["parts"] for each in drawn),
         "tree": [name, usd, run_wording.describe_total(ledger), *rest],

@@ -4,7 +4,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const text = (number) => data.texts[number];
   const named = (fields, values) => Object.fromEntries(fields.map((name, at) => [name, values[at]]));
-  const SIGNS = { exceeded: "✗", unverified: "?", near: "!", within: "✓" };
+  const SIGNS = data.signs;
   const WORDS = { exceeded: "over budget", unverified: "not checked", near: "near its budget" };
   const CHUNK = 200;
 
