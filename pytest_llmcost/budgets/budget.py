@@ -54,7 +54,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     required: bool = False
     """Set by a marker on the test itself: without any request an amount cannot be checked."""
     label: str = written("max_cost")
-    """The name that the user knows it by: the marker, option or ini key."""
+    """The name that the user knows it by: the marker, option or ini key; of those on what differs
+    from the baseline with their value, `max_increase 10%`."""
     reason: str | None = None
     """Why the limit is what it is, in the user's words."""
     pattern: str | None = None

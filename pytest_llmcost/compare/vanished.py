@@ -111,5 +111,6 @@ def _prompts(test: TestRow) -> tuple[str, ...]:
 
 def judge_vanished(number: int, origin: str) -> Verdict:
     """Return the verdict that fails a run by guards that vanished."""
-    budget = Budget(scope="increase", kind="vanished", limit=Decimal(0), origin=origin)
+    label = "vanished fail"
+    budget = Budget(scope="increase", kind="vanished", limit=Decimal(0), origin=origin, label=label)
     return decide(budget, Range.exactly(number), budget.limit, budget.limit)

@@ -349,9 +349,7 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner], cause: run_wording.NotCo
         name, _, text = verdict.label.partition(" ")
         if name in _AMOUNTS and not verdict.origin.startswith("llmcost_"):
             options[_option(name, f"${plain_usd(verdict.limit)}")] = None
-        elif base and verdict.kind == "vanished":
-            options[" --llmcost-vanished=fail"] = None
-        elif base and name in ("max_increase", "max_test_increase"):
+        elif base and name in ("max_increase", "max_test_increase", "vanished"):
             options[_option(name, clean(text, 40))] = None
     lines.append(command + "".join(options))
     # Longer than any row of backticks in it, so that no name can end the block.
