@@ -422,6 +422,12 @@ class TestReproduce:
         assert path.removeprefix("--llmcost-baseline=") == clean(evil)
         assert limit.removeprefix("--llmcost-max-increase=") == clean(evil)
 
+    @pytest.mark.parametrize("name", ["x;rm", "$(rm)", "max_increase;rm", "unheard_of"])
+    def test_no_foreign_text_is_an_option(self, name: str) -> None:
+        broken = self.increase("exceeded", f"{name} 10%")
+        *_, command = self.compared(verdicts=(broken,))
+        assert command == "pytest --llmcost-price-date=2026-11-22 --llmcost-baseline=base.json"
+
     def test_a_guard_that_vanished_fails_again(self) -> None:
         assert self.compared(verdicts=(judge_vanished(1, "ini"),))[-1].endswith(
             " --llmcost-vanished=fail"
