@@ -235,18 +235,18 @@ def test_the_same_length_changes_nothing() -> None:
     assert scale_prompt(usage, 15) == usage
 
 
-class TestInFiles:
-    def report(self, *calls: Call, nodeid: str = "t.py::test", **fields: Any) -> Ledger:
-        fields = {"payloads": COUNTED, **fields}
-        report = make_report({a_test(nodeid): calls}, **fields)
-        return with_other_models(report, [NEW], shipped_card())
+def asked(spent: Mapping[Any, Any], **fields: Any) -> Ledger:
+    report = make_report(spent, **{"payloads": COUNTED, **fields})
+    return with_other_models(report, [NEW], shipped_card())
 
+
+class TestInFiles:
     def test_it_comes_back_as_it_was(self) -> None:
-        report = self.report(priced(USAGE), priced(USAGE, fingerprint=None))
+        report = asked({TEST: [priced(USAGE), priced(USAGE, fingerprint=None)]})
         assert parse_ledger(render_json(report), "x") == report
 
     def test_rows_without_a_figure_have_none_in_the_file(self) -> None:
-        data = render_json(self.report(priced(USAGE, fingerprint=None))).decode()
+        data = render_json(asked({TEST: [priced(USAGE, fingerprint=None)]})).decode()
         assert '"usd_then": null' in data
 
 
@@ -260,20 +260,16 @@ class TestShards:
         (other,) = merged.other_models
         return merged, other
 
-    def report(self, spent: Mapping[Any, Any], **fields: Any) -> Ledger:
-        report = make_report(spent, **{"payloads": COUNTED, **fields})
-        return with_other_models(report, [NEW], shipped_card())
-
     def test_add_up_to_what_one_run_would_have_found(self, tmp_path: Path) -> None:
         spent = {a_test(f"t.py::{name}"): [priced(USAGE)] for name in ("one", "other")}
-        shards = [self.report({test: calls}) for test, calls in spent.items()]
+        shards = [asked({test: calls}) for test, calls in spent.items()]
         merged, other = self.merged(tmp_path, *shards)
-        assert other == on_other_model(merged) == on_other_model(self.report(spent))
+        assert other == on_other_model(merged) == on_other_model(asked(spent))
 
     def test_that_did_not_ask_have_no_counts(self, tmp_path: Path) -> None:
         plain = make_report({a_test("t.py::other"): [priced(USAGE, fingerprint="1:b")]},
                             payloads={"1:b": known()})  # fmt: skip
-        _, other = self.merged(tmp_path, self.report({TEST: [priced(USAGE)]}), plain)
+        _, other = self.merged(tmp_path, asked({TEST: [priced(USAGE)]}), plain)
         assert (other.calls, other.unknown_calls, other.missing) == (1, 1, 1)
 
     def test_set_up_a_fixture_that_counts_once_at_its_most_expensive(self, tmp_path: Path) -> None:
@@ -281,7 +277,7 @@ class TestShards:
         for tokens in (10, 1_000):
             call = priced(Usage(input_tokens=tokens))
             spent = {a_fixture(worker=str(tokens)): [call], OUTSIDE: [call]}
-            shards.append(self.report(spent))
+            shards.append(asked(spent))
         merged, other = self.merged(tmp_path, *shards)
         assert other.usd == merged.totals.usd
         assert [row.kind for row in other.rows] == ["fixture", "outside"]
@@ -290,15 +286,14 @@ class TestShards:
         call, node = priced(Usage(input_tokens=1_000)), "tests/test_a.py"
         bases = ("tests", node)
         spent = {a_fixture(scope="module", node=node, baseid=base): [call] for base in bases}
-        shard = self.report(spent)
+        shard = asked(spent)
         _, other = self.merged(tmp_path, shard, shard)
         assert (other.calls, other.usd) == (2, Decimal("0.01"))
 
     def test_name_a_payload_once_that_several_of_them_sent(self, tmp_path: Path) -> None:
         call, payloads = priced(USAGE), {"1:a": known(rejected={NEW: "prefill"})}
         shards = [
-            self.report({a_test(f"t.py::{name}"): [call]}, payloads=payloads)
-            for name in ("one", "other")
+            asked({a_test(f"t.py::{name}"): [call]}, payloads=payloads) for name in ("one", "other")
         ]
         _, other = self.merged(tmp_path, *shards)
         assert other.rejected == {"prefill": 1}
@@ -307,7 +302,7 @@ class TestShards:
     def test_priced_with_another_card_are_compared_at_the_prices_of_this_one(
         self, tmp_path: Path
     ) -> None:
-        shard = self.report({TEST: [priced(USAGE)]}, rate_card=CardId(version="0", sha256="0"))
+        shard = asked({TEST: [priced(USAGE)]}, rate_card=CardId(version="0", sha256="0"))
         _, other = self.merged(tmp_path, shard)
         assert any("both sides are compared at the prices of" in note for note in other.notes)
 
