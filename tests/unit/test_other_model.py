@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sample_reports import OUTSIDE, a_fixture, a_test
 from sample_reports import make_report as make_any_report
 
@@ -298,6 +299,14 @@ class TestShards:
         _, other = self.merged(tmp_path, *shards)
         assert other.rejected == {"prefill": 1}
         assert other.unknown_calls == 2
+
+    def test_on_a_model_without_a_price_here_say_so(self, tmp_path: Path) -> None:
+        own = {"1:a": known(counts={"claude-own": 5})}
+        shard = make_report({TEST: [priced(USAGE)]}, payloads=own)
+        shard = replace(shard, other_models=(OtherModel(model="claude-own"),))
+        _, other = self.merged(tmp_path, shard)
+        assert (other.model, other.usd_then, other.unknown_calls) == ("claude-own", None, 1)
+        assert "no price for model 'claude-own'" in other.rows[0].reasons[0]
 
     def test_priced_with_another_card_are_compared_at_the_prices_of_this_one(
         self, tmp_path: Path
