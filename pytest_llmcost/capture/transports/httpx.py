@@ -103,7 +103,7 @@ class _Library:
 class _Sending:
     """What a client sends, or a transport, from its beginning to its end."""
 
-    __slots__ = ("captured", "client", "is_transport", "library", "outer", "request", "response")
+    __slots__ = ("before", "captured", "client", "is_transport", "library", "request", "response")
 
     def __init__(self, library: _Library, client: Any, request: Any, is_transport: bool) -> None:
         self.library = library
@@ -114,18 +114,17 @@ class _Sending:
 
     def __enter__(self) -> _Sending:
         __tracebackhide__ = True
-        self.outer = being_sent()
-        self.captured = self._begin(self.request, self.outer)
+        self.before = CURRENT.get()
+        self.captured = self._begin(self.request)
         if self.captured is not None:
             CURRENT.set(self.captured)
         return self
 
-    def _begin(self, request: Any, outer: CapturedRequest | None) -> CapturedRequest | None:
+    def _begin(self, request: Any) -> CapturedRequest | None:
         """Follow a request; return the outer call if this is a transport that sends for it."""
         if request is None:
             return None  # the library's own error says what is missing
-        if self.is_transport and outer is None:
-            outer = _sending.get(id(request))
+        outer = (_sending.get(id(request)) if self.is_transport else None) or being_sent()
         if outer is not None and self.is_transport:
             if outer.gate is not None:
                 outer.do(_note_headers, request)
@@ -157,7 +156,7 @@ class _Sending:
         captured, response = self.captured, self.response
         if captured is None:
             return
-        CURRENT.set(self.outer)  # no token: a loop may end this in another context
+        CURRENT.set(self.before)  # no token: a loop may end this in another context
         if captured.client is not self.client and not captured.is_over:
             # One attempt of a transport: its client tells the captured request what came of it.
             if error is None:
@@ -264,10 +263,10 @@ class _Tee:
         return getattr(self._inner, "elapsed", None)
 
     def __iter__(self) -> Iterator[bytes]:
-        return _Passing(iter(self._inner), self._captured)
+        return self._captured.passing(iter(self._inner))
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return _Passing(aiter(self._inner), self._captured)
+        return self._captured.passing(aiter(self._inner))
 
     def close(self) -> None:
         try:
@@ -280,50 +279,3 @@ class _Tee:
             await self._inner.aclose()
         finally:
             self._captured.close(is_whole=False)
-
-
-class _Passing:
-    """An iterator, not a generator: abandoned, it leaves nothing to be collected late.
-
-    It passes for an async generator, for httpx2 closes those.
-    """
-
-    def __init__(self, inner: Any, captured: CapturedRequest) -> None:
-        self._inner = inner
-        self._captured = captured
-
-    def __iter__(self) -> _Passing:
-        return self
-
-    def __next__(self) -> bytes:
-        __tracebackhide__ = True
-        try:
-            chunk: bytes = next(self._inner)
-        except BaseException as error:
-            self._captured.close(is_whole=isinstance(error, StopIteration))
-            raise
-        self._captured.feed(chunk)
-        return chunk
-
-    def __aiter__(self) -> _Passing:
-        return self
-
-    async def __anext__(self) -> bytes:
-        __tracebackhide__ = True
-        try:
-            chunk: bytes = await anext(self._inner)
-        except BaseException as error:
-            self._captured.close(is_whole=isinstance(error, StopAsyncIteration))
-            raise
-        self._captured.feed(chunk)
-        return chunk
-
-    async def asend(self, value: None) -> bytes:
-        return await self.__anext__()
-
-    async def athrow(self, *error: Any) -> Any:
-        return await self._inner.athrow(*error)
-
-    async def aclose(self) -> None:
-        if hasattr(self._inner, "aclose"):
-            await self._inner.aclose()
