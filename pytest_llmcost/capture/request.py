@@ -124,8 +124,9 @@ class CapturedRequest(_Outcome):
     """Called once, when nothing more will come; makes it over."""
     is_to_stand_in: bool
     """Whether its address is one that spends nothing, so that a socket does not make it live."""
-    gate: Callable[[CapturedRequest], None] | None
-    """Called before it goes over the network; raises what refuses it."""
+    cap: Any
+    """On live spend, None without one: its `reserve` is called before the request goes over the
+    network, and raises what refuses it."""
     outer: CapturedRequest | None
     """The request inside whose `send` this one was sent."""
     is_over: bool = False
@@ -248,13 +249,13 @@ class CapturedRequest(_Outcome):
             LiveCapError: its worst case exceeds what is left of the cap.
         """
         __tracebackhide__ = True
-        if self.gate is None or self.is_over or self.is_to_stand_in:
+        if self.cap is None or self.is_over or self.is_to_stand_in:
             return
         if self.reserved is not None and not again:
             return
         attempt = self.variant(reserved=None, lost_attempts=None) if again else self
         try:
-            self.gate(attempt)
+            self.cap.reserve(attempt)
         except LiveCapError as error:
             attempt.live, attempt.is_refused = False, True
             answer = unknown_answer(self.endpoint, self.payload, _live_cap(error))
@@ -284,12 +285,12 @@ class CapturedRequest(_Outcome):
 
     def note_left(self) -> None:
         """Under a cap, note what nothing has shown to leave: it may have sockets of its own."""
-        if self.gate is None or self.live is False or self.reserved is not None:
+        if self.cap is None or self.live is False or self.reserved is not None:
             return
         if not self.has_left_inside:
             self.reserved = Decimal(0)  # so that what it costs is kept, in any case
             try:
-                self.gate(self)
+                self.cap.reserve(self)
             except LiveCapError as error:
                 self.past_cap = _live_cap(error, "not seen to leave; ")
 
@@ -319,7 +320,7 @@ class CapturedRequest(_Outcome):
             else:
                 self.live = False
         self.is_answered = 200 <= status < 300
-        if self.gate is not None and self.is_answered:
+        if self.cap is not None and self.is_answered:
             self.note_left()
         kind = self.endpoint.kind
         if content is not None:

@@ -126,7 +126,7 @@ class _Sending:
             return None  # the library's own error says what is missing
         outer = (_sending.get(id(request)) if self.is_transport else None) or being_sent()
         if outer is not None and self.is_transport:
-            if outer.gate is not None:
+            if outer.cap is not None:
                 outer.do(_note_headers, request)
             if outer.source is not request:
                 return None  # a log-in inside it, or where it was redirected to
