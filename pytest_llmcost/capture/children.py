@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -122,17 +123,13 @@ class Inheritance(NamedTuple):
         children, made = Children(), list[Any]()
         children.folder = Path(self.folder)
 
-        def owner() -> str:
-            children.note(self.token)
-            return self.token
-
         def begin(*sent: Any) -> CapturedRequest | None:  # as late as in the process of the tests
             import pickle
 
             from pytest_llmcost.capture.capture import Capture
 
             capture = Capture(
-                owner=owner,
+                owner=partial(children.note, self.token),
                 report=lambda each: children.send(self.token, (None, self.how, packed(each))),
                 clock=time.time,
             )

@@ -7,7 +7,6 @@ whether the caller iterates over raw or decoded bytes.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -45,11 +44,9 @@ def wrap(module: ModuleType) -> None:
         wrap_method(module.Client, "send", library.wrap_send)
         wrap_method(module.AsyncClient, "send", library.wrap_async_send)
         # A redirect to Claude, and a transport that is used without a client.
-        for transport in (*library.mocks, *library.own):
-            handle = functools.partial(library.wrap_send, is_transport=True)
-            wrap_method(transport, "handle_request", handle)
-            handle = functools.partial(library.wrap_async_send, is_transport=True)
-            wrap_method(transport, "handle_async_request", handle)
+        for transport in library.transports:
+            wrap_method(transport, "handle_request", library.wrap_send)
+            wrap_method(transport, "handle_async_request", library.wrap_async_send)
 
 
 def _wrap_wire(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,24 +73,21 @@ class _Library:
             tuple(getattr(module, name) for name in names if hasattr(module, name))
             for names in (_MOCKS, _OWN)
         )
+        self.transports = (*self.mocks, *self.own)
 
-    def wrap_send(
-        self, original: Callable[..., Any], *, is_transport: bool = False
-    ) -> Callable[..., Any]:
+    def wrap_send(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def send(client: Any, request: Any = None, **options: Any) -> Any:
             __tracebackhide__ = True
-            with _Sending(self, client, request, is_transport) as sending:
+            with _Sending(self, client, request) as sending:
                 sending.response = original(client, request, **options)
             return sending.response
 
         return send
 
-    def wrap_async_send(
-        self, original: Callable[..., Any], *, is_transport: bool = False
-    ) -> Callable[..., Any]:
+    def wrap_async_send(self, original: Callable[..., Any]) -> Callable[..., Any]:
         async def send(client: Any, request: Any = None, **options: Any) -> Any:
             __tracebackhide__ = True
-            with _Sending(self, client, request, is_transport) as sending:
+            with _Sending(self, client, request) as sending:
                 sending.response = await original(client, request, **options)
             return sending.response
 
@@ -103,13 +97,12 @@ class _Library:
 class _Sending:
     """What a client sends, or a transport, from its beginning to its end."""
 
-    __slots__ = ("before", "captured", "client", "is_transport", "library", "request", "response")
+    __slots__ = ("before", "captured", "client", "library", "request", "response")
 
-    def __init__(self, library: _Library, client: Any, request: Any, is_transport: bool) -> None:
+    def __init__(self, library: _Library, client: Any, request: Any) -> None:
         self.library = library
         self.client = client
         self.request = request
-        self.is_transport = is_transport
         self.response: Any = None
 
     def __enter__(self) -> _Sending:
@@ -124,12 +117,13 @@ class _Sending:
         """Follow a request; return the outer call if this is a transport that sends for it."""
         if request is None:
             return None  # the library's own error says what is missing
-        outer = (_sending.get(id(request)) if self.is_transport else None) or being_sent()
-        if outer is not None and self.is_transport:
-            if outer.cap is not None:
-                outer.do(_note_headers, request)
+        is_transport = isinstance(self.client, self.library.transports)
+        outer = (_sending.get(id(request)) if is_transport else None) or being_sent()
+        if outer is not None and is_transport:
             if outer.source is not request:
                 return None  # a log-in inside it, or where it was redirected to
+            if outer.cap is not None:
+                outer.do(_note_headers, request)
             if outer.is_on_wire and outer.is_unrefused:  # a transport of the user's own tries again
                 outer.leave_below(is_log_in=False)
             # What a mock sends itself is seen where it leaves.
@@ -230,9 +224,6 @@ class _Sending:
 
 def _note_headers(captured: CapturedRequest, request: Any) -> None:
     """Read the headers as they are now."""
-    is_its_own = captured.source is request  # and not that of a log-in inside it
-    if not is_its_own:
-        return
     # Private: to look those up that are kept takes six times as long as to go through all once.
     listed = getattr(request.headers, "_list", None)
     if listed is None:
