@@ -224,7 +224,7 @@ def test_the_picture_of_the_house_is_drawn_from_the_imports() -> None:
 
 def test_contributing_names_files_that_exist() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    names = re.findall(r"(?<![\w./])(?:tests|pytest_llmcost|docs)/[\w/]+(?:\.\w+)?", text)
+    names = re.findall(r"(?<![\w./])(?:tests|pytest_llmcost|docs)/[\w/-]+(?:\.\w+)?", text)
     assert len(names) > 15
     assert [name for name in names if not (ROOT / name).exists()] == []
 

@@ -432,7 +432,6 @@ class CapturedRequest(_Outcome):
         request = self.variant(
             headers=self.headers,
             _reader=copy.deepcopy(self._reader),
-            _unread=[*self._unread],
             _is_whole=self._is_recorded,
             is_over=False,  # although it may have come to its end in another thread by now
         )
@@ -444,9 +443,7 @@ class CapturedRequest(_Outcome):
 
     def peek(self) -> Answer | None:
         """Return what its own answer used, without reading it in the place of who will."""
-        twin = self.variant(
-            lost_attempts=None, _reader=copy.deepcopy(self._reader), _unread=[*self._unread]
-        )
+        twin = self.variant(lost_attempts=None, _reader=copy.deepcopy(self._reader))
         twin.read()
         return twin.answer
 

@@ -148,8 +148,9 @@ def declare(session: Session, answer: Answer) -> Call:
     _withdraw(session, owner, before)
     if before.call.lost_attempts:
         answer = with_caveats(answer, "lost-answer")
-    sending = ("fingerprint", "max_tokens", "live", "at", "attempts", "lost_attempts")
-    facts = {name: getattr(before.call, name) for name in sending}
+    assert before.captured is not None  # as of all that are unfinished
+    names = ("fingerprint", "max_tokens", *before.captured.sending)
+    facts = {name: getattr(before.call, name) for name in names}
     # Its stream may still be read to the end, and says the same once more.
     facts["captured"] = before.captured
     return record(session, sender, answer, None, "declared", in_place_of=before, **facts)

@@ -124,11 +124,11 @@ def begin(
     body: object,
     outer: CapturedRequest | None = None,
 ) -> CapturedRequest | None:
-    """Let the innermost follower follow a request; `source` is the library's own object for it.
+    """Let the innermost follower follow a request, if it may be a Claude call.
 
-    Inside the `send` of an `outer` one it may be the same call, passed on. Address and headers are
-    taken as the library has them; no headers if `source` has them, and they may change until they
-    are sent, or if it is them. Of bodies that come in pieces, nothing is read.
+    `source` is the library's own object for it, `client` who sends it. `headers` are None if
+    `source` has them, or is them, and they may change until they are sent. Of a `body` that comes
+    in pieces nothing is read. Inside the `send` of an `outer` one it may be the same call.
     """
     if not _followers:
         return None
