@@ -122,19 +122,21 @@ def begin(
     url: object,
     headers: Any,
     body: object,
-    outer: CapturedRequest | None = None,
 ) -> CapturedRequest | None:
     """Let the innermost follower follow a request, if it may be a Claude call.
 
     `source` is the library's own object for it, `client` who sends it. `headers` are None if
     `source` has them, or is them, and they may change until they are sent. Of a `body` that comes
-    in pieces nothing is read. Inside the `send` of an `outer` one it may be the same call.
+    in pieces nothing is read.
     """
     if not _followers:
         return None
     address = claude_address(url)
     if address is None or (RELAYS and _is_to_relay(address)):
         return None
+    outer = being_sent()  # which may be the same call, passed on
+    if outer is not None and outer.source is source:
+        return None  # a subclass has called the method of its base
     if type(body) is not bytes:
         body = as_bytes(body)
     return _followers[-1].begin(source, client, method, address, headers, body, outer)

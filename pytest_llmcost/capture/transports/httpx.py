@@ -117,9 +117,10 @@ class _Sending:
         """Follow a request; return the outer call if this is a transport that sends for it."""
         if request is None:
             return None  # the library's own error says what is missing
-        is_transport = isinstance(self.client, self.library.transports)
-        outer = (_sending.get(id(request)) if is_transport else None) or being_sent()
-        if outer is not None and is_transport:
+        outer = None
+        if isinstance(self.client, self.library.transports):
+            outer = _sending.get(id(request)) or being_sent()
+        if outer is not None:
             if outer.source is not request:
                 return None  # a log-in inside it, or where it was redirected to
             if outer.cap is not None:
@@ -129,8 +130,6 @@ class _Sending:
             # What a mock sends itself is seen where it leaves.
             outer.is_unrefused = isinstance(self.client, self.library.own)
             return outer
-        if outer is not None and outer.source is request:
-            return None  # a subclass has called the method of its base
         captured = begin(
             request,
             self.client,
@@ -140,7 +139,6 @@ class _Sending:
             None,  # hooks of the client, and log-ins, change the headers until they are sent
             # Private: `content` raises for a body that is a stream, which is left alone.
             getattr(request, "_content", b""),
-            outer,
         )
         if captured is not None:
             _sending.setdefault(id(request), captured)
