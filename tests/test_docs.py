@@ -32,6 +32,7 @@ from doc_pages import (
 )
 from standin import StandIn
 
+from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.prices.caveats import CAVEATS
 from pytest_llmcost.settings import OPTIONS
 
@@ -227,6 +228,12 @@ def test_contributing_names_files_that_exist() -> None:
     names = re.findall(r"(?<![\w./])(?:tests|pytest_llmcost|docs)/[\w/-]+(?:\.\w+)?", text)
     assert len(names) > 15
     assert [name for name in names if not (ROOT / name).exists()] == []
+
+
+def test_contributing_names_what_a_transport_calls_as_it_is_called() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`captured\.(\w+)", text))
+    assert {"leave", "answered", "passing"} <= names <= {*dir(CapturedRequest)}
 
 
 def test_the_page_on_architecture_names_files_that_exist() -> None:
