@@ -113,7 +113,7 @@ class Inheritance(NamedTuple):
     cap: bytes | None
     """The plugin's cap on live spend, pickled: it is large, and read when it is needed."""
     stand_ins: tuple[str, ...]
-    relays: set[int]
+    relays: tuple[int, ...]
 
     def follow(self) -> None:
         """Begin to follow requests, in the child."""
@@ -136,8 +136,8 @@ class Inheritance(NamedTuple):
             cap = None if self.cap is None else pickle.loads(self.cap)  # noqa: S301 - our parent's
             capture.limit(self.stand_ins, cap)
             capture.when_idle = children.all_back
-            made.append(capture)
-            follower.begin = made[0].begin  # where several threads come here, of the first one
+            made.append(capture)  # of several threads that are here at once, each its own
+            follower.begin = made[0].begin
             return follower.begin(*sent)
 
         with suppress(Exception):  # what cannot be followed must not end the child

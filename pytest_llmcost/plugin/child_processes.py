@@ -85,7 +85,7 @@ class ChildProcesses:
             how=(sender.phase, sender.tags),
             cap=cap,
             stand_ins=settings.stand_ins,
-            relays=RELAYS,
+            relays=tuple(RELAYS),
         ).follow
 
     def bring_back(self) -> None:
