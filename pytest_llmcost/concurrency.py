@@ -1,4 +1,4 @@
-"""Threads and forks: turns and contexts of threads, what a fork calls, no lock in a child.
+"""Threads, forks and pools: turns and contexts of threads, what a fork calls, no lock in a child.
 
 Must not know what either is for. Loaded in every run, so it imports nothing heavy: Python keeps
 what it calls at a fork, with everything that the module of it refers to, until the very end. If
@@ -8,6 +8,7 @@ that were pytest, every exit of Python would tidy up the long way.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -92,6 +93,21 @@ def begin_thread() -> None:
     """Set all such variables to None, in the context of a thread that is about to begin."""
     for each in _of_contexts:
         each.set(None)
+
+
+def answer_pool(error: BaseException) -> None:
+    """Give an error to the pool of multiprocessing that runs the code here, if one does.
+
+    A worker of a pool passes on an `Exception` alone. By any other error it dies, and whatever
+    waits for its answer waits forever. The names are those of its loop, from Python 3.10 to 3.14.
+    """
+    pools, frame = sys.modules.get("multiprocessing.pool"), sys._getframe()
+    while pools is not None and frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code is pools.worker.__code__:
+            worker = frame.f_locals
+            worker["put"]((worker["job"], worker["i"], (False, error)))
+            return
 
 
 class AtFork:

@@ -113,13 +113,13 @@ class Purse:
 @contextmanager
 def capturing(owner: object = "the test") -> Iterator[Purse]:
     purse = Purse(owner)
-    follow(purse.capture.begin)
+    follower = follow(purse.capture.begin)
     try:
         yield purse
         purse.capture.drain()
         assert purse.capture.failures == []
     finally:
-        unfollow(purse.capture.begin)
+        unfollow(follower)
 
 
 def chunks(library: ModuleType, pieces: Iterable[bytes], fail: Exception | None = None) -> Any:

@@ -32,6 +32,7 @@ from doc_pages import (
 )
 from standin import StandIn
 
+from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.prices.caveats import CAVEATS
 from pytest_llmcost.settings import OPTIONS
 
@@ -224,9 +225,15 @@ def test_the_picture_of_the_house_is_drawn_from_the_imports() -> None:
 
 def test_contributing_names_files_that_exist() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    names = re.findall(r"(?<![\w./])(?:tests|pytest_llmcost|docs)/[\w/]+(?:\.\w+)?", text)
+    names = re.findall(r"(?<![\w./])(?:tests|pytest_llmcost|docs)/[\w/-]+(?:\.\w+)?", text)
     assert len(names) > 15
     assert [name for name in names if not (ROOT / name).exists()] == []
+
+
+def test_contributing_names_what_a_transport_calls_as_it_is_called() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`captured\.(\w+)", text))
+    assert {"leave", "answered", "passing"} <= names <= {*dir(CapturedRequest)}
 
 
 def test_the_page_on_architecture_names_files_that_exist() -> None:

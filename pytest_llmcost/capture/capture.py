@@ -54,19 +54,15 @@ class Capture:
         self._recordings: WeakKeyDictionary[Any, dict[int, Recording]] = WeakKeyDictionary()
         self.enter_child(None)
 
-    def limit(
-        self,
-        stand_ins: Collection[str] = (),
-        gate: Callable[[CapturedRequest], None] | None = None,
-        settle: Callable[[CapturedRequest], None] | None = None,
-    ) -> None:
+    def limit(self, stand_ins: Collection[str] = (), cap: Any = None) -> None:
         """Let these hold for what is sent from now on.
 
-        `stand_ins` are hosts, with or without a port, that spend nothing; `gate` may refuse a
-        request that is about to be sent, `settle` takes each that was let through when it is over.
+        `stand_ins` are hosts, with or without a port, that spend nothing. `cap` may refuse, by its
+        `reserve`, a request that is about to be sent; its `settle` takes each that was let through
+        when it is over.
         """
         self._stand_ins = frozenset(stand_ins)
-        self._gate, self._settle = gate, settle
+        self._cap = cap
 
     # What transports and requests call, in the way of the code under test
 
@@ -98,7 +94,7 @@ class Capture:
                 self._clock(),
                 self._over_with,
                 bool(self._stand_ins) and self._is_stand_in(url),
-                self._gate,
+                self._cap,
                 outer,
             )
             if headers is not None:
@@ -112,7 +108,7 @@ class Capture:
             self._open.add(request)
         except Exception as error:
             self._note(error)
-            if self._gate is not None:  # what is not followed has no worst case
+            if self._cap is not None:  # what is not followed has no worst case
                 raise LiveCapError(f"not sent under a cap on live spend: {error!r}") from error
             return None
         return request
@@ -132,8 +128,8 @@ class Capture:
         if "headers" in vars(request) or hasattr(request.source, "headers"):
             _ = request.headers
             request.source = None
-        if request.reserved is not None and self._settle is not None:
-            self._settle(request)
+        if request.reserved is not None and self._cap is not None:
+            self._cap.settle(request)
         if request.is_answered or request.error or not (request.is_lost or request.lost_attempts):
             request.client = None
             self._over.append(request)

@@ -12,13 +12,13 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
-    from pytest_llmcost.capture.transports import Ticket
 
 _SEEN, _LOST = 1, 2
 
@@ -99,53 +99,46 @@ def _digest(token: str) -> str:
 def packed(request: CapturedRequest) -> CapturedRequest:
     """Return a request as it can leave its process: what it used, and nothing of any library."""
     library = ("source", "client", "decoder", "_reader")
-    process = ("owner", "over", "gate", "outer", "error", "supersedes")
+    process = ("owner", "over", "cap", "outer", "error", "supersedes")
     left = dict.fromkeys((*library, *process))
     return request.variant(**left, headers=request.headers, play=request.replay, _unread=[])
 
 
-def inherit(
-    folder: str,
-    token: str,
-    how: tuple[Any, ...],
-    cap: bytes | None,
-    stand_ins: list[str],
-    relays: list[int],
-) -> None:
-    """Begin to follow requests in a spawned child."""
-    from pytest_llmcost.capture.transports import RELAYS, follow
+class Inheritance(NamedTuple):
+    """What a spawned child is told, so that it follows requests and sends them back."""
 
-    RELAYS.update(relays)
-    children, made = Children(), list[Any]()
-    children.folder = Path(folder)
+    folder: str
+    token: str
+    how: tuple[Any, ...]
+    cap: bytes | None
+    """The plugin's cap on live spend, pickled: it is large, and read when it is needed."""
+    stand_ins: tuple[str, ...]
+    relays: tuple[int, ...]
 
-    def owner() -> str:
-        children.note(token)
-        return token
+    def follow(self) -> None:
+        """Begin to follow requests, in the child."""
+        from pytest_llmcost.capture.transports import RELAYS, follow
 
-    def begin(*sent: Any) -> CapturedRequest | None:
-        if not made:  # as late as in the process of the tests
+        RELAYS.update(self.relays)
+        children, made = Children(), list[Any]()
+        children.folder = Path(self.folder)
+
+        def begin(*sent: Any) -> CapturedRequest | None:  # as late as in the process of the tests
             import pickle
 
             from pytest_llmcost.capture.capture import Capture
 
             capture = Capture(
-                owner=owner,
-                report=lambda request: children.send(token, (None, how, packed(request))),
+                owner=partial(children.note, self.token),
+                report=lambda each: children.send(self.token, (None, self.how, packed(each))),
                 clock=time.time,
             )
-            limits: list[Any] = []
-            if cap is not None:  # the plugin's, and large: it is read when it is needed
-                live_cap = pickle.loads(cap)  # noqa: S301 - by our parent
-                limits = [live_cap.reserve, live_cap.settle]
-            capture.limit(stand_ins, *limits)
+            cap = None if self.cap is None else pickle.loads(self.cap)  # noqa: S301 - our parent's
+            capture.limit(self.stand_ins, cap)
             capture.when_idle = children.all_back
-            made.append(capture)
-        captured: CapturedRequest | None = made[0].begin(*sent)
-        return captured
+            made.append(capture)  # of several threads that are here at once, each its own
+            follower.begin = made[0].begin
+            return follower.begin(*sent)
 
-    def ticket() -> Ticket:  # for its own children
-        return inherit, (folder, token, how, cap, stand_ins, relays)
-
-    with suppress(Exception):  # what cannot be followed must not end the child
-        follow(begin, ticket=ticket)
+        with suppress(Exception):  # what cannot be followed must not end the child
+            follower = follow(begin, ticket=lambda: self.follow)  # for its own children

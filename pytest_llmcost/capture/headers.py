@@ -28,18 +28,11 @@ def read_headers(given: Any) -> dict[str, str]:
         >>> read_headers({"Anthropic-Beta": ["a", "b"], "x-api-key": "secret"})
         {'anthropic-beta': 'a,b'}
     """
-    found = {}
-    if isinstance(given, dict):
-        for key, value in given.items():
-            name = key.lower() if type(key) is str else _text(key).lower()
-            if name in HEADERS:
-                found[name] = value if type(value) is str else _text(value)
-    elif given:  # all others find names in any case
-        for name in HEADERS:
-            value = given.get(name)
-            if value is not None:
-                found[name] = value if type(value) is str else _text(value)
-    return found
+    if not given:
+        return {}
+    if isinstance(given, dict):  # all others find names in any case
+        given = {_text(key).lower(): value for key, value in given.items()}
+    return {name: _text(value) for name in HEADERS if (value := given.get(name)) is not None}
 
 
 def _text(value: object) -> str:

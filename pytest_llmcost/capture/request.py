@@ -19,7 +19,7 @@ import msgspec
 from msgspec.structs import replace
 
 from pytest_llmcost.capture.headers import read_headers
-from pytest_llmcost.concurrency import cached_property
+from pytest_llmcost.concurrency import answer_pool, cached_property
 from pytest_llmcost.errors import LiveCapError, UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.prices.caveats import sorted_caveats
@@ -46,21 +46,6 @@ _RETRIES = re.compile(r"[0-9]{1,3}")
 def _live_cap(error: LiveCapError, how: str = "") -> str:
     """Return the caveat that says why the cap on live spend refuses a request."""
     return f"live-cap: {how}{str(error).rpartition(' was not sent: ')[2]}"
-
-
-def _answer_pool(error: LiveCapError) -> None:
-    """Give an error to the pool of multiprocessing that runs the code here, if one does.
-
-    A worker of a pool passes on an `Exception` alone. By any other error it dies, and whatever
-    waits for its answer waits forever. The names are those of its loop, from Python 3.10 to 3.14.
-    """
-    pools, frame = sys.modules.get("multiprocessing.pool"), sys._getframe()
-    while pools is not None and frame.f_back is not None:
-        frame = frame.f_back
-        if frame.f_code is pools.worker.__code__:
-            worker = frame.f_locals
-            worker["put"]((worker["job"], worker["i"], (False, error)))
-            return
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,8 +124,9 @@ class CapturedRequest(_Outcome):
     """Called once, when nothing more will come; makes it over."""
     is_to_stand_in: bool
     """Whether its address is one that spends nothing, so that a socket does not make it live."""
-    gate: Callable[[CapturedRequest], None] | None
-    """Called before it goes over the network; raises what refuses it."""
+    cap: Any
+    """On live spend, None without one: its `reserve` is called before the request goes over the
+    network, and raises what refuses it."""
     outer: CapturedRequest | None
     """The request inside whose `send` this one was sent."""
     is_over: bool = False
@@ -263,19 +249,19 @@ class CapturedRequest(_Outcome):
             LiveCapError: its worst case exceeds what is left of the cap.
         """
         __tracebackhide__ = True
-        if self.gate is None or self.is_over or self.is_to_stand_in:
+        if self.cap is None or self.is_over or self.is_to_stand_in:
             return
         if self.reserved is not None and not again:
             return
         attempt = self.variant(reserved=None, lost_attempts=None) if again else self
         try:
-            self.gate(attempt)
+            self.cap.reserve(attempt)
         except LiveCapError as error:
             attempt.live, attempt.is_refused = False, True
             answer = unknown_answer(self.endpoint, self.payload, _live_cap(error))
             attempt.answer = replace(answer, declared_usd=Decimal(0))
             self.over(attempt)
-            _answer_pool(error)
+            answer_pool(error)
             raise
         self.reserved = attempt.reserved  # that of one before stays: it was lost
         if self.outer is not None:
@@ -299,12 +285,12 @@ class CapturedRequest(_Outcome):
 
     def note_left(self) -> None:
         """Under a cap, note what nothing has shown to leave: it may have sockets of its own."""
-        if self.gate is None or self.live is False or self.reserved is not None:
+        if self.cap is None or self.live is False or self.reserved is not None:
             return
         if not self.has_left_inside:
             self.reserved = Decimal(0)  # so that what it costs is kept, in any case
             try:
-                self.gate(self)
+                self.cap.reserve(self)
             except LiveCapError as error:
                 self.past_cap = _live_cap(error, "not seen to leave; ")
 
@@ -334,7 +320,7 @@ class CapturedRequest(_Outcome):
             else:
                 self.live = False
         self.is_answered = 200 <= status < 300
-        if self.gate is not None and self.is_answered:
+        if self.cap is not None and self.is_answered:
             self.note_left()
         kind = self.endpoint.kind
         if content is not None:
@@ -366,6 +352,10 @@ class CapturedRequest(_Outcome):
         self._unread_bytes += len(chunk)
         if self._unread_bytes >= self._most_unread:
             self.do(CapturedRequest._read_on)
+
+    def passing(self, pieces: Any) -> _Passing:
+        """Return an iterator over a body's pieces that are fed as they pass, sync or async."""
+        return _Passing(pieces, self)
 
     def close(self, *, is_whole: bool) -> None:
         """The body has ended, or will not be read on."""
@@ -442,7 +432,6 @@ class CapturedRequest(_Outcome):
         request = self.variant(
             headers=self.headers,
             _reader=copy.deepcopy(self._reader),
-            _unread=[*self._unread],
             _is_whole=self._is_recorded,
             is_over=False,  # although it may have come to its end in another thread by now
         )
@@ -454,9 +443,7 @@ class CapturedRequest(_Outcome):
 
     def peek(self) -> Answer | None:
         """Return what its own answer used, without reading it in the place of who will."""
-        twin = self.variant(
-            lost_attempts=None, _reader=copy.deepcopy(self._reader), _unread=[*self._unread]
-        )
+        twin = self.variant(lost_attempts=None, _reader=copy.deepcopy(self._reader))
         twin.read()
         return twin.answer
 
@@ -500,6 +487,54 @@ class CapturedRequest(_Outcome):
             stream=bool(self.endpoint.stream or (self.payload or {}).get("stream")),
             caveats=sorted_caveats([*answer.caveats, *more]) if more else answer.caveats,
         )
+
+
+class _Passing:
+    """The pieces of a body on their way to the code under test.
+
+    An iterator, not a generator: abandoned, it leaves nothing to be collected late. It passes for
+    an async generator, for httpx2 closes those.
+    """
+
+    def __init__(self, pieces: Any, captured: CapturedRequest) -> None:
+        self._pieces = pieces
+        self._captured = captured
+
+    def __iter__(self) -> _Passing:
+        return self
+
+    def __next__(self) -> bytes:
+        __tracebackhide__ = True
+        try:
+            chunk: bytes = next(self._pieces)
+        except BaseException as error:
+            self._captured.close(is_whole=isinstance(error, StopIteration))
+            raise
+        self._captured.feed(chunk)
+        return chunk
+
+    def __aiter__(self) -> _Passing:
+        return self
+
+    async def __anext__(self) -> bytes:
+        __tracebackhide__ = True
+        try:
+            chunk: bytes = await anext(self._pieces)
+        except BaseException as error:
+            self._captured.close(is_whole=isinstance(error, StopAsyncIteration))
+            raise
+        self._captured.feed(chunk)
+        return chunk
+
+    async def asend(self, value: None) -> bytes:
+        return await self.__anext__()
+
+    async def athrow(self, *error: Any) -> Any:
+        return await self._pieces.athrow(*error)
+
+    async def aclose(self) -> None:
+        if hasattr(self._pieces, "aclose"):
+            await self._pieces.aclose()
 
 
 def read_body(

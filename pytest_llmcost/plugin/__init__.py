@@ -55,23 +55,18 @@ def _begin(config: pytest.Config) -> Session:
     """Make the session and capture; a session around this one gets its calls back at the end."""
     session = config.stash[KEY] = Session(config)
     session.children = children = ChildProcesses(session)
-    begin = partial(_follow, session)
-    follow(begin, session.saved_cassettes, children.ticket)
-    session.stop_following = partial(unfollow, begin)
-    config.add_cleanup(session.stop_following)
-    return session
 
-
-def _follow(session: Session, *sent: Any) -> CapturedRequest | None:
-    """Follow a request; the capture, and all that it imports, is made for the first one."""
-    if session.children.may_exist:
-        session.children.enter()
-    capture = session.capture
-    if capture is None:
+    def begin(*sent: Any) -> CapturedRequest | None:
+        """Make the capture, and all that it imports, for the first request."""
         from pytest_llmcost.plugin.calls import capture_of
 
-        capture = capture_of(session)
-    return capture.begin(*sent)
+        follower.begin = capture_of(session).begin
+        return follower.begin(*sent)
+
+    follower = follow(begin, session.saved_cassettes, children.ticket)
+    session.stop_following = partial(unfollow, follower)
+    config.add_cleanup(session.stop_following)
+    return session
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -94,7 +89,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if session.capture is not None:  # made for what a conftest has sent, without the settings
             from pytest_llmcost.plugin.calls import limits_on_capture
 
-            session.capture.limit(**limits_on_capture(session))
+            session.capture.limit(*limits_on_capture(session))
     except LlmCostError as error:
         raise pytest.UsageError(str(error)) from None
     register = config.pluginmanager.register

@@ -42,6 +42,7 @@ def capture_of(session: Session) -> Capture:
         except FAILURES:  # of the user's hook; called again, it raises again
             return None
 
+    session.children.enter()  # in a forked child: a thread of its parent may have held the lock
     limits = limits_on_capture(session)
     with session.lock:
         if session.capture is None:
@@ -51,20 +52,16 @@ def capture_of(session: Session) -> Capture:
                 clock=session.clock,
                 fingerprint=fingerprint,
             )
-            capture.limit(**limits)
+            capture.limit(*limits)
             capture.when_idle = session.children.when_idle
             session.capture = capture
         return session.capture
 
 
-def limits_on_capture(session: Session) -> dict[str, Any]:
+def limits_on_capture(session: Session) -> tuple[tuple[str, ...], LiveCap | None]:
     """Return what the settings, if they are read, say of requests that are about to be sent."""
     cap = None if session.settings.max_live is None else LiveCap(session)
-    return {
-        "stand_ins": session.settings.stand_ins,
-        "gate": None if cap is None else cap.reserve,
-        "settle": None if cap is None else cap.settle,
-    }
+    return session.settings.stand_ins, cap
 
 
 def _sender_of(request: CapturedRequest) -> Sender:
@@ -151,8 +148,9 @@ def declare(session: Session, answer: Answer) -> Call:
     _withdraw(session, owner, before)
     if before.call.lost_attempts:
         answer = with_caveats(answer, "lost-answer")
-    sending = ("fingerprint", "max_tokens", "live", "at", "attempts", "lost_attempts")
-    facts = {name: getattr(before.call, name) for name in sending}
+    assert before.captured is not None  # as of all that are unfinished
+    names = ("fingerprint", "max_tokens", *before.captured.sending)
+    facts = {name: getattr(before.call, name) for name in names}
     # Its stream may still be read to the end, and says the same once more.
     facts["captured"] = before.captured
     return record(session, sender, answer, None, "declared", in_place_of=before, **facts)

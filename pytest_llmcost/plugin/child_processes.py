@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_llmcost.capture.children import Children, inherit, packed
+from pytest_llmcost.capture.children import Children, Inheritance, packed
 from pytest_llmcost.capture.transports import RELAYS, Ticket
 from pytest_llmcost.concurrency import AtFork
 from pytest_llmcost.plugin.owners import Owner, Sender, SharedFixture, TestAttempt, blocks_around
@@ -79,8 +79,14 @@ class ChildProcesses:
         self._owners[token] = sender.owner
         self._share_folder()
         self._own.may_send()
-        folder, how = str(self._own.folder), (sender.phase, sender.tags)
-        return inherit, (folder, token, how, cap, list(settings.stand_ins), list(RELAYS))
+        return Inheritance(
+            folder=str(self._own.folder),
+            token=token,
+            how=(sender.phase, sender.tags),
+            cap=cap,
+            stand_ins=settings.stand_ins,
+            relays=tuple(RELAYS),
+        ).follow
 
     def bring_back(self) -> None:
         """Record what children have sent, for the owner that started them."""

@@ -302,9 +302,11 @@ class Session:
 
     def note_sent(self) -> Sender:
         """Note that this process, perhaps a forked child, sends a request; return whose it is."""
+        if not self.children.may_exist:
+            return self.sender()
+        self.children.enter()
         sender = self.sender()
-        if self.children.may_exist:
-            self.children.note(sender.owner)
+        self.children.note(sender.owner)
         return sender
 
     def enter_child(self) -> None:

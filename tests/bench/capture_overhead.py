@@ -257,11 +257,11 @@ def sides(case: Case, url: str, cost: Cost, blocks: int) -> tuple[list[float], l
         seconds(call, again)
         gc.collect()
         without.append(cost(call, case.times))
-        follow(capture.begin)
+        follower = follow(capture.begin)
         seconds(call, again)
         gc.collect()
         with_.append(cost(call, case.times))
-        unfollow(capture.begin)
+        unfollow(follower)
         capture.drain()
     assert purse.calls == blocks * (again + case.times) * case.each
     return without, with_

@@ -752,13 +752,13 @@ class Faulty(Purse):
 def test_a_sink_that_fails_never_reaches_the_code_under_test(where: str) -> None:
     purse = Faulty(where)
     client = client_of(httpx2, respond(httpx2, *PIECES))
-    follow(purse.capture.begin)
+    follower = follow(purse.capture.begin)
     try:
         assert read_with(client, READINGS["read"]) == SSE_BODY
         purse.capture.drain()
         purse.capture.settle()
     finally:
-        unfollow(purse.capture.begin)
+        unfollow(follower)
     assert purse.capture.failures
     assert all(text.startswith("RuntimeError: no ") for text in purse.capture.failures)
 
@@ -775,12 +775,12 @@ def test_a_failure_of_our_own_is_a_call_of_unknown_cost() -> None:
 
     purse = Purse()
     client = Odd(transport=httpx2.MockTransport(respond(httpx2, *PIECES)))
-    follow(purse.capture.begin)
+    follower = follow(purse.capture.begin)
     try:
         assert read_with(client, READINGS["read"]) == SSE_BODY
         purse.capture.drain()
     finally:
-        unfollow(purse.capture.begin)
+        unfollow(follower)
     assert len(purse.capture.failures) == 1
     assert purse.call.sampling_calls == ()
     assert purse.call.caveats[0].startswith("unreadable-response: TypeError")

@@ -53,12 +53,11 @@ def test_of_nested_captures_the_innermost_hears() -> None:
 def test_captures_may_end_in_any_order() -> None:
     original = httpx2.Client.send
     first, second = Purse("first"), Purse("second")
-    follow(first.capture.begin)
-    follow(second.capture.begin)
-    unfollow(first.capture.begin)
+    outer, inner = follow(first.capture.begin), follow(second.capture.begin)
+    unfollow(outer)
     ask()
-    unfollow(second.capture.begin)
-    unfollow(first.capture.begin)
+    unfollow(inner)
+    unfollow(outer)
     assert httpx2.Client.send is original
     assert (len(first.calls), len(second.calls)) == (0, 1)
 
@@ -66,10 +65,10 @@ def test_captures_may_end_in_any_order() -> None:
 def test_installing_twice_listens_once() -> None:
     original = httpx2.Client.send
     purse = Purse()
-    follow(purse.capture.begin)
-    follow(purse.capture.begin)
+    followers = [follow(purse.capture.begin) for _ in range(2)]
     ask()
-    unfollow(purse.capture.begin)
+    for each in followers:
+        unfollow(each)
     assert httpx2.Client.send is original
     assert len(purse.calls) == 1
 
@@ -79,7 +78,7 @@ def test_a_wrapper_that_was_wrapped_stays_and_is_deaf(monkeypatch: pytest.Monkey
     original = client_class.send
     theirs: list[object] = []
     purse = Purse()
-    follow(purse.capture.begin)
+    follower = follow(purse.capture.begin)
     ours = client_class.send
 
     def send(client: httpx2.Client, request: httpx2.Request, **options: Any) -> httpx2.Response:
@@ -87,7 +86,7 @@ def test_a_wrapper_that_was_wrapped_stays_and_is_deaf(monkeypatch: pytest.Monkey
         return ours(client, request, **options)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(client_class, "send", send)
-    unfollow(purse.capture.begin)
+    unfollow(follower)
     assert client_class.send is send
     ask()
     assert (len(theirs), purse.calls) == (1, [])
@@ -158,7 +157,7 @@ def test_libraries_imported_later_are_seen_and_none_is_imported_for_that() -> No
     out = run_python(
         PURSE
         + """
-follow(capture.begin)
+follower = follow(capture.begin)
 assert not {"httpx", "httpx2", "vcr", "anthropic", "wrapt"} & set(sys.modules)
 import importlib.util
 assert importlib.util.find_spec("httpx").origin.endswith("__init__.py")
@@ -170,7 +169,7 @@ for library in (httpx, httpx2):
     ask(library)
 capture.drain()
 print(len(purse.seen), capture.failures)
-unfollow(capture.begin)
+unfollow(follower)
 ask(httpx)
 capture.drain()
 print(len(purse.seen))
@@ -207,7 +206,7 @@ def test_two_names_of_one_library_are_wrapped_once() -> None:
     out = run_python(
         PURSE
         + """
-follow(capture.begin)
+follower = follow(capture.begin)
 import httpx2
 httpx2.alias_httpx()
 import httpx
@@ -215,7 +214,7 @@ assert httpx is httpx2
 ask(httpx)
 capture.drain()
 print(len(purse.seen))
-unfollow(capture.begin)
+unfollow(follower)
 assert httpx2.Client.send.__module__ == "httpx2._client"
 """
     )
@@ -229,7 +228,7 @@ def test_an_alias_from_before_is_wrapped_once_too() -> None:
 import httpx2
 httpx2.alias_httpx()
 import httpx
-follow(capture.begin)
+follower = follow(capture.begin)
 ask(httpx)
 ask(httpx2)
 capture.drain()
@@ -246,12 +245,12 @@ def test_a_stub_of_that_name_and_a_missing_module_are_left_alone() -> None:
 import types
 sys.modules["httpx"] = types.ModuleType("httpx")
 sys.modules["httpx2"] = None
-follow(capture.begin)
+follower = follow(capture.begin)
 try:
     import httpx2
 except ImportError:
     print("missing")
-unfollow(capture.begin)
+unfollow(follower)
 """
     )
     assert out == "missing\n"
@@ -265,7 +264,7 @@ import pathlib, tempfile
 with tempfile.TemporaryDirectory() as folder:
     pathlib.Path(folder, "httpx.py").write_text("raise ValueError('broken')")
     sys.path.insert(0, folder)
-    follow(capture.begin)
+    follower = follow(capture.begin)
     try:
         import httpx
     except ValueError as error:
@@ -280,7 +279,7 @@ def test_cassetter_is_heard_wherever_it_keeps_its_cassettes() -> None:
         PURSE
         + """
 import pathlib, tempfile, httpx
-follow(capture.begin)
+follower = follow(capture.begin)
 with tempfile.TemporaryDirectory() as folder:
     package = pathlib.Path(folder, "cassetter")
     package.mkdir()
@@ -314,7 +313,7 @@ def test_a_replay_is_seen_whichever_was_imported_first(imports: str) -> None:
         PURSE
         + """
 import pathlib, tempfile
-follow(capture.begin)
+follower = follow(capture.begin)
 CASSETTE = '''
 version: 1
 interactions:

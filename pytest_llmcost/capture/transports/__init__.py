@@ -1,4 +1,4 @@
-"""What is wrapped in this process, and which captures follow the requests that pass there.
+"""What is wrapped in this process, and who follows the requests that pass there.
 
 One file a library. Each turns what its library does into the same calls: `begin` when something is
 sent, with `CURRENT` set meanwhile; then `note_failure`, or on the captured request `answered`,
@@ -64,36 +64,49 @@ Begin = Callable[
     [object, object, str, str, Any, bytes, "CapturedRequest | None"], "CapturedRequest | None"
 ]
 """As `Capture.begin`; returns None if what is about to be sent is no Claude call."""
-Ticket = tuple[Callable[..., object], tuple[Any, ...]]
-"""What a spawned child calls to follow requests, and with which arguments."""
+Ticket = Callable[[], object]
+"""What a spawned child calls to follow requests; pickled for it."""
 
-_captures: list[tuple[Begin, set[str], Callable[[], Ticket | None]]] = []
-"""Captures, with the cassettes that VCR has written, and what makes the ticket of a spawned child.
-They nest, as pytest does in the tests of plugins; the last one follows the request."""
+
+class Follower:
+    """Who follows what passes here."""
+
+    def __init__(
+        self, begin: Begin, saved: set[str] | None, ticket: Callable[[], Ticket | None]
+    ) -> None:
+        self.begin = begin
+        """May be replaced, for a capture is made, with all that it imports, when it is needed."""
+        self.saved = set() if saved is None else saved
+        self.ticket = ticket
+
+
+_followers: list[Follower] = []
+"""They nest, as pytest does in the tests of plugins; the last one follows the request."""
 _wrapped: list[tuple[type, str, object, object]] = []
 """Class, attribute, the original, our wrapper."""
 
 
 def follow(
     begin: Begin, saved: set[str] | None = None, ticket: Callable[[], Ticket | None] = lambda: None
-) -> None:
+) -> Follower:
     """Follow requests from now on: wrap what is imported now, and later what will be.
 
     The paths of the cassettes that VCR writes are added to `saved`; what `ticket` returns is given
     to each child that is spawned.
     """
-    if all(each[0] != begin for each in _captures):
-        _captures.append((begin, set() if saved is None else saved, ticket))
+    follower = Follower(begin, saved, ticket)
+    _followers.append(follower)
     _WATCHER.install()
+    return follower
 
 
-def unfollow(begin: Begin) -> None:
-    """Stop following; the last capture restores the original methods.
+def unfollow(follower: Follower) -> None:
+    """Stop following; the last follower restores the original methods.
 
     If another library wrapped ours, leave it in place, disabled.
     """
-    _captures[:] = [each for each in _captures if each[0] != begin]
-    if _captures:
+    _followers[:] = [each for each in _followers if each is not follower]
+    if _followers:
         return
     for owner, name, original, wrapper in reversed(_wrapped):
         if vars(owner).get(name) is wrapper:
@@ -109,22 +122,24 @@ def begin(
     url: object,
     headers: Any,
     body: object,
-    outer: CapturedRequest | None = None,
 ) -> CapturedRequest | None:
-    """Let the innermost capture follow a request; `source` is the library's own object for it.
+    """Let the innermost follower follow a request, if it may be a Claude call.
 
-    Inside the `send` of an `outer` one it may be the same call, passed on. Address and headers are
-    taken as the library has them; no headers if `source` has them, and they may change until they
-    are sent, or if it is them. Of bodies that come in pieces, nothing is read.
+    `source` is the library's own object for it, `client` who sends it. `headers` are None if
+    `source` has them, or is them, and they may change until they are sent. Of a `body` that comes
+    in pieces nothing is read.
     """
-    if not _captures:
+    if not _followers:
         return None
     address = claude_address(url)
     if address is None or (RELAYS and _is_to_relay(address)):
         return None
+    outer = being_sent()  # which may be the same call, passed on
+    if outer is not None and outer.source is source:
+        return None  # a subclass has called the method of its base
     if type(body) is not bytes:
         body = as_bytes(body)
-    return _captures[-1][0](source, client, method, address, headers, body, outer)
+    return _followers[-1].begin(source, client, method, address, headers, body, outer)
 
 
 def being_sent() -> CapturedRequest | None:
@@ -166,13 +181,13 @@ def url_of(scheme: str, host: str, port: int | None, target: str) -> str:
 
 def note_saved(path: str) -> None:
     """Note that VCR has written a cassette."""
-    if _captures:
-        _captures[-1][1].add(path)
+    if _followers:
+        _followers[-1].saved.add(path)
 
 
 def ticket() -> Ticket | None:
     """Return what a spawned child is given."""
-    return _captures[-1][2]() if _captures else None
+    return _followers[-1].ticket() if _followers else None
 
 
 def wrap_method(owner: object, name: str, wrapper_of: Callable[[Any], Callable[..., Any]]) -> None:

@@ -46,7 +46,7 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
         )
         if captured is None:
             return await original(request, conn)
-        if captured.gate is not None:  # as `leave` asks, without its frame
+        if captured.cap is not None:  # as `leave` asks, without its frame
             captured.leave()
         try:
             response = await original(request, conn)

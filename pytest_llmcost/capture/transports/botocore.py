@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pytest_llmcost.capture.transports import begin, being_sent, wrap_method
+from pytest_llmcost.capture.transports import begin, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -56,7 +56,7 @@ def _follow(emitter: Any, kwargs: Any, responses: Any) -> None:
     asked = request if isinstance(request, dict) else vars(request)
     method, url = str(asked.get("method")), str(asked.get("url"))
     headers, body = asked.get("headers"), asked.get("body")
-    captured = begin(request, emitter, method, url, headers, body, being_sent())
+    captured = begin(request, emitter, method, url, headers, body)
     if captured is not None:
         captured.do(_answered, given)
 

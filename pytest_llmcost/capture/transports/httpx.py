@@ -7,7 +7,6 @@ whether the caller iterates over raw or decoded bytes.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -45,11 +44,9 @@ def wrap(module: ModuleType) -> None:
         wrap_method(module.Client, "send", library.wrap_send)
         wrap_method(module.AsyncClient, "send", library.wrap_async_send)
         # A redirect to Claude, and a transport that is used without a client.
-        for transport in (*library.mocks, *library.own):
-            handle = functools.partial(library.wrap_send, is_transport=True)
-            wrap_method(transport, "handle_request", handle)
-            handle = functools.partial(library.wrap_async_send, is_transport=True)
-            wrap_method(transport, "handle_async_request", handle)
+        for transport in library.transports:
+            wrap_method(transport, "handle_request", library.wrap_send)
+            wrap_method(transport, "handle_async_request", library.wrap_async_send)
 
 
 def _wrap_wire(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,24 +73,21 @@ class _Library:
             tuple(getattr(module, name) for name in names if hasattr(module, name))
             for names in (_MOCKS, _OWN)
         )
+        self.transports = (*self.mocks, *self.own)
 
-    def wrap_send(
-        self, original: Callable[..., Any], *, is_transport: bool = False
-    ) -> Callable[..., Any]:
+    def wrap_send(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def send(client: Any, request: Any = None, **options: Any) -> Any:
             __tracebackhide__ = True
-            with _Sending(self, client, request, is_transport) as sending:
+            with _Sending(self, client, request) as sending:
                 sending.response = original(client, request, **options)
             return sending.response
 
         return send
 
-    def wrap_async_send(
-        self, original: Callable[..., Any], *, is_transport: bool = False
-    ) -> Callable[..., Any]:
+    def wrap_async_send(self, original: Callable[..., Any]) -> Callable[..., Any]:
         async def send(client: Any, request: Any = None, **options: Any) -> Any:
             __tracebackhide__ = True
-            with _Sending(self, client, request, is_transport) as sending:
+            with _Sending(self, client, request) as sending:
                 sending.response = await original(client, request, **options)
             return sending.response
 
@@ -103,41 +97,39 @@ class _Library:
 class _Sending:
     """What a client sends, or a transport, from its beginning to its end."""
 
-    __slots__ = ("captured", "client", "is_transport", "library", "outer", "request", "response")
+    __slots__ = ("before", "captured", "client", "library", "request", "response")
 
-    def __init__(self, library: _Library, client: Any, request: Any, is_transport: bool) -> None:
+    def __init__(self, library: _Library, client: Any, request: Any) -> None:
         self.library = library
         self.client = client
         self.request = request
-        self.is_transport = is_transport
         self.response: Any = None
 
     def __enter__(self) -> _Sending:
         __tracebackhide__ = True
-        self.outer = being_sent()
-        self.captured = self._begin(self.request, self.outer)
+        self.before = CURRENT.get()
+        self.captured = self._begin(self.request)
         if self.captured is not None:
             CURRENT.set(self.captured)
         return self
 
-    def _begin(self, request: Any, outer: CapturedRequest | None) -> CapturedRequest | None:
+    def _begin(self, request: Any) -> CapturedRequest | None:
         """Follow a request; return the outer call if this is a transport that sends for it."""
         if request is None:
             return None  # the library's own error says what is missing
-        if self.is_transport and outer is None:
-            outer = _sending.get(id(request))
-        if outer is not None and self.is_transport:
-            if outer.gate is not None:
-                outer.do(_note_headers, request)
+        outer = None
+        if isinstance(self.client, self.library.transports):
+            outer = _sending.get(id(request)) or being_sent()
+        if outer is not None:
             if outer.source is not request:
                 return None  # a log-in inside it, or where it was redirected to
+            if outer.cap is not None:
+                outer.do(_note_headers, request)
             if outer.is_on_wire and outer.is_unrefused:  # a transport of the user's own tries again
                 outer.leave_below(is_log_in=False)
             # What a mock sends itself is seen where it leaves.
             outer.is_unrefused = isinstance(self.client, self.library.own)
             return outer
-        if outer is not None and outer.source is request:
-            return None  # a subclass has called the method of its base
         captured = begin(
             request,
             self.client,
@@ -147,7 +139,6 @@ class _Sending:
             None,  # hooks of the client, and log-ins, change the headers until they are sent
             # Private: `content` raises for a body that is a stream, which is left alone.
             getattr(request, "_content", b""),
-            outer,
         )
         if captured is not None:
             _sending.setdefault(id(request), captured)
@@ -157,7 +148,7 @@ class _Sending:
         captured, response = self.captured, self.response
         if captured is None:
             return
-        CURRENT.set(self.outer)  # no token: a loop may end this in another context
+        CURRENT.set(self.before)  # no token: a loop may end this in another context
         if captured.client is not self.client and not captured.is_over:
             # One attempt of a transport: its client tells the captured request what came of it.
             if error is None:
@@ -231,9 +222,6 @@ class _Sending:
 
 def _note_headers(captured: CapturedRequest, request: Any) -> None:
     """Read the headers as they are now."""
-    is_its_own = captured.source is request  # and not that of a log-in inside it
-    if not is_its_own:
-        return
     # Private: to look those up that are kept takes six times as long as to go through all once.
     listed = getattr(request.headers, "_list", None)
     if listed is None:
@@ -264,10 +252,10 @@ class _Tee:
         return getattr(self._inner, "elapsed", None)
 
     def __iter__(self) -> Iterator[bytes]:
-        return _Passing(iter(self._inner), self._captured)
+        return self._captured.passing(iter(self._inner))
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return _Passing(aiter(self._inner), self._captured)
+        return self._captured.passing(aiter(self._inner))
 
     def close(self) -> None:
         try:
@@ -280,50 +268,3 @@ class _Tee:
             await self._inner.aclose()
         finally:
             self._captured.close(is_whole=False)
-
-
-class _Passing:
-    """An iterator, not a generator: abandoned, it leaves nothing to be collected late.
-
-    It passes for an async generator, for httpx2 closes those.
-    """
-
-    def __init__(self, inner: Any, captured: CapturedRequest) -> None:
-        self._inner = inner
-        self._captured = captured
-
-    def __iter__(self) -> _Passing:
-        return self
-
-    def __next__(self) -> bytes:
-        __tracebackhide__ = True
-        try:
-            chunk: bytes = next(self._inner)
-        except BaseException as error:
-            self._captured.close(is_whole=isinstance(error, StopIteration))
-            raise
-        self._captured.feed(chunk)
-        return chunk
-
-    def __aiter__(self) -> _Passing:
-        return self
-
-    async def __anext__(self) -> bytes:
-        __tracebackhide__ = True
-        try:
-            chunk: bytes = await anext(self._inner)
-        except BaseException as error:
-            self._captured.close(is_whole=isinstance(error, StopAsyncIteration))
-            raise
-        self._captured.feed(chunk)
-        return chunk
-
-    async def asend(self, value: None) -> bytes:
-        return await self.__anext__()
-
-    async def athrow(self, *error: Any) -> Any:
-        return await self._inner.athrow(*error)
-
-    async def aclose(self) -> None:
-        if hasattr(self._inner, "aclose"):
-            await self._inner.aclose()

@@ -31,8 +31,8 @@ class _Given:
     forked is settled in many ways, by the system's default too, which Python 3.14 has changed.
     """
 
-    def __reduce__(self) -> Ticket:
-        return ticket() or (_Given, ())
+    def __reduce__(self) -> tuple[Ticket, tuple[()]]:
+        return ticket() or _Given, ()
 
 
 def _wrap_process(original: Callable[..., Any]) -> Callable[..., Any]:
