@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
 from itertools import islice
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
@@ -37,13 +37,12 @@ from pytest_llmcost.counting.own_requests import (
     start,
 )
 from pytest_llmcost.counting.payload import RECIPE, Payload, changed_parts, describe_changes
+from pytest_llmcost.counting.record_mode import RecordMode
 from pytest_llmcost.counting.volatile import describe_suspicious
 from pytest_llmcost.errors import CountCassetteError, CountError, CountMissingError
 from pytest_llmcost.files import show_path
 from pytest_llmcost.prices.usage import is_quantity
 
-Mode = Literal["none", "once", "new_episodes", "all", "rewrite", "live"]
-"""pytest-recording's, and `live` (--disable-recording): count, read nothing, write nothing."""
 _MOST_REFUSALS = 30
 
 _NEEDS_BETA = frozenset({"billing_policy", "compaction", "context_management", "mcp_servers"})
@@ -81,27 +80,19 @@ class Job(NamedTuple):
 
     payload: Payload
     cassette: CountCassette
-    mode: Mode
+    mode: RecordMode
+    """As it is for this asker."""
     asker: Asker
 
     @property
     def recorded(self) -> Entry | None:
         """The recorded count, if the mode allows to read it."""
-        if self.mode in ("all", "rewrite", "live"):
-            return None
-        return self.cassette.entries.get(self.payload.fingerprint)
-
-    @property
-    def writes(self) -> bool:
-        """Whether a count may be asked for and written; `once` only if the asker is new."""
-        if self.mode == "once":
-            return not self.cassette.has_recorded(self.asker.name)
-        return self.mode in ("new_episodes", "all", "rewrite")
+        return self.cassette.entries.get(self.payload.fingerprint) if self.mode.reads else None
 
     @property
     def asks(self) -> bool:
-        """Whether the API may be asked for it."""
-        return self.recorded is None and (self.writes or self.mode == "live")
+        """Whether the API is asked for it."""
+        return self.mode.asks and self.recorded is None
 
 
 def _explain_missing(job: Job) -> CountMissingError:
@@ -173,15 +164,15 @@ class Counter:
         """
         payload, cassette, mode, asker = job
         count: Count | None = job.recorded
-        writes, before = job.writes, None
+        before = None
         if count is None:
-            if not writes and mode != "live":
+            if not mode.asks:
                 raise _explain_missing(job)
             count = self.ask(payload, patience)
             before = cassette.entry_before(payload, asker.name)
         elif count.refused is not None:
             raise explain_refusal(count.refused, payload.model)
-        if writes:
+        if mode.writes:
             cassette.put(Entry.of(payload, count, asker.name))
             cassette.save_soon()
         caveats = [f"left-out: {part}" for part in count.left_out]

@@ -25,6 +25,7 @@ from standin.rules import check_count
 from pytest_llmcost.counting.cassette import Count, CountCassette
 from pytest_llmcost.counting.client import Asker, Counter, Job
 from pytest_llmcost.counting.payload import read_payload
+from pytest_llmcost.counting.record_mode import MODES
 from pytest_llmcost.counting.segments import (
     CachedPrompt,
     calls_until_it_pays,
@@ -279,10 +280,10 @@ def test_recorded_once_it_is_expected_offline_and_agrees_with_the_bill(
     plan = plan_caching(read_payload(body), read=read_payload)
     path = tmp_path / "test.llmcost.yaml"
 
-    def count(mode: Any, client: Any) -> CachedPrompt:
+    def count(mode: str, client: Any) -> CachedPrompt:
         counter, cassette = Counter(lambda: client), CountCassette(path)
         counts = {
-            one.fingerprint: counter.count(Job(one, cassette, mode, Asker("test")))
+            one.fingerprint: counter.count(Job(one, cassette, MODES[mode], Asker("test")))
             for one in plan.payloads
         }
         cassette.save()
