@@ -37,6 +37,7 @@ from pytest_llmcost.counting.own_requests import (
     start,
 )
 from pytest_llmcost.counting.payload import RECIPE, Payload, changed_parts, describe_changes
+from pytest_llmcost.counting.prompt import COUNTED, KNOWN, NEEDS_BETA
 from pytest_llmcost.counting.record_mode import RecordMode
 from pytest_llmcost.counting.volatile import describe_suspicious
 from pytest_llmcost.errors import CountCassetteError, CountError, CountMissingError
@@ -45,25 +46,10 @@ from pytest_llmcost.prices.usage import is_quantity
 
 _MOST_REFUSALS = 30
 
-_NEEDS_BETA = frozenset({"billing_policy", "compaction", "context_management", "mcp_servers"})
-"""Accepted on the beta route alone."""
-# Server tools, toolsets and `mcp_servers` are tried, not presumed refused.
-# Source: the parameters of count_tokens in anthropic 2.12.0, read 2026-11-22.
-_ACCEPTED = _NEEDS_BETA | {
-    "messages", "model", "cache_control", "output_config", "output_format", "speed", "system",
-    "thinking", "tool_choice", "tools",
-}  # fmt: skip
-_KNOWN = _ACCEPTED | {
-    "max_tokens", "container", "diagnostics", "inference_geo", "metadata", "service_tier",
-    "stop_sequences", "stream", "temperature", "top_p", "top_k", "fallback_credit_token",
-    "fallbacks", "thread",
-}  # fmt: skip
-"""The others are of `create` alone, and no tokens of the prompt."""
-
 
 def unknown_keys(payload: Payload) -> list[str]:
     """Return the keys of a body that neither `count_tokens` nor `create` is known to have."""
-    return sorted(payload.body.keys() - _KNOWN)
+    return sorted(payload.body.keys() - KNOWN)
 
 
 class Asker(NamedTuple):
@@ -246,7 +232,7 @@ class Counter:
         In a thread of its own, hence also in a context of its own, which marks what is sent.
         """
         OWN_REQUEST.set(True)
-        body = {key: value for key, value in payload.body.items() if key in _ACCEPTED}
+        body = {key: value for key, value in payload.body.items() if key in COUNTED}
         of_cloud = "anthropic." in body["model"] or not set("@:[").isdisjoint(body["model"])
         at_cloud = type(client).__name__.startswith(("AnthropicVertex", "AnthropicBedrock"))
         if of_cloud and not at_cloud:  # Anthropic's own API does not know the clouds' names
@@ -297,7 +283,7 @@ def _send(client: Any, body: dict[str, Any], payload: Payload) -> int:
         asked["extra_body"] = rest
     if payload.headers:
         asked["extra_headers"] = dict(payload.headers)
-    if payload.betas or not _NEEDS_BETA.isdisjoint(rest):
+    if payload.betas or not NEEDS_BETA.isdisjoint(rest):
         counted = client.beta.messages.count_tokens(betas=list(payload.betas), **asked)
     else:
         counted = client.messages.count_tokens(**asked)

@@ -16,6 +16,7 @@ import msgspec
 
 from pytest_llmcost.concurrency import cached_property
 from pytest_llmcost.counting.prompt import (
+    HEADERS,
     TIERS,
     Breakpoint,
     Place,
@@ -35,18 +36,6 @@ from pytest_llmcost.prices.usage import mappings, tools_and_longest_reply
 RECIPE = "2"
 """The fingerprint's version. If the recipe changes, raise it: recorded counts are then renewed."""
 
-_HEADERS = {
-    "user_profile_id": "anthropic-user-profile-id",
-    "workspace_id": "anthropic-workspace-id",
-}
-"""Keywords that the SDK sends as headers: whose request it is, not what it costs."""
-_NOT_PROMPT = frozenset(
-    {
-        "stream", "metadata", "diagnostics", "stop_sequences", "temperature", "top_p", "top_k",
-        "max_tokens", "model", "betas", "anthropic_version", *_HEADERS,
-    }
-)  # fmt: skip
-"""Changes neither the prompt's tokens nor a rate."""
 _SAMPLING_TOOLS = (
     "web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "advisor_", "mcp_toolset",
 )  # fmt: skip
@@ -225,7 +214,7 @@ def read_payload(
     if not isinstance(asked, str):
         raise PayloadError("the payload names no model; add model=", path="model")
     body["model"] = asked
-    owner = {_HEADERS[key]: str(body.pop(key)) for key in _HEADERS if body.get(key)}
+    owner = {HEADERS[key]: str(body.pop(key)) for key in HEADERS if body.get(key)}
     known = find(asked) if find is not None else None
     # What has no price can still be counted and compared.
     exact = mask_account(asked) if known is None else known.model
@@ -306,18 +295,7 @@ def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> list[tuple[str
     if prompt.marks:
         marks = [[str(place), mark] for place, mark in prompt.marks.items()]
         parts.append(("cache_control", marks))
-    for key in sorted(prompt.settings.keys() - _NOT_PROMPT):
-        value = prompt.settings[key]
-        if key == "mcp_servers" and isinstance(value, list):
-            # A log-in token changes with every log-in, and belongs in no file, not even hashed.
-            value = [
-                {name: item for name, item in server.items() if name != "authorization_token"}
-                if isinstance(server, dict)
-                else server
-                for server in value
-            ]
-        parts.append((key, value))
-    return parts
+    return [*parts, *sorted(prompt.settings.items())]
 
 
 def joined_turns(messages: Iterable[JsonValue]) -> dict[int, JsonValue]:

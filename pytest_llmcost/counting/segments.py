@@ -17,7 +17,14 @@ from msgspec.structs import replace
 
 from pytest_llmcost.counting.cassette import Count
 from pytest_llmcost.counting.payload import Payload, joined_turns, tool_names
-from pytest_llmcost.counting.prompt import Breakpoint, Place, Ttl, as_list
+from pytest_llmcost.counting.prompt import (
+    WITH_MESSAGES,
+    WITH_TOOLS,
+    Breakpoint,
+    Place,
+    Ttl,
+    as_list,
+)
 from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.money import EXACT
@@ -26,8 +33,6 @@ from pytest_llmcost.prices.usage import Usage
 _PLACEHOLDER: JsonValue = [{"role": "user", "content": "."}]
 """A prompt needs a message. This one closes a cut that has no message, or ends with an answer; it
 is counted alone as well, and subtracted."""
-_MESSAGE_SETTINGS = ("thinking", "output_config", "output_format", "context_management")
-"""Hidden prompt behind tools and system: the cache of those two outlives a change of them."""
 
 
 class Cut(NamedTuple):
@@ -93,9 +98,7 @@ def _cut(payload: Payload, point: Breakpoint, read: Callable[[Mapping[str, Any]]
     tools = body.get("tools") or []
     if tools := tools[: number + 1] if group == "tools" else tools:
         kept["tools"] = _unmarked(tools)
-        for key in ("tool_choice", "mcp_servers"):
-            if body.get(key) is not None:
-                kept[key] = body[key]
+        kept |= {key: value for key, value in body.items() if key in WITH_TOOLS and value}
         chosen = (body.get("tool_choice") or {}).get("name")
         if chosen and chosen not in [tool.get("name") for tool in tools]:
             kept["tool_choice"] = {"type": "any"}  # forced, too: the same hidden prompt
@@ -104,7 +107,7 @@ def _cut(payload: Payload, point: Breakpoint, read: Callable[[Mapping[str, Any]]
         is_cut = group == "system" and isinstance(system, list)
         kept["system"] = _unmarked(system[: number + 1] if is_cut else system)
     if group == "messages":
-        kept |= {key: body[key] for key in _MESSAGE_SETTINGS if key in body}
+        kept |= {key: value for key, value in body.items() if key in WITH_MESSAGES}
     if group != "messages" or number < 0:
         return Cut(point, read({**kept, "messages": _PLACEHOLDER}), closed=True)
     *turns, last = messages[: number + 1]
@@ -381,7 +384,7 @@ def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
     tools, starts = tool_names(prompt.tools), joined_turns(prompt.messages)
     if tools:
         yield FIXED, _FIXED
-    is_before_messages = any(payload.body.get(key) for key in _MESSAGE_SETTINGS)
+    is_before_messages = any(payload.body.get(key) for key in WITH_MESSAGES)
     for place, block in prompt.blocks():
         if place.group != "messages":
             yield tools[place.number] if place.group == "tools" else str(place), place
