@@ -111,7 +111,8 @@ def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
     shown = f"{limit:,} set by --max-input-tokens"
     if tokens > limit:
         least = "at least " if left_out else ""
-        before = "" if count.before is None else f" (it had {count.before:,} when last recorded)"
+        then = count.before and f"{count.before.input_tokens:,}"
+        before = f" (it had {then} when last recorded)" if then else ""
         more = f"{tokens - limit:,} more than the limit of {shown}{before}"
         return row._replace(state="exceeded", problem=f"{least}{tokens:,} input tokens are {more}")
     if left_out:

@@ -16,8 +16,6 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
-from msgspec.structs import replace
-
 from pytest_llmcost.concurrency import Turn
 from pytest_llmcost.counting.api_error import (
     ELSEWHERE,
@@ -110,6 +108,15 @@ def _explain_missing(job: Job) -> CountMissingError:
     )
 
 
+class Counted(Count, frozen=True, kw_only=True):
+    """A count, with what is known of it in this run alone."""
+
+    caveats: tuple[str, ...] = ()
+    """What makes it a bound, sorted."""
+    before: Entry | None = None
+    """What was recorded before the payload changed."""
+
+
 class Counter:
     """Counts for a whole session; any number of threads may count at once.
 
@@ -138,7 +145,7 @@ class Counter:
         self._client: object | None = None
         self._memo: dict[str, Future[Count]] = {}
 
-    def count(self, job: Job, patience: Patience | None = None) -> Count:
+    def count(self, job: Job, patience: Patience | None = None) -> Counted:
         """Count a payload as the mode allows; what the API says is saved at once.
 
         `patience` is what is left of the time that this count may take, by default all of it.
@@ -165,10 +172,8 @@ class Counter:
         caveats += [f"unknown-field: {key}" for key in unknown_keys(payload)]
         gone = {part.partition(".")[2] for part in count.left_out}
         caveats += [f"first-call-only: {name}" for name in {*payload.sampling_tools} - gone]
-        if before is not None:
-            changed = tuple(changed_parts(before.parts, payload.parts))
-            count = replace(count, before=before.input_tokens, changed=changed)
-        return replace(count, caveats=tuple(sorted(caveats))) if caveats else count
+        said = {name: getattr(count, name) for name in Count.__struct_fields__}
+        return Counted(**said, caveats=tuple(sorted(caveats)), before=before)
 
     def ask(self, payload: Payload, patience: Patience | None = None) -> Count:
         """Ask the API, unless it was asked the same in this session."""
@@ -310,7 +315,7 @@ _LOOK_SECONDS = 0.01
 _GRACE_SECONDS = 5.0
 """How long an interrupt waits for the counts that are under way."""
 
-Outcome: TypeAlias = Count | CountError
+Outcome: TypeAlias = Counted | CountError
 
 
 class Progress(NamedTuple):

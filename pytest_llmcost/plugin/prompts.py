@@ -21,7 +21,7 @@ from pytest_llmcost.capture.changed_prompt import ReplayedReply, obstacle_to_rec
 from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.counting.cassette import Count
 from pytest_llmcost.counting.client import count_all
-from pytest_llmcost.counting.payload import Payload, describe_changes, read_payload
+from pytest_llmcost.counting.payload import Payload, changed_parts, describe_changes, read_payload
 from pytest_llmcost.counting.segments import (
     CachedPrompt,
     Plan,
@@ -211,10 +211,12 @@ def expect_answer(
     caveats = [*count.caveats]
     if output_tokens is None:
         caveats.append("input-only")
-    if count.changed:
-        caveats.append(f"changed-prompt: {describe_changes(count.changed)}")
-    answer = _answer(payload, usage, caveats=caveats, before=count.before, **cached)
-    return answer, prompt
+    before = None
+    if count.before is not None:
+        before = count.before.input_tokens
+        changes = describe_changes(changed_parts(count.before.parts, payload.parts))
+        caveats += [f"changed-prompt: {changes}"] if changes else []
+    return _answer(payload, usage, caveats=caveats, before=before, **cached), prompt
 
 
 def uncounted_answer(payload: Payload, error: CountError) -> Answer:
