@@ -108,7 +108,7 @@ def _explain_missing(job: Job) -> CountMissingError:
     )
 
 
-class Counted(Count, frozen=True, kw_only=True):
+class PayloadCount(Count, frozen=True, kw_only=True):
     """A count, with what is known of it in this run alone."""
 
     caveats: tuple[str, ...] = ()
@@ -145,7 +145,7 @@ class Counter:
         self._client: object | None = None
         self._memo: dict[str, Future[Count]] = {}
 
-    def count(self, job: Job, patience: Patience | None = None) -> Counted:
+    def count(self, job: Job, patience: Patience | None = None) -> PayloadCount:
         """Count a payload as the mode allows; what the API says is saved at once.
 
         `patience` is what is left of the time that this count may take, by default all of it.
@@ -173,7 +173,7 @@ class Counter:
         gone = {part.partition(".")[2] for part in count.left_out}
         caveats += [f"first-call-only: {name}" for name in {*payload.sampling_tools} - gone]
         said = {name: getattr(count, name) for name in Count.__struct_fields__}
-        return Counted(**said, caveats=tuple(sorted(caveats)), before=before)
+        return PayloadCount(**said, caveats=tuple(sorted(caveats)), before=before)
 
     def ask(self, payload: Payload, patience: Patience | None = None) -> Count:
         """Ask the API, unless it was asked the same in this session."""
@@ -315,7 +315,7 @@ _LOOK_SECONDS = 0.01
 _GRACE_SECONDS = 5.0
 """How long an interrupt waits for the counts that are under way."""
 
-Outcome: TypeAlias = Counted | CountError
+Outcome: TypeAlias = PayloadCount | CountError
 
 
 class Progress(NamedTuple):

@@ -16,6 +16,8 @@ from pytest_llmcost.json_values import JsonValue
 Ttl = Literal["5m", "1h"]
 Tier = Literal["tools", "system", "messages"]
 TIERS: tuple[Tier, ...] = ("tools", "system", "messages")
+THINKING = ("thinking", "redacted_thinking")
+"""Blocks with which no prompt ends, and no prefix that is cached."""
 
 # Each key of a request's body, in one of these sets. What `count_tokens` may refuse, such as
 # `mcp_servers`, is in the first three: it is tried, not presumed refused.
@@ -174,7 +176,7 @@ def _as_blocks(content: JsonValue) -> JsonValue:
 
 def _can_be_cached(block: JsonValue) -> bool:
     """Whether the API sets an automatic breakpoint here: not on thinking, nor an empty text."""
-    if not isinstance(block, dict) or block.get("type") in ("thinking", "redacted_thinking"):
+    if not isinstance(block, dict) or block.get("type") in THINKING:
         return False
     return block.get("type") != "text" or bool(block.get("text"))
 

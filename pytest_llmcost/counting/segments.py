@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from pytest_llmcost.counting.cassette import Count
 from pytest_llmcost.counting.payload import Payload, joined_turns, tool_names
 from pytest_llmcost.counting.prompt import (
+    THINKING,
     WITH_MESSAGES,
     WITH_TOOLS,
     Breakpoint,
@@ -28,6 +29,7 @@ from pytest_llmcost.counting.prompt import (
 from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.money import EXACT
+from pytest_llmcost.prices.price_file import ModelEntry
 from pytest_llmcost.prices.usage import Usage
 
 _PLACEHOLDER: JsonValue = [{"role": "user", "content": "."}]
@@ -215,19 +217,13 @@ def _prefix_tokens(cut: Cut, plan: Plan, counts: Mapping[str, Count], opening_to
     return tokens if placeholder is None else tokens - placeholder.input_tokens
 
 
-def split_prompt(
-    plan: Plan,
-    counts: Mapping[str, Count],
-    *,
-    min_cacheable_tokens: int | None,
-    opening_tokens: int = 0,
-) -> CachedPrompt:
+def split_prompt(plan: Plan, counts: Mapping[str, Count], about: ModelEntry) -> CachedPrompt:
     """Return a prompt's segments, from the counts of all `plan.payloads` by fingerprint.
 
-    A prefix below the model's `min_cacheable_tokens` is silently not cached; for `opening_tokens`
-    see `opening_tokens_of`.
+    A prefix below the model's `min_cacheable_tokens` is silently not cached.
     """
-    least, model = min_cacheable_tokens, plan.whole.model
+    least, model = about.min_cacheable_tokens, plan.whole.model
+    opening_tokens = opening_tokens_of(model, about.tokenizer)
     whole = counts[plan.whole.fingerprint].input_tokens
     segments, notes, begin = list[Segment](), list[str](), 0
     cuts = plan.cuts[1:]
@@ -394,16 +390,14 @@ def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
             is_before_messages = False
         kind = str(block.get("type")) if isinstance(block, dict) else "text"
         # No request may end with thinking, so that it counts with the block behind it.
-        if kind not in ("thinking", "redacted_thinking"):
+        if kind not in THINKING:
             turn = max(start for start in starts if start <= place.number)
             yield f"messages.{turn}.{kind}", place
 
 
-def split_parts(plan: Plan, counts: Mapping[str, Count], *, opening_tokens: int = 0) -> PromptParts:
-    """Return the tokens of a plan's parts, from the counts of all `plan.payloads` by fingerprint.
-
-    For `opening_tokens` see `opening_tokens_of`.
-    """
+def split_parts(plan: Plan, counts: Mapping[str, Count], about: ModelEntry) -> PromptParts:
+    """Return the tokens of a plan's parts, from the counts of its payloads by fingerprint."""
+    opening_tokens = opening_tokens_of(plan.whole.model, about.tokenizer)
     tool, whole = 0, None
     if any(not cut.closed for _, *cuts in plan.spans for cut in cuts):
         # Otherwise all ends are alike too long, also one that is the same as the whole prompt.

@@ -11,7 +11,7 @@ from typing import Literal
 import pytest
 
 from pytest_llmcost.counting.cassette import CountCassette
-from pytest_llmcost.counting.client import Asker, Counted, Counter, Job, Progress
+from pytest_llmcost.counting.client import Asker, Counter, Job, PayloadCount, Progress
 from pytest_llmcost.counting.payload import Payload
 from pytest_llmcost.counting.record_mode import RecordMode
 from pytest_llmcost.errors import CountCassetteError
@@ -45,7 +45,7 @@ class Counts:
             make_client, seconds=settings.count_timeout, waiting=self._show_waiting
         )
 
-    def count(self, owner: Owner, payload: Payload) -> Counted:
+    def count(self, owner: Owner, payload: Payload) -> PayloadCount:
         """Count a payload for its owner as the owner's mode allows.
 
         Raises:

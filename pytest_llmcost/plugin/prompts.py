@@ -27,7 +27,6 @@ from pytest_llmcost.counting.segments import (
     Plan,
     PromptParts,
     is_part_of,
-    opening_tokens_of,
     plan_caching,
     plan_parts,
     split_parts,
@@ -86,27 +85,20 @@ def read_normalised(
 
 def split(session: Session, owner: Owner, plan: Plan) -> CachedPrompt:
     """Count all that a plan needs, and return the prompt by what is cached of it."""
-    model = plan.whole.model
     what = f"the cached prefixes ({', '.join(str(cut.point.place) for cut in plan.cuts[1:])})"
-    return split_prompt(
-        plan,
-        _count_cuts(session, owner, plan, what),
-        min_cacheable_tokens=session.least_cacheable(model),
-        opening_tokens=opening_tokens_of(model, session.tokenizer(model)),
-    )
+    counted = _count_cuts(session, owner, plan, what)
+    return split_prompt(plan, counted, session.card.about(plan.whole.model))
 
 
 def count_parts(
     session: Session, owner: Owner, payload: Payload, names: Sequence[str] | None = None
 ) -> PromptParts:
     """Count the parts of a prompt that are named, or all; its errors are those of `parts(...)`."""
-    model = payload.model
     read = partial(read_normalised, session, item=owner.item, betas=payload.betas)
     plan = plan_parts(payload, names, read=read)
     what = f"the parts ({', '.join(names)})" if names else "the parts"
     counted = _count_cuts(session, owner, plan, what)
-    opening_tokens = opening_tokens_of(model, session.tokenizer(model))
-    return split_parts(plan, counted, opening_tokens=opening_tokens)
+    return split_parts(plan, counted, session.card.about(payload.model))
 
 
 def learn_parts(session: Session, owner: Owner, call: Call, payload: Payload) -> None:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from standin import StandIn, Step, answer_error, answer_json, fault, rate_limited
 
 from pytest_llmcost.counting.cassette import Count, CountCassette, Entry, write_entries
-from pytest_llmcost.counting.client import Asker, Counted, Counter, Job, make_client
+from pytest_llmcost.counting.client import Asker, Counter, Job, PayloadCount, make_client
 from pytest_llmcost.counting.payload import Payload, read_payload
 from pytest_llmcost.counting.record_mode import LIVE, MODES
 from pytest_llmcost.errors import CountError, CountMissingError
@@ -51,7 +51,7 @@ class CountingKit:
 
     def count(
         self, asked: Payload | None = None, mode: str = "new_episodes", asker: Asker = ME
-    ) -> Counted:
+    ) -> PayloadCount:
         is_new = not self.cassette.has_recorded(asker.name)
         allowed = MODES.get(mode, LIVE).for_asker(is_new=is_new)
         counted = self.counter.count(Job(asked or payload(), self.cassette, allowed, asker))
