@@ -16,7 +16,7 @@ from pytest_llmcost.counting.payload import Payload, Prefix, changed_parts, desc
 from pytest_llmcost.counting.prompt import as_list
 from pytest_llmcost.counting.segments import CachedPrompt, Plan, plan_caching
 from pytest_llmcost.prices.caveats import sorted_caveats
-from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.prices.usage import Usage, reply_limit
 from pytest_llmcost.responses.message import Answer
 
 
@@ -162,8 +162,8 @@ class ReplayedReply(NamedTuple):
             if then is None or then != now:
                 caveats.add(f"other-tokenizer: recorded with {recorded.model}")
         if answer.stop_reason == "max_tokens":
-            most_then, most = recorded.body.get("max_tokens"), sent.body.get("max_tokens")
-            if not (isinstance(most_then, int) and isinstance(most, int) and most <= most_then):
+            most_then, most = reply_limit(recorded.body), reply_limit(sent.body)
+            if most_then is None or most is None or most > most_then:
                 caveats.add(f"cut-reply: by max_tokens {most_then}, now {most}")
         if answer.stop_reason == "stop_sequence":
             stops, kept = (as_list(each.body.get("stop_sequences")) for each in (recorded, sent))

@@ -47,7 +47,7 @@ from pytest_llmcost.plugin.options import MARKER
 from pytest_llmcost.plugin.owners import Owner
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.prices.caveats import sorted_caveats
-from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage, is_quantity
+from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage, is_quantity, reply_limit
 from pytest_llmcost.responses.endpoints import bedrock_platform
 from pytest_llmcost.responses.message import Answer
 
@@ -263,8 +263,8 @@ def describe_failed_count(error: CountError) -> str:
 def _read_output(payload: Payload, output_tokens: int | str | None) -> int | None:
     """Return how long a reply is taken to be; `"max"` is the payload's `max_tokens`."""
     if output_tokens == "max":
-        most = payload.body.get("max_tokens")
-        if not is_quantity(most):
+        most = reply_limit(payload.body)
+        if most is None:
             raise SettingsError(
                 'output_tokens="max", but the payload has no usable max_tokens; set it, or pass a '
                 "number as output_tokens="

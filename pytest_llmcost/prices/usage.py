@@ -152,6 +152,12 @@ def mappings(value: object) -> list[Mapping[str, Any]]:
     return [each for each in listed if type(each) is dict or isinstance(each, Mapping)]
 
 
+def reply_limit(request: Mapping[str, Any]) -> int | None:
+    """Return the most output tokens of one sampling call, thinking included; None for no limit."""
+    most = request.get("max_tokens")
+    return most if is_quantity(most) else None
+
+
 def tools_and_longest_reply(
     request: Mapping[str, Any],
 ) -> tuple[list[Mapping[str, Any]], int | None]:
@@ -160,20 +166,20 @@ def tools_and_longest_reply(
     Its messages may define tools, too. Source: BetaToolChangeToolDefinitionParam in anthropic
     2.14.0, read 2026-11-26.
 
-    `max_tokens`, thinking included, bounds one sampling call, and hence the reply. Nothing does,
-    which is None, where tools that run on the server make several of them, or another model some.
+    What bounds one sampling call bounds the reply. Nothing does, which is None, where tools that
+    run on the server make several of them, or another model some.
     """
     found = mappings(request.get("tools"))
     for message in mappings(request.get("messages")):
         for block in mappings(message.get("content")):
             if block.get("type") == "tool_addition":
                 found += mappings([mapping(block.get("tool")).get("definition")])
-    most, listed = request.get("max_tokens"), request.get("tools") or []
+    most, listed = reply_limit(request), request.get("tools") or []
     kinds = {str(tool.get("type") or "custom") for tool in found}
     is_one_call = isinstance(listed, (list, tuple)) and all(
         kind.startswith(_CLIENT_TOOLS) for kind in kinds
     )
-    if not is_quantity(most) or not is_one_call or any(map(request.get, _SEVERAL_CALLS)):
+    if most is None or not is_one_call or any(map(request.get, _SEVERAL_CALLS)):
         return found, None
     # To clear old tool results and thinking takes no model, to compact does. Source:
     # https://platform.claude.com/docs/en/build-with-claude/context-editing
