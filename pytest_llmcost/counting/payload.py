@@ -31,14 +31,11 @@ from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue, canonical, digests, to_json_value
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.model_names import Resolved, mask_account
-from pytest_llmcost.prices.usage import mappings, tools_and_longest_reply
+from pytest_llmcost.prices.usage import mappings, may_run_on_server, tools_and_longest_reply
 
 RECIPE = "2"
 """The fingerprint's version. If the recipe changes, raise it: recorded counts are then renewed."""
 
-_SAMPLING_TOOLS = (
-    "web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "advisor_", "mcp_toolset",
-)  # fmt: skip
 _DIGEST_DIGITS = 8
 
 
@@ -94,7 +91,7 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     compared: Prompt | None = None
     """What a user's hook has made of the prompt, by which two payloads are compared."""
     sampling_tools: tuple[str, ...] = ()
-    """The names of the tools that make one request sample several times, sorted."""
+    """The names of the tools that may make one request sample several times, sorted."""
     longest_reply: int | None = None
     """The most output tokens that it can be billed; None if nothing bounds them."""
     task_budget: int | None = None
@@ -222,9 +219,7 @@ def read_payload(
     identity, parts = _identify(prompt, exact, betas)
     tools, longest_reply = tools_and_longest_reply(body)
     sampling_tools = {
-        tool_name(tool, index)
-        for index, tool in enumerate(tools)
-        if str(tool.get("type")).startswith(_SAMPLING_TOOLS)
+        tool_name(tool, index) for index, tool in enumerate(tools) if may_run_on_server(tool)
     }
     if "mcp_servers" in body:
         servers = mappings(body["mcp_servers"])

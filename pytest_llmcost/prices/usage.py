@@ -131,8 +131,9 @@ def is_quantity(value: object, *, least: int = 0) -> TypeGuard[int]:
 
 _SEVERAL_CALLS = ("mcp_servers", "fallbacks", "compaction", "container")
 _CLIENT_TOOLS = ("custom", "bash_", "browser_toolset_", "computer_", "memory_", "text_editor_")
-"""How the types of tools begin that the client runs. Any other may run on the server, and make one
-request sample again. Source: the types of tools in anthropic 2.14.0, read 2026-11-26."""
+"""How the types of tools begin that the client runs.
+
+Source: the types of tools in anthropic 2.14.0, read 2026-11-26."""
 
 
 def text_of(value: object) -> str | None:
@@ -158,6 +159,11 @@ def reply_limit(request: Mapping[str, Any]) -> int | None:
     return most if is_quantity(most) else None
 
 
+def may_run_on_server(tool: Mapping[str, Any]) -> bool:
+    """Return whether a tool may make one request sample again, as all do that are not known."""
+    return not str(tool.get("type") or "custom").startswith(_CLIENT_TOOLS)
+
+
 def tools_and_longest_reply(
     request: Mapping[str, Any],
 ) -> tuple[list[Mapping[str, Any]], int | None]:
@@ -175,10 +181,7 @@ def tools_and_longest_reply(
             if block.get("type") == "tool_addition":
                 found += mappings([mapping(block.get("tool")).get("definition")])
     most, listed = reply_limit(request), request.get("tools") or []
-    kinds = {str(tool.get("type") or "custom") for tool in found}
-    is_one_call = isinstance(listed, (list, tuple)) and all(
-        kind.startswith(_CLIENT_TOOLS) for kind in kinds
-    )
+    is_one_call = isinstance(listed, (list, tuple)) and not any(map(may_run_on_server, found))
     if most is None or not is_one_call or any(map(request.get, _SEVERAL_CALLS)):
         return found, None
     # To clear old tool results and thinking takes no model, to compact does. Source:
