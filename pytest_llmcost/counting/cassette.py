@@ -28,7 +28,7 @@ from pytest_llmcost.counting.payload import RECIPE, Payload
 from pytest_llmcost.errors import CountCassetteError
 from pytest_llmcost.files import LockError, locked, show_path, write_atomic
 from pytest_llmcost.json_values import prepare
-from pytest_llmcost.prices.usage import is_quantity
+from pytest_llmcost.prices.usage import PromptCount
 from pytest_llmcost.yaml_file import MOST_BYTES, YamlError, load_yaml
 
 _REMEDY = "restore it, or delete it and record again"
@@ -132,7 +132,7 @@ class _File(msgspec.Struct):
 
 
 class _Counted(msgspec.Struct):
-    input_tokens: int
+    input_tokens: PromptCount
 
 
 class _Error(msgspec.Struct):
@@ -216,8 +216,6 @@ def _read_interaction(request: str, body: str, code: int) -> Entry:
         refused = msgspec.json.decode(body, type=_Refused).error.message
         return replace(entry, input_tokens=0, refused=refused)
     tokens = msgspec.json.decode(body, type=_Counted).input_tokens
-    if not is_quantity(tokens, least=1):
-        raise ValueError(f"{tokens} input tokens; no prompt has so few or so many")
     return replace(entry, input_tokens=tokens, refused=None)
 
 
@@ -263,7 +261,6 @@ class CountCassette:
         """Every count by its payload's fingerprint, whichever test asked for it; those not yet
         saved included."""
         self._first = tuple(self.entries.values())
-        self._first_askers = {asker for each in self._first for asker in each.asked_by}
         self._unsaved: list[tuple[str, Collection[str], Entry | None]] = []
         """The arguments of each `_change` since the last save."""
         self._lock = threading.RLock()
@@ -271,7 +268,7 @@ class CountCassette:
 
     def has_recorded(self, asker: str) -> bool:
         """Return whether the file held counts of this asker when it was loaded."""
-        return asker in self._first_askers
+        return any(asker in each.asked_by for each in self._first)
 
     def entry_before(self, payload: Payload, asker: str) -> Entry | None:
         """Return the count of the only payload of this asker, if that has changed.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from functools import lru_cache
 from hashlib import sha256
 from itertools import count
 from typing import NamedTuple
@@ -251,12 +250,7 @@ def _is_volatile(old: CachedValue, new: CachedValue) -> bool:
 
 def _blanked(block: CachedValue) -> str:
     """Return what a block has in common with itself at another time, as a digest."""
-    return _skeleton_digest(canonical(block.value).decode()[:LONGEST])
-
-
-@lru_cache(maxsize=32)  # most tests of a suite have the same system prompt
-def _skeleton_digest(text: str) -> str:
-    return sha256(skeleton(text).encode()).hexdigest()
+    return sha256(skeleton(canonical(block.value).decode()[:LONGEST]).encode()).hexdigest()
 
 
 def _first_difference(old: JsonValue, new: JsonValue, path: str) -> Break:

@@ -23,14 +23,13 @@ from pytest_llmcost.counting.prompt import (
     WITH_TOOLS,
     Breakpoint,
     Place,
-    Ttl,
     as_list,
 )
 from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.price_file import ModelEntry
-from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.prices.usage import Lifetime, Usage
 
 _PLACEHOLDER: JsonValue = [{"role": "user", "content": "."}]
 """A prompt needs a message. This one closes a cut that has no message, or ends with an answer; it
@@ -159,7 +158,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     upto: str
     """The block it ends with; `end` for what comes behind the last breakpoint."""
     tokens: int
-    ttl: Ttl | None = None
+    ttl: Lifetime | None = None
     """How long it stays cached; None where it is not cached."""
 
 
