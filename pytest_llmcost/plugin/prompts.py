@@ -174,11 +174,9 @@ def expect_answer(
     if state is None and payload.breakpoints:
         limits = limits_of(item, session.settings)
         cache = limits.cache or session.settings.cache
-        if cache != "as-billed":
-            state = cache
-        else:
-            has_worst = any(budget.kind == "worst" for budget in limits.budgets)
-            is_column = has_worst or bool(session.settings.columns)
+        state = None if cache == "as-billed" else cache
+        has_worst = any(budget.kind == "worst" for budget in limits.budgets)
+        is_column = state is None and (has_worst or bool(session.settings.columns))
     count = session.counts.count(owner, payload)
     if state is not None or is_column:
         read = partial(read_normalised, session, item=item, betas=payload.betas)
@@ -213,12 +211,11 @@ def expect_answer(
 
 def uncounted_answer(payload: Payload, error: CountError) -> Answer:
     """Return what is known of a payload whose count failed: an unknown price, not $0."""
-    why, before = describe_failed_count(error), None
-    if isinstance(error, CountMissingError):
-        changes = describe_changes(error.changed)
-        why = f"uncounted: changed: {changes}" if changes else "uncounted: no recorded count"
-        before = error.before
-    return _answer(payload, None, caveats=[why], before=before)
+    if not isinstance(error, CountMissingError):
+        return _answer(payload, None, caveats=[_describe_failed_count(error)])
+    changes = describe_changes(error.changed)
+    why = f"uncounted: changed: {changes}" if changes else "uncounted: no recorded count"
+    return _answer(payload, None, caveats=[why], before=error.before)
 
 
 def _answer(
@@ -253,7 +250,7 @@ def _answer(
     )
 
 
-def describe_failed_count(error: CountError) -> str:
+def _describe_failed_count(error: CountError) -> str:
     """Return the caveat of a count that was tried and failed."""
     if isinstance(error, CountCassetteError):
         return "count-failed: the test's count cassette cannot be read; restore or delete it"
@@ -394,7 +391,7 @@ def _failed_count(session: Session, error: CountError) -> str:
     if isinstance(error, CountMissingError):
         return ""
     session.notes.add(f"not counted: {error}")
-    return describe_failed_count(error)
+    return _describe_failed_count(error)
 
 
 def with_caveats(answer: Answer, *caveats: str) -> Answer:
