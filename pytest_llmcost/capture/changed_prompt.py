@@ -7,7 +7,6 @@ recorded, is the plugin's. Knows no prices.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -220,11 +219,9 @@ class ReplayedReply(NamedTuple):
             is_read = is_read and _is_unchanged(prefix.recorded, self.recorded)
             if is_read and _is_unchanged(prefix.now, self.sent):
                 return prefix.tokens, True
-        sizes = (segment.tokens for segment in prompt.segments)
-        ends = dict(zip((each.upto for each in prompt.segments), accumulate(sizes), strict=True))
         for own in reversed(self.sent.prefixes):
             if _is_unchanged(own, self.recorded):
-                end = ends.get(str(own.place), 0)
+                end = prompt.tokens_to(str(own.place))
                 return min(end, read), end >= read
         return 0, False
 
