@@ -16,6 +16,8 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
+from msgspec.structs import replace
+
 from pytest_llmcost.concurrency import Turn
 from pytest_llmcost.counting.api_error import (
     ELSEWHERE,
@@ -246,8 +248,8 @@ class Counter:
         host = _host(client)
         while True:
             try:
-                tokens = _send(past_recorders(client, patience), body, payload)
-                return Count(input_tokens=tokens, left_out=tuple(sorted(left_out)))
+                counted = _send(past_recorders(client, patience), body, payload)
+                return replace(counted, left_out=tuple(sorted(left_out)))
             except CountError:
                 raise
             except NetworkBlocked as error:
@@ -280,7 +282,7 @@ def make_client() -> object:
     return anthropic.Anthropic()
 
 
-def _send(client: Any, body: dict[str, Any], payload: Payload) -> int:
+def _send(client: Any, body: dict[str, Any], payload: Payload) -> Count:
     """Call the SDK's `count_tokens` once."""
     rest = {key: value for key, value in body.items() if key not in ("model", "messages")}
     asked: dict[str, Any] = {"model": body["model"], "messages": body.get("messages", [])}
@@ -299,7 +301,7 @@ def _send(client: Any, body: dict[str, Any], payload: Payload) -> int:
             f"{_host(client)} answered without a number of tokens that a prompt can have "
             f"({shown}); {ELSEWHERE}"
         )
-    return tokens
+    return Count(input_tokens=tokens)
 
 
 def _host(client: object) -> str:

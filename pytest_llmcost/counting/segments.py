@@ -31,6 +31,7 @@ from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.price_file import ModelEntry
 from pytest_llmcost.prices.usage import Lifetime, Usage
 
+PromptState = Literal["cold", "warm", "none"]
 _PLACEHOLDER: JsonValue = [{"role": "user", "content": "."}]
 """A prompt needs a message. This one closes a cut that has no message, or ends with an answer; it
 is counted alone as well, and subtracted."""
@@ -97,7 +98,9 @@ def _cut(payload: Payload, point: Breakpoint, read: Callable[[Mapping[str, Any]]
             return Cut(point, payload, closed=False)  # nothing of the prompt comes after it
     kept = {"model": body["model"]}
     tools = body.get("tools") or []
-    if tools := tools[: number + 1] if group == "tools" else tools:
+    if group == "tools":
+        tools = tools[: number + 1]
+    if tools:
         kept["tools"] = _unmarked(tools)
         kept |= {key: value for key, value in body.items() if key in WITH_TOOLS and value}
         chosen = (body.get("tool_choice") or {}).get("name")
@@ -175,9 +178,7 @@ class CachedPrompt(msgspec.Struct, frozen=True, kw_only=True):
         """The whole prompt."""
         return sum(segment.tokens for segment in self.segments)
 
-    def usage(
-        self, cache_state: Literal["cold", "warm", "none"], *, most_read: int | None = None
-    ) -> Usage:
+    def usage(self, cache_state: PromptState, *, most_read: int | None = None) -> Usage:
         """Return the usage of a call in a state of the cache.
 
         `cold` is the first call, which writes everything that is cached; `warm` each later one

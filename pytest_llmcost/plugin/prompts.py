@@ -11,7 +11,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pytest
 from msgspec.structs import replace
@@ -26,6 +26,7 @@ from pytest_llmcost.counting.segments import (
     CachedPrompt,
     Plan,
     PromptParts,
+    PromptState,
     is_part_of,
     plan_caching,
     plan_parts,
@@ -51,7 +52,6 @@ from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage, is_quantity,
 from pytest_llmcost.responses.endpoints import bedrock_platform
 from pytest_llmcost.responses.message import Answer
 
-PromptState = Literal["cold", "warm", "none"]
 _STATES = get_args(PromptState)
 
 
