@@ -6,14 +6,14 @@ recorded, is the plugin's. Knows no prices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from pytest_llmcost.counting.payload import Payload, Prefix, changed_parts, describe_changes
 from pytest_llmcost.counting.prompt import as_list
-from pytest_llmcost.counting.segments import CachedPrompt, Plan, plan_caching
+from pytest_llmcost.counting.segments import CachedPrompt, Plan, ReadCut, plan_caching
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage, reply_limit
 from pytest_llmcost.responses.message import Answer
@@ -61,12 +61,11 @@ class ReplayedReply(NamedTuple):
             _is_unchanged(prefix, self.recorded) for prefix in (*self.sent.prefixes, *marked_then)
         )
 
-    def plan(self, read: Callable[[Mapping[str, Any]], Payload]) -> Plan | None:
+    def plan(self, read: ReadCut) -> Plan | None:
         """Return what must be counted to know what the prompt uses now; None where nothing must.
 
         The whole prompt, and each cached prefix if the recorded cache tokens do not hold any more.
-        Nothing where the prompt is the same and only the use of the cache has changed. `read` makes
-        a payload of a cut's body.
+        Nothing where the prompt is the same and only the use of the cache has changed.
         """
         keeps_tokens = not self.sent.breakpoints or self._keeps_cached_tokens()
         if keeps_tokens and self._is_same_prompt():

@@ -32,6 +32,8 @@ from pytest_llmcost.prices.price_file import ModelEntry
 from pytest_llmcost.prices.usage import Lifetime, Usage
 
 PromptState = Literal["cold", "warm", "none"]
+ReadCut = Callable[[Mapping[str, Any]], Payload]
+"""Makes a payload of a cut's body, with the betas of the payload that is cut."""
 _PLACEHOLDER: JsonValue = [{"role": "user", "content": "."}]
 """A prompt needs a message. This one closes a cut that has no message, or ends with an answer; it
 is counted alone as well, and subtracted."""
@@ -70,26 +72,20 @@ class Plan(NamedTuple):
 
 
 def plan_caching(
-    payload: Payload,
-    *,
-    points: Sequence[Breakpoint] | None = None,
-    read: Callable[[Mapping[str, Any]], Payload],
+    payload: Payload, *, points: Sequence[Breakpoint] | None = None, read: ReadCut
 ) -> Plan:
-    """Cut a payload at points in the prompt's order, at its own breakpoints unless given.
-
-    `read` makes a Payload of a cut's body, with the payload's own betas.
-    """
+    """Cut a payload at points in the prompt's order, at its own breakpoints unless given."""
     end = Breakpoint(Place("messages", len(as_list(payload.body.get("messages")))))
     points = payload.breakpoints if points is None else points
     cuts = [Cut(end, payload, closed=False), *(_cut(payload, each, read) for each in points)]
     return Plan(payload, tuple(cuts), _placeholder(payload, read))
 
 
-def _placeholder(payload: Payload, read: Callable[[Mapping[str, Any]], Payload]) -> Payload:
+def _placeholder(payload: Payload, read: ReadCut) -> Payload:
     return read({"model": payload.body["model"], "messages": _PLACEHOLDER})
 
 
-def _cut(payload: Payload, point: Breakpoint, read: Callable[[Mapping[str, Any]], Payload]) -> Cut:
+def _cut(payload: Payload, point: Breakpoint, read: ReadCut) -> Cut:
     body, (group, number, block) = payload.body, point.place
     messages = body.get("messages") or []
     if group == "messages" and number >= len(messages) - 1:
@@ -335,13 +331,8 @@ def is_part_of(name: str, other: str) -> bool:
     return name == other or name.startswith(f"{other}.")
 
 
-def plan_parts(
-    payload: Payload,
-    names: Sequence[str] | None = None,
-    *,
-    read: Callable[[Mapping[str, Any]], Payload],
-) -> Plan:
-    """Cut a payload at the borders of the parts that are named, or of all; see `plan_caching`.
+def plan_parts(payload: Payload, names: Sequence[str] | None = None, *, read: ReadCut) -> Plan:
+    """Cut a payload at the borders of the parts that are named, or of all.
 
     Raises:
         PayloadError: it has no messages that the API would take.
