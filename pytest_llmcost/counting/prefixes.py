@@ -64,8 +64,9 @@ class PrefixGroup:
         if earlier is None or earlier == ends[-1]:
             return False
         end = next(each.order for each in values if each.prefix == earlier)
-        later = ((each.place, each.value[0]) for each in values if each.order > end)
-        is_next = len({place.number for place, role in later if place and role == "assistant"}) <= 1
+        later = (each for each in values if each.place is not None and each.order > end)
+        answers = {each.order[1] for each in later if each.value[0] == "assistant"}
+        is_next = len(answers) <= 1
         self.ends[earlier] -= is_next
         return is_next
 
