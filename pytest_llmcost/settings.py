@@ -16,11 +16,11 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
+from pytest_llmcost.counting.record_mode import MODES
 from pytest_llmcost.errors import LlmCostError, SettingsError
 from pytest_llmcost.money import parse_percent, parse_quantity, parse_share_or_usd, parse_usd
 
 _T = TypeVar("_T")
-RECORD_MODES = ("none", "once", "new_episodes", "all", "rewrite")
 CACHE_STATES = ("as-billed", "cold", "warm")
 PARTS = ("tools", "system", "messages", "rest")
 COLUMNS = ("worst", "cold", "warm")
@@ -256,8 +256,8 @@ class Settings:
     mocks: Literal["trust", "count"] = _choice("trust", ("trust", "count"),
         "How the answer of a mock is priced: by the usage that it states (trust, default), or "
         "with the input tokens counted from the request (count).")
-    record_mode: str | None = _setting(None, parse_choice(*RECORD_MODES), "MODE",
-        f"How token counts are recorded: {', '.join(RECORD_MODES)}. Only count_tokens is "
+    record_mode: str | None = _setting(None, parse_choice(*MODES), "MODE",
+        f"How token counts are recorded: {', '.join(MODES)}. Only count_tokens is "
         "called, which is free. Default: pytest-recording's mode, otherwise none.")
     count_timeout: float = _setting(60.0, parse_seconds, "SECONDS",
         "Seconds that one count may take, including retries and the pauses that the API asks "

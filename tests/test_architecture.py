@@ -24,7 +24,7 @@ BELOW = {
     "concurrency": "",
     "credentials": "yaml_file",
     "files": "errors",
-    "settings": "money",
+    "settings": "money counting",
     "prices": "money json_values files credentials",
     "responses": "prices",
     "counting": "prices concurrency",

@@ -6,17 +6,16 @@ recorded, is the plugin's. Knows no prices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from pytest_llmcost.counting.payload import Payload, Prefix, changed_parts, describe_changes
 from pytest_llmcost.counting.prompt import as_list
-from pytest_llmcost.counting.segments import CachedPrompt, Plan, plan_caching
+from pytest_llmcost.counting.segments import CachedPrompt, Plan, ReadCut, plan_caching
 from pytest_llmcost.prices.caveats import sorted_caveats
-from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.prices.usage import Usage, reply_limit
 from pytest_llmcost.responses.message import Answer
 
 
@@ -62,12 +61,11 @@ class ReplayedReply(NamedTuple):
             _is_unchanged(prefix, self.recorded) for prefix in (*self.sent.prefixes, *marked_then)
         )
 
-    def plan(self, read: Callable[[Mapping[str, Any]], Payload]) -> Plan | None:
+    def plan(self, read: ReadCut) -> Plan | None:
         """Return what must be counted to know what the prompt uses now; None where nothing must.
 
         The whole prompt, and each cached prefix if the recorded cache tokens do not hold any more.
-        Nothing where the prompt is the same and only the use of the cache has changed. `read` makes
-        a payload of a cut's body.
+        Nothing where the prompt is the same and only the use of the cache has changed.
         """
         keeps_tokens = not self.sent.breakpoints or self._keeps_cached_tokens()
         if keeps_tokens and self._is_same_prompt():
@@ -162,8 +160,8 @@ class ReplayedReply(NamedTuple):
             if then is None or then != now:
                 caveats.add(f"other-tokenizer: recorded with {recorded.model}")
         if answer.stop_reason == "max_tokens":
-            most_then, most = recorded.body.get("max_tokens"), sent.body.get("max_tokens")
-            if not (isinstance(most_then, int) and isinstance(most, int) and most <= most_then):
+            most_then, most = reply_limit(recorded.body), reply_limit(sent.body)
+            if most_then is None or most is None or most > most_then:
                 caveats.add(f"cut-reply: by max_tokens {most_then}, now {most}")
         if answer.stop_reason == "stop_sequence":
             stops, kept = (as_list(each.body.get("stop_sequences")) for each in (recorded, sent))
@@ -220,11 +218,9 @@ class ReplayedReply(NamedTuple):
             is_read = is_read and _is_unchanged(prefix.recorded, self.recorded)
             if is_read and _is_unchanged(prefix.now, self.sent):
                 return prefix.tokens, True
-        sizes = (segment.tokens for segment in prompt.segments)
-        ends = dict(zip((each.upto for each in prompt.segments), accumulate(sizes), strict=True))
         for own in reversed(self.sent.prefixes):
             if _is_unchanged(own, self.recorded):
-                end = ends.get(str(own.place), 0)
+                end = prompt.tokens_to(str(own.place))
                 return min(end, read), end >= read
         return 0, False
 

@@ -18,12 +18,12 @@ from pytest_llmcost.cli import console
 from pytest_llmcost.counting.cassette import CountCassette
 from pytest_llmcost.counting.client import Asker, Counter, Job, make_client, unknown_keys
 from pytest_llmcost.counting.payload import Payload, read_payload
+from pytest_llmcost.counting.record_mode import MODES
 from pytest_llmcost.errors import CountError, PayloadError
 from pytest_llmcost.money import parse_quantity
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import token_cell
-from pytest_llmcost.settings import RECORD_MODES
 
 _FOLDER = "llmcost-counts"
 _MOST_BYTES = 32_000_000
@@ -49,7 +49,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("file", nargs="+", help="a text, or with the suffix .json a payload, messages or tools")
     add("--model", help="the model to count for; a payload may name its own")
     what = f"what may be counted and written to {_FOLDER} beside the file (default: none)"
-    modes = "|".join(RECORD_MODES)
+    modes = "|".join(MODES)
     console.add_settings(parser, "record_mode", default="none", metavar=modes, help=what)
     most = "the most that each file may have, 3k"
     add("--max-input-tokens", type=parse_quantity, metavar="TOKENS", help=most)
@@ -83,7 +83,7 @@ def run(arguments: Namespace) -> int:
 
 
 def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
-    path, mode, limit = Path(file), arguments.record_mode, arguments.max_input_tokens
+    path, limit = Path(file), arguments.max_input_tokens
     row = _Row(file, max_input_tokens=limit)
     try:
         payload = _read(path, arguments.model)
@@ -94,8 +94,10 @@ def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
         # Its own name is independent of the folder that the command is called in.
         asker = Asker(clean(f"{path.name} for {payload.model}"), command)
         cassette = CountCassette(path.parent / _FOLDER / f"{path.name}.llmcost.yaml")
+        is_new = not cassette.has_recorded(asker.name)
+        mode = MODES[arguments.record_mode].for_asker(is_new=is_new)
         count = counter.count(Job(payload, cassette, mode, asker))
-        if mode == "rewrite":
+        if mode.prunes:
             cassette.prune(asker.name, {payload.fingerprint})
         cassette.save()
     except (PayloadError, CountError) as error:
@@ -109,7 +111,8 @@ def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
     shown = f"{limit:,} set by --max-input-tokens"
     if tokens > limit:
         least = "at least " if left_out else ""
-        before = "" if count.before is None else f" (it had {count.before:,} when last recorded)"
+        then = count.before and f"{count.before.input_tokens:,}"
+        before = f" (it had {then} when last recorded)" if then else ""
         more = f"{tokens - limit:,} more than the limit of {shown}{before}"
         return row._replace(state="exceeded", problem=f"{least}{tokens:,} input tokens are {more}")
     if left_out:

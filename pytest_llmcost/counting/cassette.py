@@ -19,24 +19,27 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from pytest_llmcost.counting.payload import RECIPE, Payload
 from pytest_llmcost.errors import CountCassetteError
 from pytest_llmcost.files import LockError, locked, show_path, write_atomic
 from pytest_llmcost.json_values import prepare
-from pytest_llmcost.prices.usage import is_quantity
+from pytest_llmcost.prices.usage import PromptCount
 from pytest_llmcost.yaml_file import MOST_BYTES, YamlError, load_yaml
 
 _REMEDY = "restore it, or delete it and record again"
 _LONGEST_REFUSAL = 300
 
 
-class Count(msgspec.Struct, frozen=True, kw_only=True):
-    """How many tokens a payload is, or why the API refused to count it for this model."""
+class Count(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How many tokens a payload is, or why the API refused to count it for this model.
+
+    Whatever is a field of it is recorded.
+    """
 
     input_tokens: int = 0
     """The whole prompt; a lower bound if something is left out."""
@@ -44,17 +47,9 @@ class Count(msgspec.Struct, frozen=True, kw_only=True):
     refused: str | None = None
     """What the API said (400)."""
 
-    # What is known once a payload is counted, and is never in a file.
-    caveats: tuple[str, ...] = ()
-    """What makes it a bound, sorted."""
-    before: int | None = None
-    """The tokens that were recorded before the payload changed."""
-    changed: tuple[str, ...] = ()
-    """The parts that have changed since then."""
 
-
-class Entry(Count, frozen=True, kw_only=True):
-    """A recorded count; as JSON, what its request's body holds."""
+class Entry(Count, frozen=True):  # its own fields are no keywords alone: so they come first
+    """A recorded count; as JSON, what its request's body holds, save what its response says."""
 
     fingerprint: str
     model: str
@@ -65,15 +60,10 @@ class Entry(Count, frozen=True, kw_only=True):
     @classmethod
     def of(cls, payload: Payload, count: Count, asker: str) -> Entry:
         """Make the entry of a payload: digests and numbers, none of its text."""
-        return cls(
-            input_tokens=count.input_tokens,
-            left_out=count.left_out,
-            refused=count.refused and count.refused[:_LONGEST_REFUSAL],
-            fingerprint=payload.fingerprint,
-            model=payload.model,
-            asked_by=(asker,),
-            parts=payload.parts,
-        )
+        said = asdict(count)
+        said["refused"] = count.refused and count.refused[:_LONGEST_REFUSAL]
+        of = {"fingerprint": payload.fingerprint, "model": payload.model, "parts": payload.parts}
+        return cls(**{**said, **of, "asked_by": (asker,)})
 
     @property
     def is_current(self) -> bool:
@@ -142,7 +132,7 @@ class _File(msgspec.Struct):
 
 
 class _Counted(msgspec.Struct):
-    input_tokens: int
+    input_tokens: PromptCount
 
 
 class _Error(msgspec.Struct):
@@ -221,16 +211,12 @@ def _read_written(text: str) -> list[tuple[str, str, int]]:
 def _read_interaction(request: str, body: str, code: int) -> Entry:
     if (number := request.count('"fingerprint":')) > 1:  # of which a JSON parser takes the last
         raise ValueError(f"it has {number} fingerprints")
-    asked, tokens, refused = msgspec.json.decode(request, type=Entry), 0, None
+    entry = msgspec.json.decode(request, type=Entry)
     if code == 400:
         refused = msgspec.json.decode(body, type=_Refused).error.message
-    else:
-        tokens = msgspec.json.decode(body, type=_Counted).input_tokens
-        if not is_quantity(tokens, least=1):
-            raise ValueError(f"{tokens} input tokens; no prompt has so few or so many")
-    counted = {"input_tokens": tokens, "refused": refused}
-    entry: Entry = replace(asked, **counted, caveats=(), before=None, changed=())
-    return entry
+        return replace(entry, input_tokens=0, refused=refused)
+    tokens = msgspec.json.decode(body, type=_Counted).input_tokens
+    return replace(entry, input_tokens=tokens, refused=None)
 
 
 def write_entries(path: Path, entries: Iterable[Entry]) -> None:
@@ -247,20 +233,12 @@ def write_entries(path: Path, entries: Iterable[Entry]) -> None:
 
 
 def _interaction(entry: Entry) -> str:
-    asked: dict[str, Any] = {
-        "fingerprint": entry.fingerprint,
-        "model": entry.model,
-        "asked_by": entry.asked_by,
-        "parts": dict(entry.parts),
-    }
-    if entry.left_out:
-        asked["left_out"] = entry.left_out
-    code, message = 200, "OK"
-    body: dict[str, Any] = {"input_tokens": entry.input_tokens}
-    if entry.refused is not None:
-        code, message = 400, "Bad Request"
-        error = {"type": "invalid_request_error", "message": entry.refused}
-        body = {"type": "error", "error": error}
+    asked = msgspec.to_builtins(entry)
+    tokens, refused = asked.pop("input_tokens", 0), asked.pop("refused", None)
+    code, message, body = 200, "OK", {"input_tokens": tokens}
+    if refused is not None:
+        error = {"type": "invalid_request_error", "message": refused}
+        code, message, body = 400, "Bad Request", {"type": "error", "error": error}
     request = _INDENT + json.dumps(asked, indent=1).replace("\n", f"\n{_INDENT}")
     return _INTERACTION % (request, json.dumps(body).replace("'", "''"), code, message)
 
@@ -283,7 +261,6 @@ class CountCassette:
         """Every count by its payload's fingerprint, whichever test asked for it; those not yet
         saved included."""
         self._first = tuple(self.entries.values())
-        self._first_askers = {asker for each in self._first for asker in each.asked_by}
         self._unsaved: list[tuple[str, Collection[str], Entry | None]] = []
         """The arguments of each `_change` since the last save."""
         self._lock = threading.RLock()
@@ -291,7 +268,7 @@ class CountCassette:
 
     def has_recorded(self, asker: str) -> bool:
         """Return whether the file held counts of this asker when it was loaded."""
-        return asker in self._first_askers
+        return any(asker in each.asked_by for each in self._first)
 
     def entry_before(self, payload: Payload, asker: str) -> Entry | None:
         """Return the count of the only payload of this asker, if that has changed.

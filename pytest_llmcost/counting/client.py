@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
 from itertools import islice
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
@@ -37,34 +37,19 @@ from pytest_llmcost.counting.own_requests import (
     start,
 )
 from pytest_llmcost.counting.payload import RECIPE, Payload, changed_parts, describe_changes
+from pytest_llmcost.counting.prompt import COUNTED, KNOWN, NEEDS_BETA
+from pytest_llmcost.counting.record_mode import RecordMode
 from pytest_llmcost.counting.volatile import describe_suspicious
 from pytest_llmcost.errors import CountCassetteError, CountError, CountMissingError
 from pytest_llmcost.files import show_path
 from pytest_llmcost.prices.usage import is_quantity
 
-Mode = Literal["none", "once", "new_episodes", "all", "rewrite", "live"]
-"""pytest-recording's, and `live` (--disable-recording): count, read nothing, write nothing."""
 _MOST_REFUSALS = 30
-
-_NEEDS_BETA = frozenset({"billing_policy", "compaction", "context_management", "mcp_servers"})
-"""Accepted on the beta route alone."""
-# Server tools, toolsets and `mcp_servers` are tried, not presumed refused.
-# Source: the parameters of count_tokens in anthropic 2.12.0, read 2026-11-22.
-_ACCEPTED = _NEEDS_BETA | {
-    "messages", "model", "cache_control", "output_config", "output_format", "speed", "system",
-    "thinking", "tool_choice", "tools",
-}  # fmt: skip
-_KNOWN = _ACCEPTED | {
-    "max_tokens", "container", "diagnostics", "inference_geo", "metadata", "service_tier",
-    "stop_sequences", "stream", "temperature", "top_p", "top_k", "fallback_credit_token",
-    "fallbacks", "thread",
-}  # fmt: skip
-"""The others are of `create` alone, and no tokens of the prompt."""
 
 
 def unknown_keys(payload: Payload) -> list[str]:
     """Return the keys of a body that neither `count_tokens` nor `create` is known to have."""
-    return sorted(payload.body.keys() - _KNOWN)
+    return sorted(payload.body.keys() - KNOWN)
 
 
 class Asker(NamedTuple):
@@ -81,27 +66,19 @@ class Job(NamedTuple):
 
     payload: Payload
     cassette: CountCassette
-    mode: Mode
+    mode: RecordMode
+    """As it is for this asker."""
     asker: Asker
 
     @property
     def recorded(self) -> Entry | None:
         """The recorded count, if the mode allows to read it."""
-        if self.mode in ("all", "rewrite", "live"):
-            return None
-        return self.cassette.entries.get(self.payload.fingerprint)
-
-    @property
-    def writes(self) -> bool:
-        """Whether a count may be asked for and written; `once` only if the asker is new."""
-        if self.mode == "once":
-            return not self.cassette.has_recorded(self.asker.name)
-        return self.mode in ("new_episodes", "all", "rewrite")
+        return self.cassette.entries.get(self.payload.fingerprint) if self.mode.reads else None
 
     @property
     def asks(self) -> bool:
-        """Whether the API may be asked for it."""
-        return self.recorded is None and (self.writes or self.mode == "live")
+        """Whether the API is asked for it."""
+        return self.mode.asks and self.recorded is None
 
 
 def _explain_missing(job: Job) -> CountMissingError:
@@ -133,6 +110,15 @@ def _explain_missing(job: Job) -> CountMissingError:
     )
 
 
+class PayloadCount(Count, frozen=True, kw_only=True):
+    """A count, with what is known of it in this run alone."""
+
+    caveats: tuple[str, ...] = ()
+    """What makes it a bound, sorted."""
+    before: Entry | None = None
+    """What was recorded before the payload changed."""
+
+
 class Counter:
     """Counts for a whole session; any number of threads may count at once.
 
@@ -161,7 +147,7 @@ class Counter:
         self._client: object | None = None
         self._memo: dict[str, Future[Count]] = {}
 
-    def count(self, job: Job, patience: Patience | None = None) -> Count:
+    def count(self, job: Job, patience: Patience | None = None) -> PayloadCount:
         """Count a payload as the mode allows; what the API says is saved at once.
 
         `patience` is what is left of the time that this count may take, by default all of it.
@@ -173,25 +159,23 @@ class Counter:
         """
         payload, cassette, mode, asker = job
         count: Count | None = job.recorded
-        writes, before = job.writes, None
+        before = None
         if count is None:
-            if not writes and mode != "live":
+            if not mode.asks:
                 raise _explain_missing(job)
             count = self.ask(payload, patience)
             before = cassette.entry_before(payload, asker.name)
         elif count.refused is not None:
             raise explain_refusal(count.refused, payload.model)
-        if writes:
+        if mode.writes:
             cassette.put(Entry.of(payload, count, asker.name))
             cassette.save_soon()
         caveats = [f"left-out: {part}" for part in count.left_out]
         caveats += [f"unknown-field: {key}" for key in unknown_keys(payload)]
         gone = {part.partition(".")[2] for part in count.left_out}
         caveats += [f"first-call-only: {name}" for name in {*payload.sampling_tools} - gone]
-        if before is not None:
-            changed = tuple(changed_parts(before.parts, payload.parts))
-            count = replace(count, before=before.input_tokens, changed=changed)
-        return replace(count, caveats=tuple(sorted(caveats))) if caveats else count
+        said = {name: getattr(count, name) for name in Count.__struct_fields__}
+        return PayloadCount(**said, caveats=tuple(sorted(caveats)), before=before)
 
     def ask(self, payload: Payload, patience: Patience | None = None) -> Count:
         """Ask the API, unless it was asked the same in this session."""
@@ -255,7 +239,7 @@ class Counter:
         In a thread of its own, hence also in a context of its own, which marks what is sent.
         """
         OWN_REQUEST.set(True)
-        body = {key: value for key, value in payload.body.items() if key in _ACCEPTED}
+        body = {key: value for key, value in payload.body.items() if key in COUNTED}
         of_cloud = "anthropic." in body["model"] or not set("@:[").isdisjoint(body["model"])
         at_cloud = type(client).__name__.startswith(("AnthropicVertex", "AnthropicBedrock"))
         if of_cloud and not at_cloud:  # Anthropic's own API does not know the clouds' names
@@ -264,8 +248,8 @@ class Counter:
         host = _host(client)
         while True:
             try:
-                tokens = _send(past_recorders(client, patience), body, payload)
-                return Count(input_tokens=tokens, left_out=tuple(sorted(left_out)))
+                counted = _send(past_recorders(client, patience), body, payload)
+                return replace(counted, left_out=tuple(sorted(left_out)))
             except CountError:
                 raise
             except NetworkBlocked as error:
@@ -298,7 +282,7 @@ def make_client() -> object:
     return anthropic.Anthropic()
 
 
-def _send(client: Any, body: dict[str, Any], payload: Payload) -> int:
+def _send(client: Any, body: dict[str, Any], payload: Payload) -> Count:
     """Call the SDK's `count_tokens` once."""
     rest = {key: value for key, value in body.items() if key not in ("model", "messages")}
     asked: dict[str, Any] = {"model": body["model"], "messages": body.get("messages", [])}
@@ -306,7 +290,7 @@ def _send(client: Any, body: dict[str, Any], payload: Payload) -> int:
         asked["extra_body"] = rest
     if payload.headers:
         asked["extra_headers"] = dict(payload.headers)
-    if payload.betas or not _NEEDS_BETA.isdisjoint(rest):
+    if payload.betas or not NEEDS_BETA.isdisjoint(rest):
         counted = client.beta.messages.count_tokens(betas=list(payload.betas), **asked)
     else:
         counted = client.messages.count_tokens(**asked)
@@ -317,7 +301,7 @@ def _send(client: Any, body: dict[str, Any], payload: Payload) -> int:
             f"{_host(client)} answered without a number of tokens that a prompt can have "
             f"({shown}); {ELSEWHERE}"
         )
-    return tokens
+    return Count(input_tokens=tokens)
 
 
 def _host(client: object) -> str:
@@ -333,7 +317,7 @@ _LOOK_SECONDS = 0.01
 _GRACE_SECONDS = 5.0
 """How long an interrupt waits for the counts that are under way."""
 
-Outcome: TypeAlias = Count | CountError
+Outcome: TypeAlias = PayloadCount | CountError
 
 
 class Progress(NamedTuple):

@@ -16,12 +16,12 @@ import msgspec
 
 from pytest_llmcost.concurrency import cached_property
 from pytest_llmcost.counting.prompt import (
+    HEADERS,
     TIERS,
     Breakpoint,
     Place,
     Prompt,
     Tier,
-    Ttl,
     as_list,
     cache_settings,
     read_prompt,
@@ -30,26 +30,16 @@ from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue, canonical, digests, to_json_value
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.model_names import Resolved, mask_account
-from pytest_llmcost.prices.usage import mappings, tools_and_longest_reply
+from pytest_llmcost.prices.usage import (
+    Lifetime,
+    mappings,
+    may_run_on_server,
+    tools_and_longest_reply,
+)
 
 RECIPE = "2"
 """The fingerprint's version. If the recipe changes, raise it: recorded counts are then renewed."""
 
-_HEADERS = {
-    "user_profile_id": "anthropic-user-profile-id",
-    "workspace_id": "anthropic-workspace-id",
-}
-"""Keywords that the SDK sends as headers: whose request it is, not what it costs."""
-_NOT_PROMPT = frozenset(
-    {
-        "stream", "metadata", "diagnostics", "stop_sequences", "temperature", "top_p", "top_k",
-        "max_tokens", "model", "betas", "anthropic_version", *_HEADERS,
-    }
-)  # fmt: skip
-"""Changes neither the prompt's tokens nor a rate."""
-_SAMPLING_TOOLS = (
-    "web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "advisor_", "mcp_toolset",
-)  # fmt: skip
 _DIGEST_DIGITS = 8
 
 
@@ -105,7 +95,7 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     compared: Prompt | None = None
     """What a user's hook has made of the prompt, by which two payloads are compared."""
     sampling_tools: tuple[str, ...] = ()
-    """The names of the tools that make one request sample several times, sorted."""
+    """The names of the tools that may make one request sample several times, sorted."""
     longest_reply: int | None = None
     """The most output tokens that it can be billed; None if nothing bounds them."""
     task_budget: int | None = None
@@ -121,7 +111,7 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return dict(_parts(self.compared or self.prompt, self.model, self.betas))
 
     @property
-    def lifetime(self) -> Ttl | None:
+    def lifetime(self) -> Lifetime | None:
         """How long all its cache entries live; None if they differ, or there are none."""
         lifetimes = {each.ttl for each in self.breakpoints}
         return lifetimes.pop() if len(lifetimes) == 1 else None
@@ -225,7 +215,7 @@ def read_payload(
     if not isinstance(asked, str):
         raise PayloadError("the payload names no model; add model=", path="model")
     body["model"] = asked
-    owner = {_HEADERS[key]: str(body.pop(key)) for key in _HEADERS if body.get(key)}
+    owner = {HEADERS[key]: str(body.pop(key)) for key in HEADERS if body.get(key)}
     known = find(asked) if find is not None else None
     # What has no price can still be counted and compared.
     exact = mask_account(asked) if known is None else known.model
@@ -233,9 +223,7 @@ def read_payload(
     identity, parts = _identify(prompt, exact, betas)
     tools, longest_reply = tools_and_longest_reply(body)
     sampling_tools = {
-        tool_name(tool, index)
-        for index, tool in enumerate(tools)
-        if str(tool.get("type")).startswith(_SAMPLING_TOOLS)
+        tool_name(tool, index) for index, tool in enumerate(tools) if may_run_on_server(tool)
     }
     if "mcp_servers" in body:
         servers = mappings(body["mcp_servers"])
@@ -306,18 +294,7 @@ def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> list[tuple[str
     if prompt.marks:
         marks = [[str(place), mark] for place, mark in prompt.marks.items()]
         parts.append(("cache_control", marks))
-    for key in sorted(prompt.settings.keys() - _NOT_PROMPT):
-        value = prompt.settings[key]
-        if key == "mcp_servers" and isinstance(value, list):
-            # A log-in token changes with every log-in, and belongs in no file, not even hashed.
-            value = [
-                {name: item for name, item in server.items() if name != "authorization_token"}
-                if isinstance(server, dict)
-                else server
-                for server in value
-            ]
-        parts.append((key, value))
-    return parts
+    return [*parts, *sorted(prompt.settings.items())]
 
 
 def joined_turns(messages: Iterable[JsonValue]) -> dict[int, JsonValue]:

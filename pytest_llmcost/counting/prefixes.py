@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from functools import lru_cache
 from hashlib import sha256
 from itertools import count
 from typing import NamedTuple
@@ -54,6 +53,31 @@ class PrefixGroup:
         self.volatile: dict[str, Place] = {}
         """The first block found to differ by a clock or a random id: under the first message if it
         is in one, otherwise under the empty text, for all."""
+
+    def is_next_turn(self, values: list[CachedValue]) -> bool:
+        """Whether a call goes on from a message that an earlier one has ended with, as noted here.
+
+        The same question, asked several times at once, has several answers to go on from.
+        """
+        ends = [each.prefix for each in values if each.tier == "messages"]
+        earlier = next((each for each in reversed(ends) if self.ends[each]), None)
+        if earlier is None or earlier == ends[-1]:
+            return False
+        end = next(each.order for each in values if each.prefix == earlier)
+        later = (each for each in values if each.place is not None and each.order > end)
+        answers = {each.order[1] for each in later if each.value[0] == "assistant"}
+        is_next = len(answers) <= 1
+        self.ends[earlier] -= is_next
+        return is_next
+
+    def find_break(self, old: CachedValue, new: CachedValue, opening: str) -> Break:
+        """Tell how the first values that differ do, and note a block that does so in every run."""
+        if old.place is None or new.place is None:  # a setting that was set, changed or removed
+            return Break(new.name if new.place is None else old.name, None, "")
+        where = opening if new.tier == "messages" else ""
+        if where not in self.volatile and _is_volatile(old, new):
+            self.volatile[where] = new.place
+        return _first_difference(old.value[1], new.value[1], new.name)
 
 
 class Readable(NamedTuple):
@@ -129,83 +153,69 @@ class CachedPrefixes:
         """Add a call; return how much of its prefix can be read; None if nothing is cached."""
         if not payload.breakpoints:
             return None
-        # As sent, also where a user's hook leaves something out of comparisons.
-        values = payload.cached_values
+        values = payload.cached_values  # as sent, also where a user's hook leaves something out
         blocks = [each for each in values if each.place is not None]
+        group = self._group_of(payload, blocks)
+        message = next((each for each in blocks if each.tier == "messages"), None)
+        opening = "" if message is None else _blanked(message)
+        like = opening if opening in group.last else next(reversed(group.last), opening)
+        before = group.last.get(like, [])
+        pairs = enumerate(zip(before, values, strict=False))
+        at = next((at for at, (old, new) in pairs if old.prefix != new.prefix), None)
+        numbers = {each.place: number for number, each in enumerate(values, 1)}
+        own = [each.place for each in payload.breakpoints]
+        written = [number for number, each in enumerate(values, 1) if each.prefix in group.written]
+        longest = most = max(written, default=0)
+        if len(values) - longest >= _LOOK_BACK:  # most turns are short
+            most = _last_reached(values, written, [numbers[place] for place in own])
+        within = [place for place in own if numbers[place] <= most]
+        readable = Readable(
+            group=group,
+            opening=opening,
+            breakpoints=tuple((place, values[numbers[place] - 1].prefix) for place in own),
+            written=(values[most - 1].prefix if most else "", within[-1] if within else None),
+        )
+        goes_on = False
+        if at is not None and all(each.tier == "messages" for each in values[at:]):
+            # Another question, or another last message behind what was written.
+            here, last = values[at].place, values[-1].place
+            is_last = here is not None and last is not None and here.number == last.number
+            goes_on = like != opening or (message in values[:longest] and is_last)
+        goes_on = goes_on or group.is_next_turn(values)
+        if at is not None and not goes_on and longest <= at:
+            broken = group.find_break(before[at], values[at], opening)
+            readable = readable._replace(broken=broken, lost=before[-1].prefix)
+        elif most < longest:
+            part = f"{_LOOK_BACK} or more blocks after {values[longest - 1].name}"
+            lost = values[longest - 1].prefix
+            readable = readable._replace(broken=Break(part, None, ""), lost=lost)
+        for _, digest in readable.breakpoints:
+            group.written.setdefault(digest, None)
+        group.last.pop(opening, None)
+        group.last[opening] = values
+        group.ends.update([each.prefix for each in values if each.tier == "messages"][-1:])
+        return readable
+
+    def _group_of(self, payload: Payload, blocks: list[CachedValue]) -> PrefixGroup:
+        """Return the group of a call: that of its first block, or of the turn that it goes on from.
+
+        A turn has an edit in its first block then; of it there are the digests of its messages.
+        """
         # A system prompt tells agents apart better than a tool, which several may have.
         first = next((each for each in blocks if each.tier == "system"), blocks[0])
         key = f"{payload.model} {_blanked(first)}"
         parts = payload.parts.items()
         turn = [digest for name, digest in parts if name.partition(".")[0] in ("model", "messages")]
         if key not in self._groups:
-            self._groups[key] = self._group_of_turn_before(turn, first) or PrefixGroup()
-        known = self._groups[key]
-        self._turns.append((turn, first, known))
-        message = next((each for each in blocks if each.tier == "messages"), None)
-        opening = "" if message is None else _blanked(message)
-        like = opening if opening in known.last else next(reversed(known.last), opening)
-        before = known.last.get(like, [])
-        pairs = enumerate(zip(before, values, strict=False))
-        at = next((at for at, (old, new) in pairs if old.prefix != new.prefix), None)
-        numbers = {each.place: number for number, each in enumerate(values, 1)}
-        own = [each.place for each in payload.breakpoints]
-        written = [number for number, each in enumerate(values, 1) if each.prefix in known.written]
-        longest = max(written, default=0)
-        most = longest  # most turns are short
-        if len(values) - longest >= _LOOK_BACK:
-            most = _last_reached(values, written, [numbers[place] for place in own])
-        within = [place for place in own if numbers[place] <= most]
-        readable = Readable(
-            group=known,
-            opening=opening,
-            breakpoints=tuple((place, values[numbers[place] - 1].prefix) for place in own),
-            written=(values[most - 1].prefix if most else "", within[-1] if within else None),
-        )
-        for _, digest in readable.breakpoints:
-            known.written.setdefault(digest, None)
-        known.last.pop(opening, None)
-        known.last[opening] = values
-        goes_on = False
-        if at is not None and all(each.tier == "messages" for each in values[at:]):
-            here, last = values[at].place, values[-1].place
-            is_last = here is not None and last is not None and here.number == last.number
-            goes_on = like != opening or (message in values[:longest] and is_last)
-        # The same question, asked several times at once, has several answers to go on from.
-        ends = [each.prefix for each in values if each.tier == "messages"]
-        earlier = next((each for each in reversed(ends) if known.ends[each]), None)
-        known.ends.update(ends[-1:])
-        if earlier is not None and earlier != ends[-1] and not goes_on:
-            at_end = next(number for number, each in enumerate(values, 1) if each.prefix == earlier)
-            later = [(each.place, each.value) for each in values[at_end:]]
-            answers = {place.number for place, value in later if place and value[0] == "assistant"}
-            goes_on = len(answers) <= 1
-            known.ends[earlier] -= goes_on
-        goes_on |= at is None or longest > at
-        if at is None or goes_on:
-            if most == longest:
-                return readable
-            part = f"{_LOOK_BACK} or more blocks after {values[longest - 1].name}"
-            return readable._replace(broken=Break(part, None, ""), lost=values[longest - 1].prefix)
-        old, new = before[at], values[at]
-        if old.place is None or new.place is None:  # a setting that was set, changed or removed
-            broken = Break(new.name if new.place is None else old.name, None, "")
-        else:
-            broken = _first_difference(old.value[1], new.value[1], new.name)
-            where = opening if new.tier == "messages" else ""
-            if where not in known.volatile and _is_volatile(old, new):
-                known.volatile[where] = new.place
-        return readable._replace(broken=broken, lost=before[-1].prefix)
-
-    def _group_of_turn_before(self, turn: list[str], first: CachedValue) -> PrefixGroup | None:
-        """Return the group of the turn that a call goes on from, with an edit in its first block.
-
-        Of a turn there are the digests of its model and messages.
-        """
-        for earlier, block, group in reversed(self._turns):
-            is_later = len(earlier) < len(turn) and turn[: len(earlier)] == earlier
-            if is_later and _is_edited(block, first):
-                return group
-        return None
+            earlier = (
+                group
+                for before, block, group in reversed(self._turns)
+                if len(before) < len(turn) and turn[: len(before)] == before
+                if _is_edited(block, first)
+            )
+            self._groups[key] = next(earlier, None) or PrefixGroup()
+        self._turns.append((turn, first, self._groups[key]))
+        return self._groups[key]
 
 
 def _is_edited(old: CachedValue, new: CachedValue) -> bool:
@@ -241,12 +251,7 @@ def _is_volatile(old: CachedValue, new: CachedValue) -> bool:
 
 def _blanked(block: CachedValue) -> str:
     """Return what a block has in common with itself at another time, as a digest."""
-    return _skeleton_digest(canonical(block.value).decode()[:LONGEST])
-
-
-@lru_cache(maxsize=32)  # most tests of a suite have the same system prompt
-def _skeleton_digest(text: str) -> str:
-    return sha256(skeleton(text).encode()).hexdigest()
+    return sha256(skeleton(canonical(block.value).decode()[:LONGEST]).encode()).hexdigest()
 
 
 def _first_difference(old: JsonValue, new: JsonValue, path: str) -> Break:

@@ -12,10 +12,40 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple, cast
 
 from pytest_llmcost.json_values import JsonValue
+from pytest_llmcost.prices.usage import Lifetime
 
-Ttl = Literal["5m", "1h"]
 Tier = Literal["tools", "system", "messages"]
 TIERS: tuple[Tier, ...] = ("tools", "system", "messages")
+THINKING = ("thinking", "redacted_thinking")
+"""Blocks with which no prompt ends, and no prefix that is cached."""
+
+# Each key of a request's body, in one of these sets. What `count_tokens` may refuse, such as
+# `mcp_servers`, is in the first three: it is tried, not presumed refused.
+# Source: the parameters of both methods in anthropic 2.14.0, read 2026-11-26.
+WITH_TOOLS = frozenset({"mcp_servers", "tool_choice"})
+"""Hidden prompt beside the tools."""
+WITH_MESSAGES = frozenset({"context_management", "output_config", "output_format", "thinking"})
+"""Hidden prompt behind tools and system: the cache of those two outlives a change of them."""
+COUNTED = WITH_TOOLS | WITH_MESSAGES | {
+    *TIERS, "model", "billing_policy", "cache_control", "compaction", "speed",
+}  # fmt: skip
+"""All that `count_tokens` takes; those named here have no prompt that is hidden."""
+NEEDS_BETA = frozenset({"billing_policy", "compaction", "context_management", "mcp_servers"})
+"""Those of them that are taken on the beta route alone."""
+HEADERS = {
+    "user_profile_id": "anthropic-user-profile-id",
+    "workspace_id": "anthropic-workspace-id",
+}
+"""Keywords that the SDK sends as headers: whose request it is, not what it costs."""
+_WITHOUT_COST = frozenset({
+    "anthropic_version", "betas", "diagnostics", "max_tokens", "metadata", "stop_sequences",
+    "stream", "temperature", "top_k", "top_p", *HEADERS,
+})  # fmt: skip
+"""Changes neither the prompt's tokens nor a rate."""
+KNOWN = COUNTED | _WITHOUT_COST | {
+    "container", "fallback_credit_token", "fallbacks", "inference_geo", "service_tier", "thread",
+}  # fmt: skip
+"""The last ones are of `create` alone, no tokens of the prompt, and may change its price."""
 
 _CITATIONS: JsonValue = {"enabled": False}
 # Entries that mean the same as their absence: of a request, a tool, a block by its type, and so on.
@@ -71,7 +101,7 @@ class Breakpoint(NamedTuple):
     """The prompt is cached up to and including the block at `place`."""
 
     place: Place
-    ttl: Ttl = "5m"
+    ttl: Lifetime = "5m"
 
 
 class Prompt(NamedTuple):
@@ -82,7 +112,7 @@ class Prompt(NamedTuple):
     system: JsonValue
     messages: JsonValue
     settings: dict[str, JsonValue]
-    """All other entries of the payload."""
+    """All other entries of the payload that can change its cost."""
     marks: dict[Place, JsonValue]
     """Each `cache_control`, in the prompt's order."""
     breakpoints: tuple[Breakpoint, ...]
@@ -127,7 +157,7 @@ def read_prompt(body: Mapping[str, JsonValue], model: str) -> Prompt:
     for place, mark in marks.items():
         ttl = mark.get("ttl", "5m") if isinstance(mark, dict) else None
         if ttl in ("5m", "1h"):
-            points.append(Breakpoint(place, cast("Ttl", ttl)))
+            points.append(Breakpoint(place, cast("Lifetime", ttl)))
     return prompt._replace(marks=marks, breakpoints=tuple(points)) if marks else prompt
 
 
@@ -146,7 +176,7 @@ def _as_blocks(content: JsonValue) -> JsonValue:
 
 def _can_be_cached(block: JsonValue) -> bool:
     """Whether the API sets an automatic breakpoint here: not on thinking, nor an empty text."""
-    if not isinstance(block, dict) or block.get("type") in ("thinking", "redacted_thinking"):
+    if not isinstance(block, dict) or block.get("type") in THINKING:
         return False
     return block.get("type") != "text" or bool(block.get("text"))
 
@@ -209,6 +239,7 @@ def _without_defaults(value: JsonValue, of: str) -> JsonValue:
     }
 
 
+_NO_SETTINGS = _WITHOUT_COST.union(TIERS, ("model", "cache_control"))
 _THINKS_IF_ASKED = re.compile(r"claude-(3|[a-z]+-4)\b")
 _THINKS_BY_ITSELF = re.compile(r"claude-([a-z]+-5|mythos-preview)\b")
 _WITH_MODELS_DEFAULT = frozenset({"output_config", "output_format", "tool_choice", "thinking"})
@@ -218,9 +249,16 @@ _MEDIUM_EFFORT = re.compile(r"claude-(opus|haiku)-5-5\b")
 def _settings(body: Mapping[str, JsonValue], model: str) -> dict[str, JsonValue]:
     """Spell what is neither tools, system nor messages."""
     settings: dict[str, JsonValue] = _without_defaults(
-        {key: value for key, value in body.items() if key not in TIERS}, "request"
+        {key: value for key, value in body.items() if key not in _NO_SETTINGS}, "request"
     )
-    settings.pop("cache_control", None)
+    if isinstance(servers := settings.get("mcp_servers"), list):
+        # A log-in token changes with every log-in, and belongs in no file, not even hashed.
+        settings["mcp_servers"] = [
+            {key: value for key, value in server.items() if key != "authorization_token"}
+            if isinstance(server, dict)
+            else server
+            for server in servers
+        ]
     if _WITH_MODELS_DEFAULT.isdisjoint(settings):
         return settings  # most of them, and all payloads are read on every run
 

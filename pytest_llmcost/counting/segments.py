@@ -17,17 +17,26 @@ from msgspec.structs import replace
 
 from pytest_llmcost.counting.cassette import Count
 from pytest_llmcost.counting.payload import Payload, joined_turns, tool_names
-from pytest_llmcost.counting.prompt import Breakpoint, Place, Ttl, as_list
+from pytest_llmcost.counting.prompt import (
+    THINKING,
+    WITH_MESSAGES,
+    WITH_TOOLS,
+    Breakpoint,
+    Place,
+    as_list,
+)
 from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.prices.price_file import ModelEntry
+from pytest_llmcost.prices.usage import Lifetime, Usage
 
+PromptState = Literal["cold", "warm", "none"]
+ReadCut = Callable[[Mapping[str, Any]], Payload]
+"""Makes a payload of a cut's body, with the betas of the payload that is cut."""
 _PLACEHOLDER: JsonValue = [{"role": "user", "content": "."}]
 """A prompt needs a message. This one closes a cut that has no message, or ends with an answer; it
 is counted alone as well, and subtracted."""
-_MESSAGE_SETTINGS = ("thinking", "output_config", "output_format", "context_management")
-"""Hidden prompt behind tools and system: the cache of those two outlives a change of them."""
 
 
 class Cut(NamedTuple):
@@ -63,26 +72,20 @@ class Plan(NamedTuple):
 
 
 def plan_caching(
-    payload: Payload,
-    *,
-    points: Sequence[Breakpoint] | None = None,
-    read: Callable[[Mapping[str, Any]], Payload],
+    payload: Payload, *, points: Sequence[Breakpoint] | None = None, read: ReadCut
 ) -> Plan:
-    """Cut a payload at points in the prompt's order, at its own breakpoints unless given.
-
-    `read` makes a Payload of a cut's body, with the payload's own betas.
-    """
+    """Cut a payload at points in the prompt's order, at its own breakpoints unless given."""
     end = Breakpoint(Place("messages", len(as_list(payload.body.get("messages")))))
     points = payload.breakpoints if points is None else points
     cuts = [Cut(end, payload, closed=False), *(_cut(payload, each, read) for each in points)]
     return Plan(payload, tuple(cuts), _placeholder(payload, read))
 
 
-def _placeholder(payload: Payload, read: Callable[[Mapping[str, Any]], Payload]) -> Payload:
+def _placeholder(payload: Payload, read: ReadCut) -> Payload:
     return read({"model": payload.body["model"], "messages": _PLACEHOLDER})
 
 
-def _cut(payload: Payload, point: Breakpoint, read: Callable[[Mapping[str, Any]], Payload]) -> Cut:
+def _cut(payload: Payload, point: Breakpoint, read: ReadCut) -> Cut:
     body, (group, number, block) = payload.body, point.place
     messages = body.get("messages") or []
     if group == "messages" and number >= len(messages) - 1:
@@ -91,11 +94,11 @@ def _cut(payload: Payload, point: Breakpoint, read: Callable[[Mapping[str, Any]]
             return Cut(point, payload, closed=False)  # nothing of the prompt comes after it
     kept = {"model": body["model"]}
     tools = body.get("tools") or []
-    if tools := tools[: number + 1] if group == "tools" else tools:
+    if group == "tools":
+        tools = tools[: number + 1]
+    if tools:
         kept["tools"] = _unmarked(tools)
-        for key in ("tool_choice", "mcp_servers"):
-            if body.get(key) is not None:
-                kept[key] = body[key]
+        kept |= {key: value for key, value in body.items() if key in WITH_TOOLS and value}
         chosen = (body.get("tool_choice") or {}).get("name")
         if chosen and chosen not in [tool.get("name") for tool in tools]:
             kept["tool_choice"] = {"type": "any"}  # forced, too: the same hidden prompt
@@ -104,7 +107,7 @@ def _cut(payload: Payload, point: Breakpoint, read: Callable[[Mapping[str, Any]]
         is_cut = group == "system" and isinstance(system, list)
         kept["system"] = _unmarked(system[: number + 1] if is_cut else system)
     if group == "messages":
-        kept |= {key: body[key] for key in _MESSAGE_SETTINGS if key in body}
+        kept |= {key: value for key, value in body.items() if key in WITH_MESSAGES}
     if group != "messages" or number < 0:
         return Cut(point, read({**kept, "messages": _PLACEHOLDER}), closed=True)
     *turns, last = messages[: number + 1]
@@ -154,7 +157,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     upto: str
     """The block it ends with; `end` for what comes behind the last breakpoint."""
     tokens: int
-    ttl: Ttl | None = None
+    ttl: Lifetime | None = None
     """How long it stays cached; None where it is not cached."""
 
 
@@ -171,9 +174,7 @@ class CachedPrompt(msgspec.Struct, frozen=True, kw_only=True):
         """The whole prompt."""
         return sum(segment.tokens for segment in self.segments)
 
-    def usage(
-        self, cache_state: Literal["cold", "warm", "none"], *, most_read: int | None = None
-    ) -> Usage:
+    def usage(self, cache_state: PromptState, *, most_read: int | None = None) -> Usage:
         """Return the usage of a call in a state of the cache.
 
         `cold` is the first call, which writes everything that is cached; `warm` each later one
@@ -212,19 +213,13 @@ def _prefix_tokens(cut: Cut, plan: Plan, counts: Mapping[str, Count], opening_to
     return tokens if placeholder is None else tokens - placeholder.input_tokens
 
 
-def split_prompt(
-    plan: Plan,
-    counts: Mapping[str, Count],
-    *,
-    min_cacheable_tokens: int | None,
-    opening_tokens: int = 0,
-) -> CachedPrompt:
+def split_prompt(plan: Plan, counts: Mapping[str, Count], about: ModelEntry) -> CachedPrompt:
     """Return a prompt's segments, from the counts of all `plan.payloads` by fingerprint.
 
-    A prefix below the model's `min_cacheable_tokens` is silently not cached; for `opening_tokens`
-    see `opening_tokens_of`.
+    A prefix below the model's `min_cacheable_tokens` is silently not cached.
     """
-    least, model = min_cacheable_tokens, plan.whole.model
+    least, model = about.min_cacheable_tokens, plan.whole.model
+    opening_tokens = opening_tokens_of(model, about.tokenizer)
     whole = counts[plan.whole.fingerprint].input_tokens
     segments, notes, begin = list[Segment](), list[str](), 0
     cuts = plan.cuts[1:]
@@ -336,13 +331,8 @@ def is_part_of(name: str, other: str) -> bool:
     return name == other or name.startswith(f"{other}.")
 
 
-def plan_parts(
-    payload: Payload,
-    names: Sequence[str] | None = None,
-    *,
-    read: Callable[[Mapping[str, Any]], Payload],
-) -> Plan:
-    """Cut a payload at the borders of the parts that are named, or of all; see `plan_caching`.
+def plan_parts(payload: Payload, names: Sequence[str] | None = None, *, read: ReadCut) -> Plan:
+    """Cut a payload at the borders of the parts that are named, or of all.
 
     Raises:
         PayloadError: it has no messages that the API would take.
@@ -381,7 +371,7 @@ def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
     tools, starts = tool_names(prompt.tools), joined_turns(prompt.messages)
     if tools:
         yield FIXED, _FIXED
-    is_before_messages = any(payload.body.get(key) for key in _MESSAGE_SETTINGS)
+    is_before_messages = any(payload.body.get(key) for key in WITH_MESSAGES)
     for place, block in prompt.blocks():
         if place.group != "messages":
             yield tools[place.number] if place.group == "tools" else str(place), place
@@ -391,16 +381,14 @@ def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
             is_before_messages = False
         kind = str(block.get("type")) if isinstance(block, dict) else "text"
         # No request may end with thinking, so that it counts with the block behind it.
-        if kind not in ("thinking", "redacted_thinking"):
+        if kind not in THINKING:
             turn = max(start for start in starts if start <= place.number)
             yield f"messages.{turn}.{kind}", place
 
 
-def split_parts(plan: Plan, counts: Mapping[str, Count], *, opening_tokens: int = 0) -> PromptParts:
-    """Return the tokens of a plan's parts, from the counts of all `plan.payloads` by fingerprint.
-
-    For `opening_tokens` see `opening_tokens_of`.
-    """
+def split_parts(plan: Plan, counts: Mapping[str, Count], about: ModelEntry) -> PromptParts:
+    """Return the tokens of a plan's parts, from the counts of its payloads by fingerprint."""
+    opening_tokens = opening_tokens_of(plan.whole.model, about.tokenizer)
     tool, whole = 0, None
     if any(not cut.closed for _, *cuts in plan.spans for cut in cuts):
         # Otherwise all ends are alike too long, also one that is the same as the whole prompt.

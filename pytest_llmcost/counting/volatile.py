@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from itertools import chain
 
 from pytest_llmcost.counting.payload import Payload
@@ -114,6 +115,7 @@ def _texts(place: str, before: JsonValue, now: JsonValue) -> Iterator[tuple[str,
             yield from _texts(inner, before[index] if is_alike else None, value)
 
 
+@lru_cache(maxsize=32)  # most tests of a suite have the same system prompt
 def skeleton(text: str) -> str:
     """Return a text with every clock and random id blanked out."""
     return _TOKEN.sub(lambda token: f"\0{token.lastgroup}\0", text)

@@ -183,17 +183,16 @@ def record(
     """
     owner, known, prefix = sender.owner, None, None
     if payload is not None:
+        cached = payload.prefixes if payload.breakpoints else ()
         known = PayloadFacts(
             model=payload.model,
             parts=payload.parts,
             task_budget=payload.task_budget,
             breakpoints=len(payload.breakpoints),
+            prefixes={str(each.place): each.digest[:16] for each in cached},
         )
-        if payload.breakpoints:
-            prefixes = {str(each.place): each.digest[:16] for each in payload.prefixes}
-            known = replace(known, prefixes=prefixes)
-            if in_place_of is None:
-                prefix = _note_prefix(session, owner, payload, evidence)
+        if cached and in_place_of is None:
+            prefix = _note_prefix(session, owner, payload, evidence)
         facts |= {"fingerprint": payload.fingerprint, "max_tokens": payload.longest_reply}
     if in_place_of is not None:
         before, prefix = in_place_of.call, in_place_of.prefix

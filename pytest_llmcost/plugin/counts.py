@@ -6,13 +6,14 @@ import os
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal, cast
+from typing import Literal
 
 import pytest
 
-from pytest_llmcost.counting.cassette import Count, CountCassette
-from pytest_llmcost.counting.client import Asker, Counter, Job, Mode, Progress
+from pytest_llmcost.counting.cassette import CountCassette
+from pytest_llmcost.counting.client import Asker, Counter, Job, PayloadCount, Progress
 from pytest_llmcost.counting.payload import Payload
+from pytest_llmcost.counting.record_mode import RecordMode
 from pytest_llmcost.errors import CountCassetteError
 from pytest_llmcost.plugin.owners import Owner, SharedFixture, TestAttempt
 from pytest_llmcost.plugin.pytest_recording import cassette_path, fixture_cassette_path, record_mode
@@ -36,7 +37,7 @@ class Counts:
         self._config = config
         self._settings = settings
         self._notes = notes
-        self._sources: dict[Owner, tuple[CountCassette, Mode, Asker]] = {}
+        self._sources: dict[Owner, tuple[CountCassette, RecordMode, Asker]] = {}
         self._asked: dict[str, set[str]] = {}
         """Fingerprints by the asker's name, over all attempts of a test or set-ups of a fixture."""
         self._new_askers: set[str] = set()
@@ -44,7 +45,7 @@ class Counts:
             make_client, seconds=settings.count_timeout, waiting=self._show_waiting
         )
 
-    def count(self, owner: Owner, payload: Payload) -> Count:
+    def count(self, owner: Owner, payload: Payload) -> PayloadCount:
         """Count a payload for its owner as the owner's mode allows.
 
         Raises:
@@ -60,7 +61,7 @@ class Counts:
 
     def make_client_ready(self, owner: Owner) -> None:
         """Make the client now, if counts of this owner may be sent at all."""
-        if self._source(owner)[1] != "none":
+        if self._source(owner)[1].asks:
             self.counter.client()
 
     def open_to_rewrite(self, owner: Owner) -> None:
@@ -68,12 +69,12 @@ class Counts:
 
         Fails the running test if the file is damaged or something else.
         """
-        if record_mode(owner.item, self._config, self._settings) == "rewrite":
+        if record_mode(owner.item, self._config, self._settings).prunes:
             with _failing():
                 self._source(owner)
 
     def save(self, owner: Owner) -> None:
-        """Save what an owner has recorded; `rewrite` drops what it no longer asks for.
+        """Save what an owner has recorded; a mode that prunes drops what it no longer asks for.
 
         Not of one that ended early: what it did not come to, it may still ask for. Fails the
         running test if the file cannot be written.
@@ -81,7 +82,7 @@ class Counts:
         if owner not in self._sources:
             return
         cassette, mode, asker = self._sources.pop(owner)
-        if mode == "rewrite" and owner.is_whole:
+        if mode.prunes and owner.is_whole:
             cassette.prune(asker.name, self._asked.get(asker.name, set()))
         with _failing():
             cassette.save()
@@ -103,7 +104,7 @@ class Counts:
                 terminal.write_line(text)
                 terminal.flush()
 
-    def _source(self, owner: Owner) -> tuple[CountCassette, Mode, Asker]:
+    def _source(self, owner: Owner) -> tuple[CountCassette, RecordMode, Asker]:
         if owner in self._sources:
             return self._sources[owner]
         config = self._config
@@ -120,11 +121,11 @@ class Counts:
             name, node = "outside-tests", ""
             path = fixture_cassette_path(config, "", "session", name)
         cassette = CountCassette(path)
-        mode = cast("Mode", record_mode(owner.item, config, self._settings))
-        if mode == "once" and (name in self._new_askers or not cassette.has_recorded(name)):
+        if not cassette.has_recorded(name):
             # `once` is once per session: a rerun may count what the first attempt did not reach.
             self._new_askers.add(name)
-            mode = "new_episodes"
+        mode = record_mode(owner.item, config, self._settings)
+        mode = mode.for_asker(is_new=name in self._new_askers)
         command = count_command(config, node, owner.item)
         # Cached prefixes are counted by it; only an ini file holds wherever the command is run.
         if self._settings.origin("cache") not in ("default", "llmcost_cache"):

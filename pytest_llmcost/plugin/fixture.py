@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from pytest_llmcost.amounts import Amounts, settled
 from pytest_llmcost.budgets.budget import Budget
 from pytest_llmcost.call import Call
-from pytest_llmcost.counting.segments import calls_until_it_pays
+from pytest_llmcost.counting.segments import PromptState, calls_until_it_pays
 from pytest_llmcost.errors import CountError, LlmCostError, PriceError, SettingsError
 from pytest_llmcost.files import show_path
 from pytest_llmcost.money import parse_usd
@@ -26,7 +26,6 @@ from pytest_llmcost.plugin.calls import calls_in, calls_of, declare, note_change
 from pytest_llmcost.plugin.marker import limits_of
 from pytest_llmcost.plugin.owners import entered_blocks, tag
 from pytest_llmcost.plugin.prompts import (
-    PromptState,
     count_parts,
     expect_answer,
     read_normalised,

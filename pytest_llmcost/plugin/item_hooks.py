@@ -43,7 +43,7 @@ class ItemHooks(Hooks):
         """Watch the tests of a session."""
         super().__init__(session)
         self._limits_all = session.settings.max_test is not None
-        self._rewrites_all = record_mode(None, session.config, session.settings) == "rewrite"
+        self._rewrites_all = record_mode(None, session.config, session.settings).prunes
         self._set_ups: dict[pytest.FixtureDef[Any], int] = {}
         self._is_watching = False
         """Whether it is seen what is deselected, and by what."""

@@ -22,7 +22,7 @@ from pytest_llmcost.files import locked, write_atomic
 from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
 from pytest_llmcost.plugin.owners import Sender
 from pytest_llmcost.plugin.session import Session
-from pytest_llmcost.prices.usage import tools_and_longest_reply
+from pytest_llmcost.prices.usage import reply_limit, tools_and_longest_reply
 from pytest_llmcost.responses.message import LATENCY, Answer, model_of, read_answer
 from pytest_llmcost.responses.stream import StreamedMessage
 
@@ -195,7 +195,7 @@ class LiveCap:
         return None if entry is None or entry.left_out or entry.refused else entry.input_tokens
 
     def _most(self, answer: Answer, body: Mapping[str, Any] | None) -> Decimal | None:
-        most = (body or {}).get("max_tokens")
+        most = reply_limit(body or {})
         return price(answer, self._card, on=self._on, max_tokens=most).usd_high
 
 

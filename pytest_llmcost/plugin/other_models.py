@@ -117,7 +117,7 @@ class OtherModels:
             elif outcome.refusal is not None:
                 refused = Count(refused=outcome.refusal)
                 self._learn(asked, refused)
-                for job in (each for each in jobs if each.writes):
+                for job in (each for each in jobs if each.mode.writes):
                     job.cassette.put(Entry.of(job.payload, refused, job.asker.name))
                     try:
                         job.cassette.save()

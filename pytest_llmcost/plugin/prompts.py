@@ -11,7 +11,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pytest
 from msgspec.structs import replace
@@ -21,13 +21,13 @@ from pytest_llmcost.capture.changed_prompt import ReplayedReply, obstacle_to_rec
 from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.counting.cassette import Count
 from pytest_llmcost.counting.client import count_all
-from pytest_llmcost.counting.payload import Payload, describe_changes, read_payload
+from pytest_llmcost.counting.payload import Payload, changed_parts, describe_changes, read_payload
 from pytest_llmcost.counting.segments import (
     CachedPrompt,
     Plan,
     PromptParts,
+    PromptState,
     is_part_of,
-    opening_tokens_of,
     plan_caching,
     plan_parts,
     split_parts,
@@ -48,11 +48,10 @@ from pytest_llmcost.plugin.options import MARKER
 from pytest_llmcost.plugin.owners import Owner
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.prices.caveats import sorted_caveats
-from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage, is_quantity
+from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage, is_quantity, reply_limit
 from pytest_llmcost.responses.endpoints import bedrock_platform
 from pytest_llmcost.responses.message import Answer
 
-PromptState = Literal["cold", "warm", "none"]
 _STATES = get_args(PromptState)
 
 
@@ -86,27 +85,20 @@ def read_normalised(
 
 def split(session: Session, owner: Owner, plan: Plan) -> CachedPrompt:
     """Count all that a plan needs, and return the prompt by what is cached of it."""
-    model = plan.whole.model
     what = f"the cached prefixes ({', '.join(str(cut.point.place) for cut in plan.cuts[1:])})"
-    return split_prompt(
-        plan,
-        _count_cuts(session, owner, plan, what),
-        min_cacheable_tokens=session.least_cacheable(model),
-        opening_tokens=opening_tokens_of(model, session.tokenizer(model)),
-    )
+    counted = _count_cuts(session, owner, plan, what)
+    return split_prompt(plan, counted, session.card.about(plan.whole.model))
 
 
 def count_parts(
     session: Session, owner: Owner, payload: Payload, names: Sequence[str] | None = None
 ) -> PromptParts:
     """Count the parts of a prompt that are named, or all; its errors are those of `parts(...)`."""
-    model = payload.model
     read = partial(read_normalised, session, item=owner.item, betas=payload.betas)
     plan = plan_parts(payload, names, read=read)
     what = f"the parts ({', '.join(names)})" if names else "the parts"
     counted = _count_cuts(session, owner, plan, what)
-    opening_tokens = opening_tokens_of(model, session.tokenizer(model))
-    return split_parts(plan, counted, opening_tokens=opening_tokens)
+    return split_parts(plan, counted, session.card.about(payload.model))
 
 
 def learn_parts(session: Session, owner: Owner, call: Call, payload: Payload) -> None:
@@ -182,11 +174,9 @@ def expect_answer(
     if state is None and payload.breakpoints:
         limits = limits_of(item, session.settings)
         cache = limits.cache or session.settings.cache
-        if cache != "as-billed":
-            state = cache
-        else:
-            has_worst = any(budget.kind == "worst" for budget in limits.budgets)
-            is_column = has_worst or bool(session.settings.columns)
+        state = None if cache == "as-billed" else cache
+        has_worst = any(budget.kind == "worst" for budget in limits.budgets)
+        is_column = state is None and (has_worst or bool(session.settings.columns))
     count = session.counts.count(owner, payload)
     if state is not None or is_column:
         read = partial(read_normalised, session, item=item, betas=payload.betas)
@@ -211,20 +201,21 @@ def expect_answer(
     caveats = [*count.caveats]
     if output_tokens is None:
         caveats.append("input-only")
-    if count.changed:
-        caveats.append(f"changed-prompt: {describe_changes(count.changed)}")
-    answer = _answer(payload, usage, caveats=caveats, before=count.before, **cached)
-    return answer, prompt
+    before = None
+    if count.before is not None:
+        before = count.before.input_tokens
+        changes = describe_changes(changed_parts(count.before.parts, payload.parts))
+        caveats += [f"changed-prompt: {changes}"] if changes else []
+    return _answer(payload, usage, caveats=caveats, before=before, **cached), prompt
 
 
 def uncounted_answer(payload: Payload, error: CountError) -> Answer:
     """Return what is known of a payload whose count failed: an unknown price, not $0."""
-    why, before = describe_failed_count(error), None
-    if isinstance(error, CountMissingError):
-        changes = describe_changes(error.changed)
-        why = f"uncounted: changed: {changes}" if changes else "uncounted: no recorded count"
-        before = error.before
-    return _answer(payload, None, caveats=[why], before=before)
+    if not isinstance(error, CountMissingError):
+        return _answer(payload, None, caveats=[_describe_failed_count(error)])
+    changes = describe_changes(error.changed)
+    why = f"uncounted: changed: {changes}" if changes else "uncounted: no recorded count"
+    return _answer(payload, None, caveats=[why], before=error.before)
 
 
 def _answer(
@@ -259,7 +250,7 @@ def _answer(
     )
 
 
-def describe_failed_count(error: CountError) -> str:
+def _describe_failed_count(error: CountError) -> str:
     """Return the caveat of a count that was tried and failed."""
     if isinstance(error, CountCassetteError):
         return "count-failed: the test's count cassette cannot be read; restore or delete it"
@@ -269,8 +260,8 @@ def describe_failed_count(error: CountError) -> str:
 def _read_output(payload: Payload, output_tokens: int | str | None) -> int | None:
     """Return how long a reply is taken to be; `"max"` is the payload's `max_tokens`."""
     if output_tokens == "max":
-        most = payload.body.get("max_tokens")
-        if not is_quantity(most):
+        most = reply_limit(payload.body)
+        if most is None:
             raise SettingsError(
                 'output_tokens="max", but the payload has no usable max_tokens; set it, or pass a '
                 "number as output_tokens="
@@ -400,7 +391,7 @@ def _failed_count(session: Session, error: CountError) -> str:
     if isinstance(error, CountMissingError):
         return ""
     session.notes.add(f"not counted: {error}")
-    return describe_failed_count(error)
+    return _describe_failed_count(error)
 
 
 def with_caveats(answer: Answer, *caveats: str) -> Answer:

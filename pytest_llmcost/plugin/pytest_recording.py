@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_llmcost.counting.record_mode import LIVE, MODES, RecordMode
+
 if TYPE_CHECKING:
     from pytest_llmcost.settings import Settings
 
@@ -24,13 +26,10 @@ _LONGEST_NAME = 255
 """Bytes; that of nearly every file system."""
 
 
-def record_mode(item: pytest.Item | None, config: pytest.Config, settings: Settings) -> str:
-    """Return how counts of a test are recorded: our setting, pytest-recording's mode, or `none`.
-
-    `--disable-recording` is `live`: count over the network, read and write no cassette.
-    """
+def record_mode(item: pytest.Item | None, config: pytest.Config, settings: Settings) -> RecordMode:
+    """Return how counts of a test are recorded: our setting, pytest-recording's mode, or `none`."""
     if config.getoption("disable_recording", False):
-        return "live"
+        return LIVE
     mode: Any = settings.record_mode or config.getoption("record_mode", None)
     # The mode of the vcr marker or of `vcr_config` applies to tests with that marker alone.
     marks = [] if item is None else list(item.iter_markers("vcr"))
@@ -40,7 +39,7 @@ def record_mode(item: pytest.Item | None, config: pytest.Config, settings: Setti
         vcr_config = _fixture_value(item, "vcr_config")
         mode = vcr_config.get("record_mode") if isinstance(vcr_config, Mapping) else None
     # VCR takes its enumeration as well as a plain string.
-    return str(getattr(mode, "value", mode) or "none").lower()
+    return MODES.get(str(getattr(mode, "value", mode)).lower(), MODES["none"])
 
 
 def cassette_path(item: pytest.Item) -> Path:

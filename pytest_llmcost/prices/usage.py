@@ -131,8 +131,9 @@ def is_quantity(value: object, *, least: int = 0) -> TypeGuard[int]:
 
 _SEVERAL_CALLS = ("mcp_servers", "fallbacks", "compaction", "container")
 _CLIENT_TOOLS = ("custom", "bash_", "browser_toolset_", "computer_", "memory_", "text_editor_")
-"""How the types of tools begin that the client runs. Any other may run on the server, and make one
-request sample again. Source: the types of tools in anthropic 2.14.0, read 2026-11-26."""
+"""How the types of tools begin that the client runs.
+
+Source: the types of tools in anthropic 2.14.0, read 2026-11-26."""
 
 
 def text_of(value: object) -> str | None:
@@ -152,6 +153,17 @@ def mappings(value: object) -> list[Mapping[str, Any]]:
     return [each for each in listed if type(each) is dict or isinstance(each, Mapping)]
 
 
+def reply_limit(request: Mapping[str, Any]) -> int | None:
+    """Return the most output tokens of one sampling call, thinking included; None for no limit."""
+    most = request.get("max_tokens")
+    return most if is_quantity(most) else None
+
+
+def may_run_on_server(tool: Mapping[str, Any]) -> bool:
+    """Return whether a tool may make one request sample again, as all do that are not known."""
+    return not str(tool.get("type") or "custom").startswith(_CLIENT_TOOLS)
+
+
 def tools_and_longest_reply(
     request: Mapping[str, Any],
 ) -> tuple[list[Mapping[str, Any]], int | None]:
@@ -160,20 +172,17 @@ def tools_and_longest_reply(
     Its messages may define tools, too. Source: BetaToolChangeToolDefinitionParam in anthropic
     2.14.0, read 2026-11-26.
 
-    `max_tokens`, thinking included, bounds one sampling call, and hence the reply. Nothing does,
-    which is None, where tools that run on the server make several of them, or another model some.
+    What bounds one sampling call bounds the reply. Nothing does, which is None, where tools that
+    run on the server make several of them, or another model some.
     """
     found = mappings(request.get("tools"))
     for message in mappings(request.get("messages")):
         for block in mappings(message.get("content")):
             if block.get("type") == "tool_addition":
                 found += mappings([mapping(block.get("tool")).get("definition")])
-    most, listed = request.get("max_tokens"), request.get("tools") or []
-    kinds = {str(tool.get("type") or "custom") for tool in found}
-    is_one_call = isinstance(listed, (list, tuple)) and all(
-        kind.startswith(_CLIENT_TOOLS) for kind in kinds
-    )
-    if not is_quantity(most) or not is_one_call or any(map(request.get, _SEVERAL_CALLS)):
+    most, listed = reply_limit(request), request.get("tools") or []
+    is_one_call = isinstance(listed, (list, tuple)) and not any(map(may_run_on_server, found))
+    if most is None or not is_one_call or any(map(request.get, _SEVERAL_CALLS)):
         return found, None
     # To clear old tool results and thinking takes no model, to compact does. Source:
     # https://platform.claude.com/docs/en/build-with-claude/context-editing

@@ -25,6 +25,7 @@ from standin.rules import check_count
 from pytest_llmcost.counting.cassette import Count, CountCassette
 from pytest_llmcost.counting.client import Asker, Counter, Job
 from pytest_llmcost.counting.payload import read_payload
+from pytest_llmcost.counting.record_mode import MODES
 from pytest_llmcost.counting.segments import (
     CachedPrompt,
     calls_until_it_pays,
@@ -32,6 +33,7 @@ from pytest_llmcost.counting.segments import (
     plan_caching,
     split_prompt,
 )
+from pytest_llmcost.prices.price_file import ModelEntry
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
 
@@ -65,12 +67,7 @@ def foretell(body: dict[str, Any]) -> CachedPrompt:
         )
         for one in plan.payloads
     }
-    return split_prompt(
-        plan,
-        counts,
-        min_cacheable_tokens=CARD.about(payload.model).min_cacheable_tokens,
-        opening_tokens=opening_tokens_of(payload.model, CARD.about(payload.model).tokenizer),
-    )
+    return split_prompt(plan, counts, CARD.about(payload.model))
 
 
 def bill_twice(body: dict[str, Any]) -> list[Usage]:
@@ -248,7 +245,7 @@ def test_an_unknown_minimum_is_said_to_be_unknown() -> None:
     counts = {
         one.fingerprint: Count(input_tokens=10 - place) for place, one in enumerate(plan.payloads)
     }
-    found = split_prompt(plan, counts, min_cacheable_tokens=None)
+    found = split_prompt(plan, counts, ModelEntry())
     assert found.notes == ("how short a prefix claude-opus-4-7 still caches is not known",)
     assert [segment.upto for segment in found.segments] == ["system.0", "end"]
 
@@ -279,14 +276,14 @@ def test_recorded_once_it_is_expected_offline_and_agrees_with_the_bill(
     plan = plan_caching(read_payload(body), read=read_payload)
     path = tmp_path / "test.llmcost.yaml"
 
-    def count(mode: Any, client: Any) -> CachedPrompt:
+    def count(mode: str, client: Any) -> CachedPrompt:
         counter, cassette = Counter(lambda: client), CountCassette(path)
         counts = {
-            one.fingerprint: counter.count(Job(one, cassette, mode, Asker("test")))
+            one.fingerprint: counter.count(Job(one, cassette, MODES[mode], Asker("test")))
             for one in plan.payloads
         }
         cassette.save()
-        return split_prompt(plan, counts, min_cacheable_tokens=2048, opening_tokens=2)
+        return split_prompt(plan, counts, CARD.about(plan.whole.model))
 
     with anthropic.Anthropic(base_url=api.url, api_key="any") as client:
         expected = count("new_episodes", client)
@@ -330,7 +327,7 @@ def test_worked_example_with_opus_4_7s_prices() -> None:
     plan = plan_caching(read_payload(PAYLOADS["system"]), read=read_payload)
     tokens = zip(plan.payloads, (10_500, 10_008, 8), strict=True)
     counts = {one.fingerprint: Count(input_tokens=number) for one, number in tokens}
-    prompt = split_prompt(plan, counts, min_cacheable_tokens=2048)
+    prompt = split_prompt(plan, counts, ModelEntry(min_cacheable_tokens=2048))
 
     def usd(usage: Usage) -> Decimal:
         sampling = SamplingCall(model="claude-opus-4-7", usage=usage)

@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from standin import StandIn, Step, answer_error, answer_json, fault, rate_limited
 
 from pytest_llmcost.counting.cassette import Count, CountCassette, Entry, write_entries
-from pytest_llmcost.counting.client import Asker, Counter, Job, Mode, make_client
+from pytest_llmcost.counting.client import Asker, Counter, Job, PayloadCount, make_client
 from pytest_llmcost.counting.payload import Payload, read_payload
+from pytest_llmcost.counting.record_mode import LIVE, MODES
 from pytest_llmcost.errors import CountError, CountMissingError
 from pytest_llmcost.prices.rate_card import shipped_card
 
@@ -49,9 +50,11 @@ class CountingKit:
         return self.made[-1]
 
     def count(
-        self, asked: Payload | None = None, mode: Mode = "new_episodes", asker: Asker = ME
-    ) -> Count:
-        counted = self.counter.count(Job(asked or payload(), self.cassette, mode, asker))
+        self, asked: Payload | None = None, mode: str = "new_episodes", asker: Asker = ME
+    ) -> PayloadCount:
+        is_new = not self.cassette.has_recorded(asker.name)
+        allowed = MODES.get(mode, LIVE).for_asker(is_new=is_new)
+        counted = self.counter.count(Job(asked or payload(), self.cassette, allowed, asker))
         self.cassette.save()
         return counted
 
@@ -143,7 +146,7 @@ def test_a_miss_names_the_test_it_was_compared_with(kit: CountingKit) -> None:
     ],
 )
 def test_each_mode_asks_and_records_as_it_says(
-    kit: CountingKit, mode: Mode, first: str, same: str, other: str
+    kit: CountingKit, mode: str, first: str, same: str, other: str
 ) -> None:
     def source(kit: CountingKit, asked: Payload) -> str:
         before = len(kit.api.counted)
@@ -188,7 +191,7 @@ def test_the_memo_spares_requests_but_every_test_writes_its_own_file(
 ) -> None:
     other = CountCassette(tmp_path / "other.llmcost.yaml")
     kit.count()
-    kit.counter.count(Job(payload(), other, "new_episodes", ME))
+    kit.counter.count(Job(payload(), other, MODES["new_episodes"], ME))
     assert len(kit.api.counted) == 1
     assert CountCassette(other.path).entries == kit.cassette.entries
 
@@ -427,7 +430,7 @@ def test_counting_in_many_threads_records_everything(kit: CountingKit) -> None:
     def count(one: Payload) -> int:
         if one in asked[:8]:
             barrier.wait(60)
-        return kit.counter.count(Job(one, kit.cassette, "new_episodes", ME)).input_tokens
+        return kit.counter.count(Job(one, kit.cassette, MODES["new_episodes"], ME)).input_tokens
 
     with ThreadPoolExecutor(8) as pool:
         counts = list(pool.map(count, asked))
@@ -448,7 +451,7 @@ def outdated(path: Path, *askers: str) -> None:
 
 @pytest.mark.parametrize("mode", ["none", "once"])
 def test_counts_of_an_earlier_recipe_are_refused_with_the_command_that_renews_them(
-    kit: CountingKit, mode: Mode
+    kit: CountingKit, mode: str
 ) -> None:
     outdated(kit.path, ME.name)
     with pytest.raises(CountMissingError, match=r"another recipe, .* uses recipe 2") as caught:

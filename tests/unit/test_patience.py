@@ -19,6 +19,7 @@ from pytest_llmcost.counting.api_error import message_of, show_body, without_sec
 from pytest_llmcost.counting.cassette import CountCassette
 from pytest_llmcost.counting.client import Asker, Counter, Job, count_all
 from pytest_llmcost.counting.payload import Payload, read_payload
+from pytest_llmcost.counting.record_mode import MODES
 from pytest_llmcost.errors import CountError
 
 anthropic = pytest.importorskip("anthropic")
@@ -191,7 +192,7 @@ def test_a_thread_that_cannot_start_is_an_error_for_all_that_wait_for_it(
 
 def test_many_counts_end_as_well(tmp_path: Any) -> None:
     cassette = CountCassette(tmp_path / "test.llmcost.yaml")
-    jobs = [Job(payload(str(n)), cassette, "new_episodes", Asker("test")) for n in range(20)]
+    jobs = [Job(payload(str(n)), cassette, MODES["new_episodes"], Asker("test")) for n in range(20)]
     with serving(hang) as url, counter_at(url) as counter:
         assert all("within 0.25 s" in str(each) for each in count_all(counter, jobs))
     with StandIn() as api, counter_at(api.url) as counter:

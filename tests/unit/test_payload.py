@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from standin import StandIn
 
+from pytest_llmcost.counting import prompt
 from pytest_llmcost.counting.payload import (
     changed_parts,
     describe_changes,
@@ -190,12 +192,28 @@ def test_whose_request_it_is_goes_out_as_headers() -> None:
     assert "workspace_id" not in payload.body
 
 
+def test_every_field_that_the_sdk_has_is_known() -> None:
+    """A new one goes into a set of `counting/prompt.py`, by what it does to the prompt."""
+    beta, plain = anthropic.types.beta, anthropic.types
+    create = {*beta.message_create_params.MessageCreateParamsBase.__annotations__}
+    count = {*beta.message_count_tokens_params.MessageCountTokensParams.__annotations__}
+    of_count = {*plain.message_count_tokens_params.MessageCountTokensParams.__annotations__}
+    assert create <= prompt.KNOWN
+    assert count - {"betas", *prompt.HEADERS} <= prompt.COUNTED
+    assert count - of_count - {"betas"} <= prompt.NEEDS_BETA
+
+
 def test_a_log_in_token_of_an_mcp_server_is_in_no_hash() -> None:
     def server(token: str, name: str = "m") -> list[dict[str, str]]:
         return [{"name": name, "url": "https://example.test", "authorization_token": token}]
 
-    one, two = (read_payload({**HELLO, "mcp_servers": server(token)}) for token in ("a", "b"))
+    system = [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
+    one, two = (
+        read_payload({**HELLO, "system": system, "mcp_servers": server(token)})
+        for token in ("a", "b")
+    )
     assert (one.fingerprint, one.parts) == (two.fingerprint, two.parts)
+    assert one.prefixes[0].digest == two.prefixes[0].digest
     assert one.body["mcp_servers"][0]["authorization_token"] == "a", "it is still sent"
     other = read_payload({**HELLO, "mcp_servers": server("a", "n")})
     assert other.fingerprint != one.fingerprint

@@ -19,7 +19,6 @@ from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.counting.segments import (
     Plan,
     PromptParts,
-    opening_tokens_of,
     plan_parts,
     split_parts,
 )
@@ -60,12 +59,10 @@ def count_locally(body: Any) -> int:
 
 
 def counted(plan: Plan) -> PromptParts:
-    model = plan.whole.model
     counts = {
         each.fingerprint: Count(input_tokens=count_locally(each.body)) for each in plan.payloads
     }
-    opening = opening_tokens_of(model, CARD.about(model).tokenizer)
-    return split_parts(plan, counts, opening_tokens=opening)
+    return split_parts(plan, counts, CARD.about(plan.whole.model))
 
 
 def parts_of(body: dict[str, Any], *names: str) -> PromptParts:
@@ -189,7 +186,7 @@ def test_what_is_left_out_of_a_count_makes_its_part_a_lower_bound() -> None:
         )
         for each in plan.payloads
     }
-    parts = split_parts(plan, counts, opening_tokens=2)
+    parts = split_parts(plan, counts, CARD.about(plan.whole.model))
     assert parts.left_out == {"tools.ask"}
     assert parts.notes == ("count_tokens rejects tools.ask; left out",)
 

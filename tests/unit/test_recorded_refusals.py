@@ -18,6 +18,7 @@ from pytest_llmcost.counting.cassette import (
 )
 from pytest_llmcost.counting.client import Asker, Counter, Job, count_all
 from pytest_llmcost.counting.payload import Payload, read_payload
+from pytest_llmcost.counting.record_mode import MODES
 from pytest_llmcost.errors import CountCassetteError, CountError
 
 anthropic = pytest.importorskip("anthropic")
@@ -58,14 +59,16 @@ def test_a_recorded_refusal_is_told_as_the_live_one_was_and_asks_nobody(
     path: Path, standin: StandIn, counter: Counter
 ) -> None:
     standin.script(fault(400, SAID))
-    (live,) = count_all(counter, [Job(payload(), CountCassette(path), "new_episodes", ASKER)])
+    (live,) = count_all(
+        counter, [Job(payload(), CountCassette(path), MODES["new_episodes"], ASKER)]
+    )
     assert isinstance(live, CountError)
     assert live.refusal == SAID
     write_entries(path, [refusal_of(SAID)])
     asked = len(standin.requests)
     for mode in ("none", "new_episodes"):
         with pytest.raises(CountError) as recorded:
-            counter.count(Job(payload(), CountCassette(path), mode, ASKER))
+            counter.count(Job(payload(), CountCassette(path), MODES[mode], ASKER))
         assert str(recorded.value) == str(live)
     assert len(standin.requests) == asked
 
@@ -74,7 +77,7 @@ def test_asking_for_everything_anew_asks_again(
     path: Path, standin: StandIn, counter: Counter
 ) -> None:
     write_entries(path, [refusal_of(SAID)])
-    count = counter.count(Job(payload(), CountCassette(path), "all", ASKER))
+    count = counter.count(Job(payload(), CountCassette(path), MODES["all"], ASKER))
     assert count.input_tokens > 0
     assert read_entries(path)[payload().fingerprint].refused is None
 

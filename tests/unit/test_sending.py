@@ -18,6 +18,7 @@ from pytest_llmcost.counting.cassette import CountCassette
 from pytest_llmcost.counting.client import Asker, Counter, Job
 from pytest_llmcost.counting.own_requests import OWN_REQUEST
 from pytest_llmcost.counting.payload import Payload, read_payload
+from pytest_llmcost.counting.record_mode import MODES
 from pytest_llmcost.errors import CountError
 
 vcr = pytest.importorskip("vcr")
@@ -115,7 +116,9 @@ def test_counts_and_the_applications_concurrent_calls_do_not_meet(
     def count_all() -> list[int]:
         start.wait(60)
         return [
-            counter.count(Job(payload(text), counts, "new_episodes", Asker("test"))).input_tokens
+            counter.count(
+                Job(payload(text), counts, MODES["new_episodes"], Asker("test"))
+            ).input_tokens
             for text in texts
         ]
 
