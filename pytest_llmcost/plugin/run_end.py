@@ -243,12 +243,7 @@ def _sum_up(session: Session) -> Ledger:
     """Return the ledger of the run, with every budget judged."""
     judge_late(session)
     session.save_counts()
-    settings, card, on, notes = session.settings, session.card, session.price_date, []
-    if session.ledger and (age := (on - card.checked_on).days) > _STALE_CARD_DAYS:
-        notes.append(
-            f"the rates were last updated {age} days before the price date ({card.checked_on}): "
-            "update pytest-llmcost, or see `llmcost rates`"
-        )
+    settings, card, on = session.settings, session.card, session.price_date
     ledger = session.ledger.ledger(
         price_date=on.isoformat(),
         rate_card=CardId(version=card.version, sha256=card.sha256, sources=tuple(card.sources)),
@@ -271,7 +266,7 @@ def _sum_up(session: Session) -> Ledger:
             replace(budget, idle=budget.pattern in session.unmatched_globs)
             for budget in budgets_of_run(settings)
         ],
-        notes=[*session.all_notes, *notes],
+        notes=session.all_notes,
     )
     if settings.model:
         ledger = with_other_models(session, ledger)
@@ -281,6 +276,11 @@ def _sum_up(session: Session) -> Ledger:
         *max_tokens_notes(ledger, every_test="worst" in settings.columns),
         *missing_notes(ledger),
     ]
+    if session.ledger and (age := (on - card.checked_on).days) > _STALE_CARD_DAYS:
+        notes.append(
+            f"the rates were last updated {age} days before the price date ({card.checked_on}): "
+            "update pytest-llmcost, or see `llmcost rates`"
+        )
     for nodeid in _tests_with("exceeded", ledger):
         notes.append(f"{nodeid} exceeded its budget too late to fail, so the run fails")
     live = [name for name, _ in live_spenders(ledger) if live_mode(settings, name) == "warn"]
@@ -346,10 +346,9 @@ def _tests_with(
 
     They have exceeded it if `pytest.exit()` ended the run in them, or a call has ended after them.
     """
-    last = {test.nodeid: test for test in ledger.tests}
     return [
         test.nodeid
-        for test in last.values()
+        for test in last_attempts(ledger.tests)
         if test.outcome in outcomes
         and any(verdict.state == state for verdict in own_verdicts(test))
     ]
