@@ -113,7 +113,7 @@ class ItemHooks(Hooks):
     ) -> Generator[None, None, None]:
         """Find the paths in settings that match no test; then note what each hook deselects."""
         settings = self.session.settings
-        if "=" in "".join((*settings.budgets, *settings.live, *settings.allowed_models)):
+        if any("=" in str(value) for value in vars(settings).values()):  # as in a line for a path
             from pytest_llmcost.plugin.marker import unmatched_globs
 
             self.session.unmatched_globs.update(unmatched_globs(settings, session, items))
@@ -186,8 +186,7 @@ class ItemHooks(Hooks):
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Begin an attempt; a set-up that ends early may have spent."""
         __tracebackhide__ = True
-        session = self.session
-        session.begin(item)
+        self.session.begin(item)
         try:
             return (yield)
         except BaseException as error:
@@ -227,9 +226,11 @@ class ItemHooks(Hooks):
             if error is None and (has_spent or self._rewrites_all):
                 # Now, because its folder is a fixture's value.
                 session.counts.open_to_rewrite(session.attempt_of(item))
-        except BaseException as raised:  # noqa: BLE001 - once the test is judged, it fails by that
-            failure = raised
-        error = error or failure
+        except BaseException as raised:  # noqa: BLE001 - it is raised once the test is judged
+            if error is None:
+                error = failure = raised
+            else:
+                session.failures.append(raised)  # for the teardown, or the end of the run
         # Asked now, because markers may have been added while it ran.
         has_budget = is_body and (self._limits_all or _has_marker(item))
         attempt = session.attempt_of(item) if has_budget else session.attempt
@@ -256,9 +257,7 @@ class ItemHooks(Hooks):
             session.skipped.add(nodeid_of(item))
         if excuse == "skip" and _has_marker(item):
             session.skipped_budgets.add(nodeid_of(item))
-        if failure is not None and error is not failure:
-            session.failures.append(failure)  # for the teardown, or the end of the run
-        elif failure is not None:
+        if failure is not None:
             raise failure
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -275,18 +274,16 @@ class ItemHooks(Hooks):
             session.outcome = _outcome_of(item, error, "error")
             self._end_teardown(error)
             raise
-        if session.children.may_exist:
-            session.catch_up()
-        if session.attempt is None:
-            session.test = session.phase = None
-        else:
-            self._end_teardown(None)
+        self._end_teardown(None)
         return result
 
     def _end_teardown(self, error: BaseException | None) -> None:
         """End the attempt; raise a budget that was kept until the teardown."""
         __tracebackhide__ = True
-        session, attempt = self.session, self.session.attempt
+        session = self.session
+        if session.children.may_exist:
+            session.catch_up()
+        attempt = session.attempt
         if attempt is not None or isinstance(error, (LlmCostError, LiveCapError)):
             watch_reports(session)
         session.test = session.phase = None  # what is sent from now on is not its
