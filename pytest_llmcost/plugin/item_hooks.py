@@ -186,7 +186,7 @@ class ItemHooks(Hooks):
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Begin an attempt; a set-up that ends early may have spent."""
         __tracebackhide__ = True
-        self.session.begin(item)
+        self.session.enter(item, "setup")
         try:
             return (yield)
         except BaseException as error:
@@ -198,9 +198,7 @@ class ItemHooks(Hooks):
         """Judge a test when its body has run; a test that has failed itself fails only by that."""
         __tracebackhide__ = True
         session = self.session
-        if session.test is not item:  # a plugin may run phases without the ones before
-            session.begin(item)
-        session.phase = "call"
+        session.enter(item, "call")
         try:
             result = yield
         except BaseException as error:
@@ -265,9 +263,7 @@ class ItemHooks(Hooks):
         """Judge again, because fixtures may spend in their teardown."""
         __tracebackhide__ = True
         session = self.session
-        if session.test is not item:
-            session.begin(item)
-        session.phase = "teardown"
+        session.enter(item, "teardown")
         try:
             result = yield
         except BaseException as error:
