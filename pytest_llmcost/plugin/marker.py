@@ -19,7 +19,7 @@ import pytest
 
 from pytest_llmcost.budgets.budget import Budget, Limited, Scope
 from pytest_llmcost.budgets.path_globs import (
-    TAG,
+    check_tag,
     folder_of,
     matches,
     may_hold_in,
@@ -30,7 +30,7 @@ from pytest_llmcost.budgets.path_globs import (
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.money import format_whole_usd, show_value
 from pytest_llmcost.plugin.options import ARGUMENTS, MARKER, TAG_MARKER
-from pytest_llmcost.plugin.owners import check_tag, nodeid_of
+from pytest_llmcost.plugin.owners import nodeid_of
 from pytest_llmcost.prices.bill import CacheState
 from pytest_llmcost.settings import CACHE_STATES, Settings
 
@@ -111,9 +111,6 @@ def budgets_of_run(settings: Settings) -> list[Budget]:
     """
     origin, warn_at = settings.origin("budgets"), settings.warn_at
     paths = [parse_path_budget(line, origin, warn_at=warn_at) for line in settings.budgets]
-    for pattern in (each.pattern for each in paths if each.pattern and each.scope == "tag"):
-        with settings.naming("budgets"):
-            check_tag(pattern.removeprefix(TAG))
     # A gate for each path that has a line of its own; what breaks it fails its own test.
     for name, kind in (("live", "live"), ("allowed_models", "models")):
         for pattern, value in dict(map(read_line, getattr(settings, name))).items():
