@@ -42,7 +42,6 @@ class ItemHooks(Hooks):
     def __init__(self, session: Session) -> None:
         """Watch the tests of a session."""
         super().__init__(session)
-        self._limits_all = session.settings.max_test is not None
         self._rewrites_all = record_mode(None, session.config, session.settings) == "rewrite"
         self._set_ups: dict[pytest.FixtureDef[Any], int] = {}
         self._is_watching = False
@@ -209,7 +208,7 @@ class ItemHooks(Hooks):
         # Private: unittest keeps its outcome there instead of raising it; pytest reports the first.
         kept = getattr(item, "_excinfo", None)
         # In this order: it is asked for every test of every suite.
-        is_judged = kept or self._limits_all or self._rewrites_all or _has_marker(item)
+        is_judged = kept or self._rewrites_all or _has_marker(item)
         if session.attempt is not None or is_judged:
             self._judge(item, kept[0].value if kept else None)
         return result
@@ -230,7 +229,7 @@ class ItemHooks(Hooks):
             else:
                 session.failures.append(raised)  # for the teardown, or the end of the run
         # Asked now, because markers may have been added while it ran.
-        has_budget = is_body and (self._limits_all or _has_marker(item))
+        has_budget = is_body and _has_marker(item)
         attempt = session.attempt_of(item) if has_budget else session.attempt
         # A failed subtest may have come before our reports were watched.
         has_failed = item.session.testsfailed > session.failed_before
@@ -268,17 +267,18 @@ class ItemHooks(Hooks):
             result = yield
         except BaseException as error:
             session.outcome = _outcome_of(item, error, "error")
-            self._end_teardown(error)
+            self._end_teardown(item, error)
             raise
-        self._end_teardown(None)
+        self._end_teardown(item, None)
         return result
 
-    def _end_teardown(self, error: BaseException | None) -> None:
+    def _end_teardown(self, item: pytest.Item, error: BaseException | None) -> None:
         """End the attempt; raise a budget that was kept until the teardown."""
         __tracebackhide__ = True
         session = self.session
         if session.children.may_exist:
             session.catch_up()
+            session.attempt_of(item)  # it may have sent by a child alone, and that may be lost
         attempt = session.attempt
         if attempt is not None or isinstance(error, (LlmCostError, LiveCapError)):
             watch_reports(session)
@@ -296,8 +296,9 @@ class ItemHooks(Hooks):
         finally:
             attempt.is_over = True
             # A set-up that skipped before it had spent was not judged; fixtures may spend.
+            has_lost = attempt.has_lost_calls or session.children.are_lost(attempt)
             is_open = attempt.blocks or not attempt.has_failed
-            if before or (attempt.has_spent and is_open):
+            if before or ((attempt.has_spent or has_lost) and is_open):
                 from pytest_llmcost.plugin.verdicts import judge
 
                 needs_calls = bool(before) and before[0].state == "unverified"
