@@ -353,22 +353,8 @@ def resolve(
         ):
             if stated in (None, False, ()) or origin is None:
                 continue
-            if option.repeatable and isinstance(stated, str):  # in the environment
-                stated = stated.replace("\n", ",").split(",")
-            texts = [str(text).strip() for text in (stated if option.repeatable else [stated])]
-            if origin != option.flag:  # a list may have empty lines, or end in a comma
-                texts = [text for text in texts if text] or [""]
-            if not all(texts):  # which would silently limit nothing, or compare with nothing
-                raise SettingsError(
-                    f"{origin}: is empty. Set a value or remove it (an unset shell "
-                    "variable expands to an empty string)."
-                )
-            for text in texts:
-                if len(text) > 1 and text[0] == text[-1] in "\"'" and text[0] not in text[1:-1]:
-                    wrong = f"{text}: the quotes are part of the value; remove them"
-                    raise SettingsError(f"{origin}: {wrong}")
             try:
-                parsed = [option.parse(text) for text in texts]
+                parsed = _parse(option, stated, is_flag=origin == option.flag)
             except SettingsError as error:
                 raise SettingsError(f"{origin}: {error}") from None
             # A path in an ini file is relative to that file.
@@ -377,3 +363,18 @@ def resolve(
             origins[option.name] = origin
             break
     return Settings(**values, origins=origins)
+
+
+def _parse(option: Option, stated: Any, *, is_flag: bool) -> list[Any]:
+    if option.repeatable and isinstance(stated, str):  # in the environment
+        stated = stated.replace("\n", ",").split(",")
+    texts = [str(text).strip() for text in (stated if option.repeatable else [stated])]
+    if not is_flag:  # a list may have empty lines, or end in a comma
+        texts = [text for text in texts if text] or [""]
+    for text in texts:
+        if not text:  # which would silently limit nothing, or compare with nothing
+            remedy = "remove it (an unset shell variable expands to an empty string)"
+            raise SettingsError(f"is empty. Set a value or {remedy}.")
+        if len(text) > 1 and text[0] == text[-1] in "\"'" and text[0] not in text[1:-1]:
+            raise SettingsError(f"{text}: the quotes are part of the value; remove them")
+    return [option.parse(text) for text in texts]

@@ -20,22 +20,20 @@ from pytest_llmcost.json_values import written
 from pytest_llmcost.money import EXACT, format_usd, parse_share_or_usd
 
 Scope = Literal["suite", "test", "block", "path", "tag", "increase"]
-State = Literal["within", "exceeded", "unverified"]
+State = Literal["within", "unverified", "exceeded"]
+"""The worst one last."""
 PerCall = Literal["call_usd", "call_input_tokens", "call_output_tokens", "parts"]
-Limited = Literal[
-    Kind, "worst", PerCall, "models", "unbudgeted", "live", "refused", "stable_prefix", "vanished"
-]
+Rule = Literal["models", "unbudgeted", "live", "refused", "stable_prefix", "vanished"]
+Limited = Literal[Kind, "worst", PerCall, Rule]
 """What a budget can limit: a sum over calls, as they are or at their worst, or, with a gate, the
-largest call or the largest prompt by one of its parts, the models, the calls of a test without a
-budget, those that went over the network, those that the cap on live spend refuses, those that
-break the cached prefix of an earlier one, or the guards that are gone."""
+largest call or the largest prompt by one of its parts, or how often a rule is broken."""
 PartTokens: TypeAlias = Mapping[str, Mapping[str, int]]
 """The fingerprint of a payload -> the tokens of its parts, as far as they are counted."""
 _NO_PARTS: PartTokens = MappingProxyType({})
 
-_SUMS: Mapping[str, Kind] = {**{kind: kind for kind in get_args(Kind)}, "worst": "usd"}
 _QUANTITIES: Mapping[str, Kind] = {
-    **_SUMS,
+    **{kind: kind for kind in get_args(Kind)},
+    "worst": "usd",
     "call_usd": "usd",
     "call_input_tokens": "input_tokens",
     "call_output_tokens": "output_tokens",
@@ -76,7 +74,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def quantity(self) -> Kind:
-        """What its figures are of; those of other gates are of the calls that break it."""
+        """What its figures are of; those of a rule are of the calls that break it."""
         return _QUANTITIES.get(self.kind, "calls")
 
     @property
@@ -85,9 +83,14 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.kind in get_args(PerCall)
 
     @property
+    def is_rule(self) -> bool:
+        """Whether it limits no amount."""
+        return self.kind in get_args(Rule)
+
+    @property
     def is_gate(self) -> bool:
-        """Whether it limits single calls, so that a sum of calls cannot be judged by it."""
-        return self.kind not in _SUMS
+        """Whether it is about single calls, so that a sum of calls cannot be judged by it."""
+        return self.is_per_call or self.is_rule
 
 
 class Verdict(Budget, frozen=True, kw_only=True):
@@ -103,10 +106,9 @@ class Verdict(Budget, frozen=True, kw_only=True):
     """Why it is not exact, each once, sorted. Unverified without any: there was nothing to limit,
     no request, or no test of the path."""
     found: tuple[str, ...] = written(())
-    """Of the kind `models`: the exact ids that were called and are not allowed; of `stable_prefix`:
-    where prefixes broke, and what that costs per call; of `refused`: whether calls were refused, or
-    sent past the cap; of `unbudgeted`: the shared fixtures that called, and `outside tests`.
-    Sorted."""
+    """Of a rule, what breaks it, sorted: models by their exact ids; where prefixes broke, and what
+    that costs per call; whether calls were refused by the live cap, or sent past it; the shared
+    fixtures that called, and `outside tests`."""
 
     @property
     def is_near(self) -> bool:
@@ -160,14 +162,7 @@ def judge_calls(
         has_requests=has_requests,
         count_command=count_command,
     )
-    found: Iterable[str] = ()
-    if budget.kind == "stable_prefix":
-        found = describe_breaks(counting)
-    elif budget.kind == "models":
-        found = {name for call in counting for name in _foreign(call, budget.models)}
-    elif budget.kind == "refused":
-        past, refused = "sent past the live cap", "refused by the live cap"
-        found = {refused if each.evidence == "refused" else past for each in counting}
+    _, found = _breaking(budget, counting)
     return replace(verdict, found=tuple(sorted(found))) if found else verdict
 
 
@@ -175,19 +170,28 @@ def concerned(
     budget: Budget, calls: Sequence[Call], parts: PartTokens = _NO_PARTS
 ) -> Sequence[Call]:
     """Return the calls that count against a budget: of a gate the forbidden or largest."""
-    if budget.kind == "models":
-        return [call for call in calls if _foreign(call, budget.models)]
-    if budget.kind == "live":
-        return [call for call in calls if call.live is not False]
-    if budget.kind == "stable_prefix":
-        return [call for call in calls if call.broken_prefix is not None]
-    if budget.kind == "refused":
-        return [call for call in calls if call.has_caveat("live-cap")]
     if budget.is_per_call:
         kind = budget.quantity
         amounts = [(_amounts_of(budget, each, parts)[kind].low or 0, each) for each in calls]
         return [call for _, call in sorted(amounts, key=lambda each: -each[0])[:1]]
-    return calls
+    return _breaking(budget, calls)[0]
+
+
+def _breaking(budget: Budget, calls: Sequence[Call]) -> tuple[Sequence[Call], Iterable[str]]:
+    """Return the calls that break a rule, and what its verdict names of them."""
+    if budget.kind == "models":
+        calls = [call for call in calls if _foreign(call, budget.models)]
+        return calls, {name for call in calls for name in _foreign(call, budget.models)}
+    if budget.kind == "live":
+        return [call for call in calls if call.live is not False], ()
+    if budget.kind == "stable_prefix":
+        calls = [call for call in calls if call.broken_prefix is not None]
+        return calls, describe_breaks(calls)
+    if budget.kind == "refused":
+        calls = [call for call in calls if call.has_caveat("live-cap")]
+        past, refused = "sent past the live cap", "refused by the live cap"
+        return calls, {refused if each.evidence == "refused" else past for each in calls}
+    return calls, ()
 
 
 def describe_breaks(calls: Iterable[Call]) -> list[str]:

@@ -14,7 +14,7 @@ from posixpath import normpath
 
 from pytest_llmcost.budgets.budget import Budget
 from pytest_llmcost.errors import SettingsError
-from pytest_llmcost.money import parse_usd
+from pytest_llmcost.money import parse_usd, show_value
 
 TAG = "tag:"
 _WILDCARD = re.compile(r"\*\*|\*|\?")
@@ -29,11 +29,13 @@ def parse_path_budget(line: str, origin: str, *, warn_at: Decimal | None = None)
         SettingsError: without a glob or an amount that makes sense; names the origin.
     """
     pattern, amount = read_line(line)
-    if pattern in ("", TAG):
+    if not pattern:
         raise SettingsError(
             f"{origin}: {line.strip()!r} is not `path = amount`; write `tests/agents/** = $0.50`"
         )
     try:
+        if pattern.startswith(TAG):
+            check_tag(pattern.removeprefix(TAG))
         limit = parse_usd(amount)
     except SettingsError as error:
         raise SettingsError(f"{origin}: {line.strip()!r}: {error}") from None
@@ -45,6 +47,19 @@ def parse_path_budget(line: str, origin: str, *, warn_at: Decimal | None = None)
         pattern=pattern,
         warn_at=warn_at,
     )
+
+
+def check_tag(name: object) -> None:
+    """Refuse what is no tag.
+
+    Raises:
+        SettingsError: it is no text, empty, or has blanks, a comma or an equals sign.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[^\s,=]+", name):
+        raise SettingsError(
+            f"{show_value(name)} is not a tag; write a word without blanks, commas and equals "
+            'signs, for example "judge"'
+        )
 
 
 def read_line(line: str) -> tuple[str, str]:

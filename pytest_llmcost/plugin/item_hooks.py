@@ -42,7 +42,6 @@ class ItemHooks(Hooks):
     def __init__(self, session: Session) -> None:
         """Watch the tests of a session."""
         super().__init__(session)
-        self._limits_all = session.settings.max_test is not None
         self._rewrites_all = record_mode(None, session.config, session.settings).prunes
         self._set_ups: dict[pytest.FixtureDef[Any], int] = {}
         self._is_watching = False
@@ -113,7 +112,7 @@ class ItemHooks(Hooks):
     ) -> Generator[None, None, None]:
         """Find the paths in settings that match no test; then note what each hook deselects."""
         settings = self.session.settings
-        if "=" in "".join((*settings.budgets, *settings.live, *settings.allowed_models)):
+        if any("=" in str(value) for value in vars(settings).values()):  # as in a line for a path
             from pytest_llmcost.plugin.marker import unmatched_globs
 
             self.session.unmatched_globs.update(unmatched_globs(settings, session, items))
@@ -186,8 +185,7 @@ class ItemHooks(Hooks):
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Begin an attempt; a set-up that ends early may have spent."""
         __tracebackhide__ = True
-        session = self.session
-        session.begin(item)
+        self.session.enter(item, "setup")
         try:
             return (yield)
         except BaseException as error:
@@ -199,9 +197,7 @@ class ItemHooks(Hooks):
         """Judge a test when its body has run; a test that has failed itself fails only by that."""
         __tracebackhide__ = True
         session = self.session
-        if session.test is not item:  # a plugin may run phases without the ones before
-            session.begin(item)
-        session.phase = "call"
+        session.enter(item, "call")
         try:
             result = yield
         except BaseException as error:
@@ -212,7 +208,7 @@ class ItemHooks(Hooks):
         # Private: unittest keeps its outcome there instead of raising it; pytest reports the first.
         kept = getattr(item, "_excinfo", None)
         # In this order: it is asked for every test of every suite.
-        is_judged = kept or self._limits_all or self._rewrites_all or _has_marker(item)
+        is_judged = kept or self._rewrites_all or _has_marker(item)
         if session.attempt is not None or is_judged:
             self._judge(item, kept[0].value if kept else None)
         return result
@@ -227,11 +223,13 @@ class ItemHooks(Hooks):
             if error is None and (has_spent or self._rewrites_all):
                 # Now, because its folder is a fixture's value.
                 session.counts.open_to_rewrite(session.attempt_of(item))
-        except BaseException as raised:  # noqa: BLE001 - once the test is judged, it fails by that
-            failure = raised
-        error = error or failure
+        except BaseException as raised:  # noqa: BLE001 - it is raised once the test is judged
+            if error is None:
+                error = failure = raised
+            else:
+                session.failures.append(raised)  # for the teardown, or the end of the run
         # Asked now, because markers may have been added while it ran.
-        has_budget = is_body and (self._limits_all or _has_marker(item))
+        has_budget = is_body and _has_marker(item)
         attempt = session.attempt_of(item) if has_budget else session.attempt
         # A failed subtest may have come before our reports were watched.
         has_failed = item.session.testsfailed > session.failed_before
@@ -256,9 +254,7 @@ class ItemHooks(Hooks):
             session.skipped.add(nodeid_of(item))
         if excuse == "skip" and _has_marker(item):
             session.skipped_budgets.add(nodeid_of(item))
-        if failure is not None and error is not failure:
-            session.failures.append(failure)  # for the teardown, or the end of the run
-        elif failure is not None:
+        if failure is not None:
             raise failure
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -266,27 +262,24 @@ class ItemHooks(Hooks):
         """Judge again, because fixtures may spend in their teardown."""
         __tracebackhide__ = True
         session = self.session
-        if session.test is not item:
-            session.begin(item)
-        session.phase = "teardown"
+        session.enter(item, "teardown")
         try:
             result = yield
         except BaseException as error:
             session.outcome = _outcome_of(item, error, "error")
-            self._end_teardown(error)
+            self._end_teardown(item, error)
             raise
-        if session.children.may_exist:
-            session.catch_up()
-        if session.attempt is None:
-            session.test = session.phase = None
-        else:
-            self._end_teardown(None)
+        self._end_teardown(item, None)
         return result
 
-    def _end_teardown(self, error: BaseException | None) -> None:
+    def _end_teardown(self, item: pytest.Item, error: BaseException | None) -> None:
         """End the attempt; raise a budget that was kept until the teardown."""
         __tracebackhide__ = True
-        session, attempt = self.session, self.session.attempt
+        session = self.session
+        if session.children.may_exist:
+            session.catch_up()
+            session.attempt_of(item)  # it may have sent by a child alone, and that may be lost
+        attempt = session.attempt
         if attempt is not None or isinstance(error, (LlmCostError, LiveCapError)):
             watch_reports(session)
         session.test = session.phase = None  # what is sent from now on is not its
@@ -303,8 +296,9 @@ class ItemHooks(Hooks):
         finally:
             attempt.is_over = True
             # A set-up that skipped before it had spent was not judged; fixtures may spend.
+            has_lost = attempt.has_lost_calls or session.children.are_lost(attempt)
             is_open = attempt.blocks or not attempt.has_failed
-            if before or (attempt.has_spent and is_open):
+            if before or ((attempt.has_spent or has_lost) and is_open):
                 from pytest_llmcost.plugin.verdicts import judge
 
                 needs_calls = bool(before) and before[0].state == "unverified"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from fnmatch import fnmatch
@@ -19,7 +19,7 @@ import pytest
 
 from pytest_llmcost.budgets.budget import Budget, Limited, Scope
 from pytest_llmcost.budgets.path_globs import (
-    TAG,
+    check_tag,
     folder_of,
     matches,
     may_hold_in,
@@ -28,62 +28,14 @@ from pytest_llmcost.budgets.path_globs import (
     values_for,
 )
 from pytest_llmcost.errors import SettingsError
-from pytest_llmcost.money import format_whole_usd, parse_quantity, parse_usd, show_value
-from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
-from pytest_llmcost.plugin.owners import check_tag, nodeid_of
+from pytest_llmcost.money import format_whole_usd, show_value
+from pytest_llmcost.plugin.options import ARGUMENTS, MARKER, TAG_MARKER
+from pytest_llmcost.plugin.owners import nodeid_of
 from pytest_llmcost.prices.bill import CacheState
-from pytest_llmcost.settings import CACHE_STATES, Settings, parse_glob, parse_part
+from pytest_llmcost.settings import CACHE_STATES, Settings
 
 if TYPE_CHECKING:
     import _pytest.nodes
-
-
-def _parse_models(value: object) -> tuple[str, ...]:
-    globs = [value] if isinstance(value, str) else value
-    if not isinstance(globs, (list, tuple)) or not globs:
-        raise SettingsError(
-            f'{show_value(value)} is not a list of model ids or globs; write ["claude-haiku-*"]'
-        )
-    return tuple(parse_glob(str(glob)) for glob in globs)
-
-
-def _parse_live(value: object) -> Decimal:
-    if not isinstance(value, bool):
-        raise SettingsError(f"{show_value(value)} is neither True nor False")
-    return Decimal("Infinity" if value else 0)
-
-
-def _parse_stable_prefix(value: object) -> Decimal:
-    if value is not True:
-        raise SettingsError(
-            f"{show_value(value)} is not True; leave it out, or see llmcost_stable_prefix"
-        )
-    return Decimal(0)
-
-
-def _parse_parts(value: object) -> dict[str, int]:
-    if not isinstance(value, Mapping) or not value:
-        raise SettingsError(
-            f'{show_value(value)} is not a mapping of parts to tokens; write {{"tools": "3k"}}'
-        )
-    return {parse_part(name): parse_quantity(limit) for name, limit in value.items()}
-
-
-_PARSERS: Mapping[Limited, Callable[[object], Any]] = {
-    "usd": parse_usd,
-    "worst": parse_usd,
-    "input_tokens": parse_quantity,
-    "uncached_input_tokens": parse_quantity,
-    "output_tokens": parse_quantity,
-    "calls": parse_quantity,
-    "call_usd": parse_usd,
-    "call_input_tokens": parse_quantity,
-    "call_output_tokens": parse_quantity,
-    "parts": _parse_parts,
-    "models": _parse_models,
-    "live": _parse_live,
-    "stable_prefix": _parse_stable_prefix,
-}
 
 
 class Limits(NamedTuple):
@@ -111,14 +63,13 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
         budgets.setdefault(budget.subject, budget)
     # `live=True` limits nothing: it takes the setting's gate away.
     finite = (each for each in budgets.values() if each.limit.is_finite())
-    order = [*_PARSERS, "refused"]
+    order = [*ARGUMENTS, "refused"]
     stated = sorted(finite, key=lambda each: order.index(each.kind))
-    # A budget is one on an amount, of the test or of its path; gates without one are none.
-    gates = {"models", "live", "refused", "stable_prefix", "parts"}
-    if settings.require_budget and not {each.kind for each in stated} - gates:
+    # A budget is one on an amount, of the test or of its path; rules and parts alone are none.
+    if settings.require_budget and all(each.is_rule or each.part for each in stated):
         of_paths = _patterns(each for each in budgets_of_run(settings) if not each.is_gate)
         if not any(matches(pattern, nodeid) for pattern in of_paths):
-            stated.insert(0, _gate(settings, "test", "require_budget", kind="unbudgeted"))
+            stated.insert(0, _budget(settings, "test", "require_budget", kind="unbudgeted"))
     return Limits(tuple(stated), cache)
 
 
@@ -160,15 +111,11 @@ def budgets_of_run(settings: Settings) -> list[Budget]:
     """
     origin, warn_at = settings.origin("budgets"), settings.warn_at
     paths = [parse_path_budget(line, origin, warn_at=warn_at) for line in settings.budgets]
-    for pattern in (each.pattern for each in paths if each.pattern and each.scope == "tag"):
-        with settings.naming("budgets"):
-            check_tag(pattern.removeprefix(TAG))
     # A gate for each path that has a line of its own; what breaks it fails its own test.
-    gates: Mapping[str, Limited] = {"live": "live", "allowed_models": "models"}
-    for name, kind in gates.items():
+    for name, kind in (("live", "live"), ("allowed_models", "models")):
         for pattern, value in dict(map(read_line, getattr(settings, name))).items():
             if pattern and value != "off":  # which takes a rule away, so that none is lost
-                paths.append(_gate(settings, "path", name, kind=kind, pattern=pattern))
+                paths.append(_budget(settings, "path", name, kind=kind, pattern=pattern))
     return [*_of_settings(settings, "suite"), *paths]
 
 
@@ -183,40 +130,39 @@ def live_mode(settings: Settings, nodeid: str = "") -> str:
 
 
 def _budget(settings: Settings, scope: Scope, name: str, **fields: Any) -> Budget:
-    """Return the budget that a setting states, with these fields in place of what is usual."""
-    usual = {"limit": getattr(settings, name), "label": name, "warn_at": settings.warn_at}
+    """Return the budget that a setting states; of one that is no amount, a rule for every call."""
+    stated = getattr(settings, name)
+    limit = stated if isinstance(stated, Decimal) else Decimal(0)
+    usual = {"limit": limit, "label": name, "warn_at": settings.warn_at}
     return Budget(scope=scope, origin=settings.origin(name), **{**usual, **fields})
-
-
-_gate = partial(_budget, limit=Decimal(0))  # one that no call may break
 
 
 def _of_settings(settings: Settings, scope: Scope, nodeid: str = "") -> Iterator[Budget]:
     """Yield the budgets of every test, or of the suite; its gates are on calls outside of tests."""
     budget = partial(_budget, settings, scope)
-    gate = partial(_gate, settings, scope)
     if scope == "suite":
         if settings.max_suite is not None:
             yield budget("max_suite")
         elif settings.require_budget and settings.max_call is None:
-            yield gate("require_budget", kind="unbudgeted")
+            yield budget("require_budget", kind="unbudgeted")
     else:
         if settings.max_test is not None:
             yield budget("max_test")
         if settings.max_worst is not None:
             yield budget("max_worst", kind="worst")
     if live_mode(settings, nodeid) == "fail":
-        yield gate("live", kind="live")
+        yield budget("live", kind="live")
     if settings.max_live is not None:
-        yield gate("max_live", kind="refused", reason=format_whole_usd(settings.max_live))
+        cap = format_whole_usd(settings.max_live)
+        yield budget("max_live", kind="refused", limit=Decimal(0), reason=cap)
     if settings.max_call is not None:
         yield budget("max_call", kind="call_usd")
     for part, limit in sorted(settings.max_parts, key=itemgetter(1)):  # of two, the lower one holds
         yield budget("max_parts", kind="parts", part=part, limit=Decimal(limit))
     if models := values_for(settings.allowed_models, nodeid):
-        yield gate("allowed_models", kind="models", models=tuple(models))
+        yield budget("allowed_models", kind="models", models=tuple(models))
     if settings.stable_prefix == "fail":
-        yield gate("stable_prefix", kind="stable_prefix")
+        yield budget("stable_prefix", kind="stable_prefix")
 
 
 def _nearest_first(
@@ -263,14 +209,14 @@ def _read_marker(mark: pytest.Mark, origin: str, settings: Settings, *, is_own: 
     if mark.args:
         stated["usd"] = mark.args[0]
     reason, cache = stated.pop("reason", None), stated.pop("cache", None)
-    unknown = sorted(stated.keys() - _PARSERS.keys())
+    unknown = sorted(stated.keys() - ARGUMENTS.keys())
     budgets = []
     try:
         if is_wrong or not stated or unknown:
             raise SettingsError(
                 f"{f'has no argument {unknown[0]}=; it ' if unknown else ''}"
                 'takes an amount such as "$0.05" and optionally '
-                f"{', '.join(f'{kind}=' for kind in _PARSERS if kind != 'usd')}, "
+                f"{', '.join(f'{kind}=' for kind in ARGUMENTS if kind != 'usd')}, "
                 f"cache= and reason=; got {_show(mark)}"
             )
         if reason is not None and not isinstance(reason, str):
@@ -279,21 +225,23 @@ def _read_marker(mark: pytest.Mark, origin: str, settings: Settings, *, is_own: 
             raise SettingsError(
                 f"cache={show_value(cache)} is not one of {', '.join(CACHE_STATES)}"
             )
-        for kind in (each for each in _PARSERS if each in stated):
+        for kind in (each for each in ARGUMENTS if each in stated):
             where = "max_cost: " if kind == "usd" else f"max_cost: {kind}="
             # None, perhaps from a variable that is not set, is an error: it would limit nothing.
-            read = _PARSERS[kind](stated[kind])
-            for part, limit in read.items() if kind == "parts" else [(None, read)]:
+            read = ARGUMENTS[kind](stated[kind])
+            allowed: dict[str, Any] = {kind: read} if isinstance(read, tuple) else {}
+            limits = read if isinstance(read, Mapping) else {None: 0 if allowed else read}
+            for part, limit in limits.items():
                 budget = Budget(
                     scope="test",
                     kind=kind,
-                    limit=Decimal(0 if kind == "models" else limit),
-                    models=limit if kind == "models" else (),
+                    limit=Decimal(limit),
                     part=part,
                     origin=origin,
                     required=is_own,
                     reason=reason,
                     warn_at=settings.warn_at,
+                    **allowed,
                 )
                 budgets.append(budget)
     except SettingsError as error:

@@ -5,27 +5,77 @@ from __future__ import annotations
 import inspect
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from _pytest.config import get_config
 from _pytest.config.findpaths import determine_setup
 
 from pytest_llmcost.errors import SettingsError
-from pytest_llmcost.settings import OPTIONS, Settings, resolve
+from pytest_llmcost.money import parse_quantity, parse_usd, show_value
+from pytest_llmcost.settings import OPTIONS, Settings, parse_glob, parse_part, resolve
+
+if TYPE_CHECKING:
+    from pytest_llmcost.budgets.budget import Limited
 
 MARKER, TAG_MARKER = "max_cost", "llmcost_tag"
+
+
+def _parse_models(value: object) -> tuple[str, ...]:
+    globs = [value] if isinstance(value, str) else value
+    if not isinstance(globs, (list, tuple)) or not globs:
+        raise SettingsError(
+            f'{show_value(value)} is not a list of model ids or globs; write ["claude-haiku-*"]'
+        )
+    return tuple(parse_glob(str(glob)) for glob in globs)
+
+
+def _parse_live(value: object) -> float:
+    if not isinstance(value, bool):
+        raise SettingsError(f"{show_value(value)} is neither True nor False")
+    return float("inf") if value else 0
+
+
+def _parse_stable_prefix(value: object) -> int:
+    if value is not True:
+        raise SettingsError(
+            f"{show_value(value)} is not True; leave it out, or see llmcost_stable_prefix"
+        )
+    return 0
+
+
+def _parse_parts(value: object) -> dict[str, int]:
+    if not isinstance(value, Mapping) or not value:
+        raise SettingsError(
+            f'{show_value(value)} is not a mapping of parts to tokens; write {{"tools": "3k"}}'
+        )
+    return {parse_part(name): parse_quantity(limit) for name, limit in value.items()}
+
+
+ARGUMENTS: Mapping[Limited, Callable[[object], Any]] = {
+    "usd": parse_usd,
+    "worst": parse_usd,
+    "input_tokens": parse_quantity,
+    "uncached_input_tokens": parse_quantity,
+    "output_tokens": parse_quantity,
+    "calls": parse_quantity,
+    "call_usd": parse_usd,
+    "call_input_tokens": parse_quantity,
+    "call_output_tokens": parse_quantity,
+    "parts": _parse_parts,
+    "models": _parse_models,
+    "live": _parse_live,
+    "stable_prefix": _parse_stable_prefix,
+}
+"""What the marker limits, by its arguments: a number, names that are allowed, numbers by part."""
 MARKERS = (
-    "max_cost(usd, *, input_tokens=None, uncached_input_tokens=None, output_tokens=None, "
-    "calls=None, worst=None, call_usd=None, call_input_tokens=None, call_output_tokens=None, "
-    "parts=None, models=None, live=None, stable_prefix=None, cache=None, "
+    f"max_cost(usd, *, {', '.join(f'{name}=None' for name in list(ARGUMENTS)[1:])}, cache=None, "
     'reason=""): '
     'fail the test if its Claude calls cost more than usd ("$0.02", "2c", 0.02), or use more '
     'tokens or calls ("8k") than allowed, in all, in one call or in a part of a prompt '
-    '({"tools": "3k"}), are of other models, or live. '
-    "(pytest-llmcost)",
+    '({"tools": "3k"}), are of other models, or live. (pytest-llmcost)',
     "llmcost_tag(*tags): tag the Claude calls of the test, for totals and budgets by tag. "
     "(pytest-llmcost)",
 )

@@ -8,7 +8,6 @@ inside another must not take calls out of the outer one's budget.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +16,6 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_llmcost.concurrency import cached_property, context_var
-from pytest_llmcost.errors import SettingsError
-from pytest_llmcost.money import show_value
 from pytest_llmcost.plugin.options import TAG_MARKER
 
 if TYPE_CHECKING:
@@ -278,6 +275,8 @@ def tag(name: str) -> Iterator[None]:
     Raises:
         SettingsError: the name is empty, or could not stand in `llmcost_budgets`.
     """
+    from pytest_llmcost.budgets.path_globs import check_tag
+
     check_tag(name)
     opened, before, around = _Open(name), _tags.get(), _current()
     if before is None:  # what other threads have opened is beside this one, not around it
@@ -319,16 +318,3 @@ def holding_tags(fixture: object) -> Iterator[None]:
         for each in _open:
             if each not in before:
                 each.held_by = each.held_by or fixture
-
-
-def check_tag(name: object) -> None:
-    """Refuse what is no tag.
-
-    Raises:
-        SettingsError: it is no text, empty, or has blanks, a comma or an equals sign.
-    """
-    if not isinstance(name, str) or not re.fullmatch(r"[^\s,=]+", name):
-        raise SettingsError(
-            f"{show_value(name)} is not a tag; write a word without blanks, commas and equals "
-            'signs, for example "judge"'
-        )

@@ -329,10 +329,9 @@ def _tests_with(
 
     They have exceeded it if `pytest.exit()` ended the run in them, or a call has ended after them.
     """
-    last = {test.nodeid: test for test in ledger.tests}
     return [
         test.nodeid
-        for test in last.values()
+        for test in last_attempts(ledger.tests)
         if test.outcome in outcomes
         and any(verdict.state == state for verdict in own_verdicts(test))
     ]

@@ -46,18 +46,37 @@ if TYPE_CHECKING:
     from pytest_llmcost.prices.rate_card import RateCard
 
 KEY = pytest.StashKey["Session"]()
-_SETS = (
-    *("incomplete", "lost_calls", "notes", "not_passed", "saved_cassettes", "unmatched_globs"),
-    *("skipped", "skipped_budgets", "deselected", "deselecting"),
-)
-"""Sets of a session that the process which owns the run joins."""
 FAILURES = (Exception, pytest.fail.Exception, pytest.skip.Exception)
 """What a hook of the user, or a timeout of the test, may raise; pytest's own are no `Exception`."""
 LONG_WAIT, SHORT_WAIT = 300.0, 5.0
 """Seconds for which the main thread, and any other, waits while another one records calls."""
 
 
-class Session:
+class _Findings:
+    """What the process that owns the run joins with what others have found."""
+
+    incomplete: set[str]
+    """Why the run does not stand for the whole suite."""
+    lost_calls: set[str]
+    """Why calls may be missing: the run is incomplete, and what it spent has no upper bound."""
+    notes: set[str]
+    not_passed: set[str]
+    """Tests that were skipped or failed, and modules and classes that were skipped whole."""
+    skipped: set[str]
+    """Tests that were skipped, and modules and classes that were skipped whole."""
+    skipped_budgets: set[str]
+    """Tests with a budget of their own that were skipped."""
+    deselected: set[str]
+    """Tests that pytest has deselected, for its own options, or a conftest."""
+    deselecting: set[str]
+    """The conftests that have done so."""
+    unmatched_globs: set[str]
+    """The paths in settings that match no test."""
+    saved_cassettes: set[str]
+    """Those that VCR has written in this run."""
+
+
+class Session(_Findings):
     """The settings of a session, who is running in it, and what it has spent so far."""
 
     def __init__(self, config: pytest.Config) -> None:
@@ -71,27 +90,9 @@ class Session:
         self.in_history: Run | None = None
         """What was appended to the history of this run."""
         self.workers = 0
-        self.incomplete: set[str] = set()
-        """Why the run does not stand for the whole suite."""
-        self.lost_calls: set[str] = set()
-        """Why calls may be missing: the run is incomplete, and what it spent has no upper bound."""
-        self.notes: set[str] = set()
-        self.not_passed: set[str] = set()
-        """Tests that were skipped or failed, and modules and classes that were skipped whole."""
-        self.saved_cassettes: set[str] = set()
-        """Those that VCR has written in this run."""
+        vars(self).update({name: set[str]() for name in _Findings.__annotations__})
         self.selected: set[str] = set()
-        """With a baseline, all tests that are to run; so the next one."""
-        self.skipped: set[str] = set()
-        """Tests that were skipped, and modules and classes that were skipped whole."""
-        self.deselected: set[str] = set()
-        """Tests that pytest has deselected, for its own options, or a conftest."""
-        self.deselecting: set[str] = set()
-        """The conftests that have done so."""
-        self.skipped_budgets: set[str] = set()
-        """Tests with a budget of their own that were skipped."""
-        self.unmatched_globs: set[str] = set()
-        """The paths in settings that match no test."""
+        """With a baseline, all tests that are to run."""
         self.late_conftests: set[object] = set()
         """Conftests that were loaded by the collection; our hooks in them are ignored."""
         self.hook: Callable[[str], pluggy.HookCaller] = partial(
@@ -161,7 +162,7 @@ class Session:
     def take_news(self) -> dict[str, Any]:
         """Return what the process that owns the run does not know yet, in exact builtins."""
         fragment = self.ledger.take_fragment() if self.has_spending else None
-        sets = {name: sorted(getattr(self, name)) for name in _SETS}
+        sets = {name: sorted(getattr(self, name)) for name in _Findings.__annotations__}
         return {"ledger": fragment, **sets, "notes": sorted(self.all_notes)}
 
     def absorb(self, news: Mapping[str, Any], **process: Any) -> None:
@@ -169,7 +170,7 @@ class Session:
         if news["ledger"] is not None:
             self.ledger.absorb(news["ledger"], **process)
             self.changes += 1
-        for name in _SETS:
+        for name in _Findings.__annotations__:
             getattr(self, name).update(news[name])
 
     # The heavy half
@@ -264,14 +265,16 @@ class Session:
             return sender_of(self.outside, None)
         return sender_of(self.attempt_of(test), phase)
 
-    def begin(self, item: pytest.Item) -> None:
-        """Begin the next attempt of a test. This makes no object: most tests send nothing."""
-        if self.children.may_exist:
-            self.children.enter(item)
-        self._attempts[item.nodeid] = self._attempts.get(item.nodeid, 0) + 1
-        self.attempt, self.outcome = None, "passed"
-        self.test, self.phase = item, "setup"
-        self.failed_before = item.session.testsfailed
+    def enter(self, item: pytest.Item, phase: Phase) -> None:
+        """Enter a phase of a test. This makes no object: most tests send nothing."""
+        if phase == "setup" or self.test is not item:  # a plugin may run phases without a set-up
+            if self.children.may_exist:
+                self.children.enter(item)
+            self._attempts[item.nodeid] = self._attempts.get(item.nodeid, 0) + 1
+            self.attempt, self.outcome = None, "passed"  # first: other threads read the test
+            self.test = item
+            self.failed_before = item.session.testsfailed
+        self.phase = phase
 
     def attempt_of(self, item: pytest.Item) -> TestAttempt:
         """Return the attempt of a test under way."""

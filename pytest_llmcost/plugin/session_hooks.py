@@ -43,7 +43,7 @@ class SessionHooks(Hooks):
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         """Judge the suite when all tests have run, while a failure still sets the exit status."""
-        self._pytest, self._has_begun = session, True
+        self._has_begun = True
         try:
             result = yield
         except BaseException as error:
@@ -122,11 +122,11 @@ class SessionHooks(Hooks):
         """Sum up the run, again if there is news; None if there is nothing to say."""
         if self._pytest is None or self._pytest.config.option.collectonly:
             return None
-        session, settings = self.session, self.session.settings
+        session = self.session
         session.catch_up()
         session.note_failures()
-        asked = (settings.budgets, settings.report, settings.baseline, settings.history)
-        is_asked = any(asked) or settings.max_suite is not None or session.unmatched_globs
+        asking = {"budgets", "max_suite", "report", "baseline", "history"}  # without a call, too
+        is_asked = session.unmatched_globs or asking & session.settings.origins.keys()
         if not (is_asked or (session.has_spending and session.ledger)):
             return self._end
         session.incomplete.update(_why_incomplete(session, self._pytest))

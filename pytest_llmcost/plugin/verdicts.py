@@ -7,14 +7,14 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from traceback import walk_tb
 from types import TracebackType
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 import pytest
 from _pytest._code import Traceback
 from _pytest.outcomes import Failed
 from msgspec.structs import replace
 
-from pytest_llmcost.budgets.budget import Budget, Verdict, judge_calls
+from pytest_llmcost.budgets.budget import Budget, State, Verdict, judge_calls
 from pytest_llmcost.call import Call
 from pytest_llmcost.compare.repriced import at_worst
 from pytest_llmcost.errors import CountError, LiveCapError, LlmCostError, SettingsError
@@ -32,7 +32,7 @@ from pytest_llmcost.reports.wording import (
     short_sentence,
 )
 
-_RANK = ("within", "unverified", "exceeded")
+_RANK = get_args(State)
 _Raised = pytest.ExceptionInfo[BaseException]
 
 

@@ -154,15 +154,17 @@ def test_a_child_that_did_not_come_back_leaves_the_run_without_an_upper_bound(
     result.stdout.fnmatch_lines(["*fork*"])
 
 
-def test_a_test_that_sent_by_a_lost_child_alone_says_so(project: Project) -> None:
+@pytest.mark.parametrize("budget", ["marker", "max-test=$1", "max-call=$1"])
+def test_a_test_that_sent_by_a_lost_child_alone_says_so(project: Project, budget: str) -> None:
+    marker = '@max_cost("$1")' if budget == "marker" else ""
     project.write(
         app=APP,
-        test_app="""
+        test_app=f"""
         import os
         import app
         from pytest_llmcost import max_cost
 
-        @max_cost("$1")
+        {marker}
         def test_forks():
             child = os.fork()
             if child == 0:
@@ -171,8 +173,9 @@ def test_a_test_that_sent_by_a_lost_child_alone_says_so(project: Project) -> Non
             os.waitpid(child, 0)
         """,
     )
-    result = project.run_apart("-W", "ignore::DeprecationWarning")
-    result.assert_outcomes(failed=1)
+    args = () if marker else (f"--llmcost-{budget}",)
+    result = project.run_apart("-W", "ignore::DeprecationWarning", *args)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*a child process ended while it called Claude*"])
     result.stdout.no_fnmatch_line("*no Claude call was seen*")
 

@@ -283,6 +283,26 @@ def test_a_hook_that_fails_keeps_no_run_from_ending(
     assert [each for each in ledger["notes"] if "hook failed" in each and "Zero" in each]
 
 
+def test_a_hook_that_fails_is_told_beside_a_skip_over_its_budget(project: Project) -> None:
+    project.write(
+        conftest="def pytest_llmcost_call(call): raise RuntimeError('the hook')\n",
+        test_app="""
+    import pytest
+    from pytest_llmcost import max_cost
+
+    @max_cost("$0.01")
+    def test_skips(llmcost):
+        llmcost.record({"input_tokens": 9, "output_tokens": 0}, model="claude-opus-4-7", usd="$1")
+        pytest.skip("later")
+    """,
+    )
+    result = project.run()
+    result.assert_outcomes(failed=1, errors=1)
+    result.stdout.fnmatch_lines_random(
+        ["FAILED test_app.py::test_skips - $1.00 > $0.01 budget*", "*RuntimeError: the hook"]
+    )
+
+
 def test_a_hook_that_fails_keeps_no_worker_from_telling_what_it_spent(project: Project) -> None:
     project.write(
         conftest="def pytest_llmcost_call(call, item): 1 / 0",

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from conftest import Project
+from doc_pages import DOCS
 from standin import StandIn
+
+from pytest_llmcost.plugin.options import ARGUMENTS
 
 PAYLOAD = """
     from pytest_llmcost import max_cost
@@ -17,6 +22,13 @@ PAYLOAD = """
             "messages": [{"role": "user", "content": "word " * words}],
         }
 """
+
+
+def test_every_argument_is_documented() -> None:
+    page = (DOCS / "reference" / "marker.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?`|the first) \|", page, re.MULTILINE)
+    named = {name for row in rows for name in re.findall("`(.*?)`", row)}
+    assert named == {*ARGUMENTS, "cache", "reason"} - {"usd"}
 
 
 def test_a_prompt_over_its_ceiling_fails_its_test_and_says_why(

@@ -373,7 +373,7 @@ def test_help_markers_and_fixtures_read_well(project: Project) -> None:
     for option in OPTIONS:
         assert f"\n  {option.ini} (" in help_text
     markers = project.run("--markers").stdout.str()
-    assert "@pytest.mark.max_cost(usd, *, input_tokens=None, uncached_input_tokens=None" in markers
+    assert "@pytest.mark.max_cost(usd, *, worst=None, input_tokens=None, uncached_input" in markers
     project.run("--fixtures").stdout.fnmatch_lines_random(
         [
             "llmcost -- *plugin/__init__.py:*",

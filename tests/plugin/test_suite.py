@@ -379,7 +379,8 @@ def test_max_test_is_the_ceiling_of_tests_without_a_marker(project: Project) -> 
         ]
     )
     verdicts = {each["nodeid"]: each["verdict"]["state"] for each in project.ledger()["tests"]}
-    assert verdicts["test_app.py::test_idle"] == "within"
+    assert verdicts["test_app.py::test_cheap"] == "within"
+    assert "test_app.py::test_idle" not in verdicts
 
 
 def test_places_have_ceilings_on_the_sum_of_what_matches(project: Project) -> None:

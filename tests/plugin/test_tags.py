@@ -470,7 +470,7 @@ def test_a_budget_is_for_a_tag_that_a_call_can_have(project: Project, name: str)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: llmcost_budgets: *"])
     if name:
-        result.stderr.fnmatch_lines([f"ERROR: llmcost_budgets: {name!r} is not a tag; *"])
+        result.stderr.fnmatch_lines([f"ERROR: llmcost_budgets: *: {name!r} is not a tag; *"])
 
 
 def test_a_tag_is_no_path(tmp_path: Path) -> None:

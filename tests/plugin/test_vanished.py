@@ -237,6 +237,14 @@ def test_it_names_nothing_after_harmless_changes(suite: Path) -> None:
     assert "1 failed, 5 passed, 1 skipped, 1 error" in ran.out, ran.out
 
 
+def test_a_test_that_calls_nothing_is_no_guard_by_the_budget_of_all_tests(suite: Path) -> None:
+    files = changed(SUITE, "markers = slow", "markers = slow\nllmcost_max_test = $1")
+    write_files(suite, files)
+    run_suite(suite, "--llmcost-report=base.json")
+    write_files(suite, changed(files, "def test_nothing", "def test_other"))
+    assert vanished(compare(suite, "--llmcost-vanished=fail")) == {}
+
+
 def test_a_new_test_stands_for_no_more_than_one_that_is_gone_and_only_by_its_prompts(
     tmp_path: Path,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from sample_reports import CARD, OUTSIDE, a_fixture, a_test, make_budget, make_call, make_report
 
-from pytest_llmcost.budgets.budget import Budget, Verdict, judge_calls
+from pytest_llmcost.budgets.budget import Budget, Rule, Verdict, judge_calls
 from pytest_llmcost.budgets.path_globs import parse_path_budget
 from pytest_llmcost.call import BrokenPrefix, Call, PricedSamplingCall, reprice
 from pytest_llmcost.compare.repriced import at_worst
@@ -24,6 +24,7 @@ from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.reports.gates import GATES
 from pytest_llmcost.reports.github import render_annotations
 from pytest_llmcost.reports.junit import test_properties as properties_of
 from pytest_llmcost.reports.run_wording import broken_prefixes
@@ -34,6 +35,10 @@ HAIKU, OPUS = "claude-haiku-4-5-20251001", "claude-opus-4-7"
 
 def allow(*globs: str, **fields: Any) -> Budget:
     return make_budget("0", kind="models", models=globs, **fields)
+
+
+def test_every_rule_has_words_of_its_own() -> None:
+    assert GATES.keys() == {*get_args(Rule)}
 
 
 class TestAllowedModels:
