@@ -646,6 +646,46 @@ def test_what_is_sent_through_a_proxy_that_is_connected_is_refused(
         result.stdout.fnmatch_lines([f"FAILED *::test_{name} - *claude-haiku-4-5 was not sent*"])
 
 
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+@pytest.mark.parametrize("way", ["direct", "http", "socks5"])
+def test_a_client_does_not_wait_for_the_connection_of_a_refused_request(
+    online: Project, library: str, way: str
+) -> None:
+    """Its pool counts a connection that was never opened, until that has failed to connect."""
+    if way == "socks5":
+        pytest.importorskip("socksio")
+    proxy = "" if way == "direct" else f', proxy="{way}://127.0.0.1:9"'
+    online.write(
+        test_app=SUITE
+        + f"""
+    import {library} as library
+
+    URL = "https://api.anthropic.com/v1/messages"
+    SENT = {{"json": {{**ASKED, "max_tokens": 1}}, "headers": {{"anthropic-version": "1"}}}}
+    ONE = {{"limits": library.Limits(max_connections=1), "timeout": library.Timeout(5, pool=1)}}
+
+    def test_sync():
+        with library.Client(**ONE{proxy}) as client:
+            for _ in range(2):
+                with pytest.raises(LiveCapError):
+                    client.post(URL, **SENT)
+
+    def test_async():
+        async def main():
+            async with library.AsyncClient(**ONE{proxy}) as client:
+                for _ in range(2):
+                    with pytest.raises(LiveCapError):
+                        await client.post(URL, **SENT)
+
+        asyncio.run(main())
+    """
+    )
+    result = online.run("--llmcost-max-live=0")
+    result.assert_outcomes(failed=2)
+    for name in ("sync", "async"):
+        result.stdout.fnmatch_lines([f"FAILED *::test_{name} - 2 requests refused by *"])
+
+
 def test_a_try_of_urllib3_after_one_that_was_lost_is_reserved_anew(
     online: Project, standin: StandIn
 ) -> None:
