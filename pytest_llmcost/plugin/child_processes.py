@@ -132,6 +132,15 @@ class ChildProcesses:
             self._share_folder()
         self.session.enter_child()
 
+    def end_child(self) -> None:
+        """End this process if it is a forked child of a test, out of which a refusal has come.
+
+        No `Exception`, it passes what was to end the child. That would go on as a second pytest
+        beside its parent, and wait for threads that it does not have.
+        """
+        if self._is_child:
+            os._exit(1)
+
     @property
     def when_idle(self) -> Callable[[], None] | None:
         """What a child's capture calls when all it has sent is back."""

@@ -221,6 +221,8 @@ class ItemHooks(Hooks):
         """Judge a test by how its set-up or body ended; raise what a skip would hide."""
         __tracebackhide__ = True
         session, failure, is_body = self.session, None, self.session.phase == "call"
+        if error is not None and _is_refusal(error):
+            session.children.end_child()
         try:
             session.drain()
             has_spent = session.attempt is not None and session.attempt.has_spent
@@ -287,6 +289,8 @@ class ItemHooks(Hooks):
         """End the attempt; raise a budget that was kept until the teardown."""
         __tracebackhide__ = True
         session, attempt = self.session, self.session.attempt
+        if error is not None and _is_refusal(error):
+            session.children.end_child()
         if attempt is not None or isinstance(error, (LlmCostError, LiveCapError)):
             watch_reports(session)
         session.test = session.phase = None  # what is sent from now on is not its
