@@ -45,6 +45,8 @@ class LiveCap:
 
     def __init__(self, session: Session) -> None:
         """Nothing is spent yet, or what the file says that the run's other processes have."""
+        import filelock  # noqa: F401 - now: at the first lock, a child could be forked meanwhile
+
         settings = session.settings
         self._session: Session | None = session
         self._path = session.run_folder / "live-spend"

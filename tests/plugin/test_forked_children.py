@@ -484,6 +484,52 @@ def test_children_are_under_the_cap_on_live_spend(
     assert standin.requests == []
 
 
+@pytest.mark.parametrize("imported", ["pytest_llmcost.plugin.live_cap", "filelock"])
+def test_a_child_does_not_wait_for_what_another_thread_of_its_parent_imports(
+    project: Project, standin: StandIn, imported: str
+) -> None:
+    """The first request imports most of the plugin, and the child has no thread to end that."""
+    project.online(standin).write(
+        app=APP,
+        test_app=f"""
+        import faulthandler
+        import os
+        import sys
+        import threading
+        import time
+        from app import ask_live
+
+        class Slow:
+            has_begun = threading.Event()
+
+            def find_spec(self, name, path=None, target=None):
+                if name == {imported!r}:
+                    self.has_begun.set()
+                    time.sleep(1)
+
+        def test_forks():
+            sys.meta_path.insert(0, Slow())
+            thread = threading.Thread(target=ask_live, args=(1,))
+            thread.start()
+            assert Slow.has_begun.wait(60)
+            child = os.fork()
+            if child == 0:
+                faulthandler.dump_traceback_later(20, exit=True)
+                try:
+                    ask_live(1)
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            _, status = os.waitpid(child, 0)
+            thread.join()
+            assert status == 0
+        """,
+    )
+    # Not in the Python of other tests, which begins with everything imported.
+    given = ("-p", "llmcost", "-W", "ignore::DeprecationWarning", "--llmcost-max-live=$1")
+    project.pytester.runpytest_subprocess(*given, timeout=120).assert_outcomes(passed=1)
+
+
 STRAYS = {
     "call": "def test_forks():\n    fork()",
     "setup": "@pytest.fixture\ndef forked():\n    fork()\n\ndef test_forks(forked): pass",
