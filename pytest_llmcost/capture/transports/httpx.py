@@ -138,7 +138,7 @@ class _Sending:
             if outer.source is not request:
                 return None  # a log-in inside it, or where it was redirected to
             if outer.is_on_wire and outer.is_unrefused:  # a transport of the user's own tries again
-                outer.leave_below(is_log_in=False)
+                outer.leave_below()
             # What a mock sends itself is seen where it leaves.
             outer.is_unrefused = isinstance(self.client, self.library.own)
             return outer
