@@ -18,7 +18,13 @@ from urllib.parse import urlsplit
 
 from pytest_llmcost.counting.record_mode import MODES
 from pytest_llmcost.errors import LlmCostError, SettingsError
-from pytest_llmcost.money import parse_percent, parse_quantity, parse_share_or_usd, parse_usd
+from pytest_llmcost.money import (
+    parse_percent,
+    parse_quantity,
+    parse_share_or_usd,
+    parse_usd,
+    read_digits,
+)
 
 _T = TypeVar("_T")
 CACHE_STATES = ("as-billed", "cold", "warm")
@@ -84,11 +90,11 @@ def parse_scale(text: str) -> int:
 
 def parse_warning(text: str) -> Decimal:
     """Read from which share of a budget on reports warn."""
-    share = parse_percent(text)
+    share = parse_percent(f"{text}%" if read_digits(text) is not None else text)
     if not 0 < share <= 1:
         which = "every budget" if not share else "no budget that is kept"
         raise SettingsError(f"{text!r} would warn of {which}; write 80%")
-    return share
+    return parse_percent(text)  # which refuses a number alone
 
 
 def parse_seconds(text: str) -> float:

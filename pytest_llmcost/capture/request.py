@@ -24,7 +24,7 @@ from pytest_llmcost.errors import LiveCapError, UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.responses.converse import to_payload
-from pytest_llmcost.responses.endpoints import Endpoint
+from pytest_llmcost.responses.endpoints import Endpoint, recognise
 from pytest_llmcost.responses.message import (
     LATENCY,
     Answer,
@@ -267,13 +267,16 @@ class CapturedRequest(_Outcome):
         if self.outer is not None:
             self.outer.has_left_inside |= self.outer.is_passed_on_by(self)
 
-    def leave_below(self, *, is_log_in: bool) -> None:
+    def leave_below(self, method: str = "POST", url: str | None = None) -> None:
         """Let a library below its client send it over a socket, perhaps again, or a log-in in it.
+
+        What is sent to an address that is none of Claude's is a log-in.
 
         Raises:
             LiveCapError: as `leave`.
         """
         __tracebackhide__ = True
+        is_log_in = url is not None and recognise(method, url, self.sent) is None
         is_again = self.is_unrefused and not is_log_in
         self.leave(again=is_again)
         if is_again:  # the attempt before may have been billed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,12 @@ class ChildProcesses:
         Not before: our hook would take longer than it may.
         """
         self._share_folder()
+        if "pytest_llmcost.plugin.calls" in sys.modules:
+            # Another thread may be importing it, and what it needs, for the first request: wait, or
+            # the child would, for a thread that it does not have.
+            from pytest_llmcost.plugin.calls import capture_of
+
+            capture_of(self.session)
         self._owners.update((_token_of(each), each) for each, *_ in self.session.fixtures)
         mine = object()  # threads may fork at once, and a lock could be held in the child
         if vars(self).setdefault("_watcher", mine) is mine:
@@ -137,6 +144,15 @@ class ChildProcesses:
             self._own, self.may_exist = Children(), False
             self._share_folder()
         self.session.enter_child()
+
+    def end_child(self) -> None:
+        """End this process if it is a forked child of a test, out of which a refusal has come.
+
+        No `Exception`, it passes what was to end the child. That would go on as a second pytest
+        beside its parent, and wait for threads that it does not have.
+        """
+        if self._is_child:
+            os._exit(1)
 
     @property
     def when_idle(self) -> Callable[[], None] | None:

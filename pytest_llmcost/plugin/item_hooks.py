@@ -217,6 +217,8 @@ class ItemHooks(Hooks):
         """Judge a test by how its set-up or body ended; raise what a skip would hide."""
         __tracebackhide__ = True
         session, failure, is_body = self.session, None, self.session.phase == "call"
+        if error is not None and _is_refusal(error):
+            session.children.end_child()
         try:
             session.drain()
             has_spent = session.attempt is not None and session.attempt.has_spent
@@ -276,6 +278,8 @@ class ItemHooks(Hooks):
         """End the attempt; raise a budget that was kept until the teardown."""
         __tracebackhide__ = True
         session = self.session
+        if error is not None and _is_refusal(error):
+            session.children.end_child()
         if session.children.may_exist:
             session.catch_up()
             session.attempt_of(item)  # it may have sent by a child alone, and that may be lost

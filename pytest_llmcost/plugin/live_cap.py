@@ -32,6 +32,9 @@ _MOST_PER_IMAGE = 5_000
 _MOST_ADDED = 1_000
 """Tokens that the API adds to a prompt with tools, 313 to 804, and to each tool of its own."""
 
+_THREAD = threading.local()
+"""While the thread changes what is reserved, `freed` has what it is to free after that."""
+
 
 class _UnboundedError(Exception):
     """Why a request has no worst case."""
@@ -42,6 +45,8 @@ class LiveCap:
 
     def __init__(self, session: Session) -> None:
         """Nothing is spent yet, or what the file says that the run's other processes have."""
+        import filelock  # noqa: F401 - now: at the first lock, a child could be forked meanwhile
+
         settings = session.settings
         self._session: Session | None = session
         self._path = session.run_folder / "live-spend"
@@ -101,18 +106,31 @@ class LiveCap:
                 answer = request.peek()
                 cost = _ZERO if answer is None else self._most(answer, request.payload)
             if cost is not None and cost != reserved:
-                freed = EXACT.subtract(reserved, cost)
-                self._change(lambda spent: EXACT.subtract(spent, freed))
+                self._free(EXACT.subtract(reserved, cost))
         except Exception as error:  # noqa: BLE001 - the code under test has its answer already
             if self._session is not None:
                 self._session.notes.add(f"the worst case of a request stays reserved: {error!r}")
 
+    def _free(self, usd: Decimal) -> None:
+        later = getattr(_THREAD, "freed", None)
+        if later is None:
+            self._change(lambda spent: EXACT.subtract(spent, usd))
+        else:
+            later.append(usd)
+
     def _change(self, change: Callable[[Decimal], Decimal]) -> Decimal:
         """Change what is spent and reserved, by all processes; return what it was."""
         self._path.parent.mkdir(mode=0o700, exist_ok=True)
-        with locked(self._path):
-            before = Decimal(self._path.read_text("ascii")) if self._path.exists() else _ZERO
-            write_atomic(self._path, [str(change(before)).encode()])
+        # The garbage collector may end a request in the midst of it, which would wait for the lock.
+        _THREAD.freed = freed = list[Decimal]()
+        try:
+            with locked(self._path):
+                before = Decimal(self._path.read_text("ascii")) if self._path.exists() else _ZERO
+                write_atomic(self._path, [str(change(before)).encode()])
+        finally:
+            _THREAD.freed = None
+        for usd in freed:
+            self._free(usd)
         return before
 
     # The worst case

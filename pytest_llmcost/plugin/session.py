@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from datetime import date, datetime, timezone
 from functools import partial
 from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -203,7 +204,13 @@ class Session(_Findings):
         if self.settings.prices is not None:
             with self.settings.naming("prices"):
                 card = card.with_overrides(self.settings.prices)
-        replaced = self.hook(name)(config=self.config, card=card)
+        try:
+            replaced = self.hook(name)(config=self.config, card=card)
+        except FAILURES as error:  # of the user's hook, whatever it is
+            frames = extract_tb(error.__traceback__)
+            at = next((each for each in frames if each.name == name), frames[-1])
+            raised = f"pytest_llmcost_rate_card raised {type(error).__name__}: {error}"
+            raise SettingsError(f"{at.filename}:{at.lineno}: {raised}") from error
         if replaced is None:
             return card
         if not isinstance(replaced, RateCard):

@@ -214,6 +214,8 @@ def _entries(value: object) -> Iterator[dict[str, Any]]:
             yield from chain.from_iterable(map(_entries, value))
     if not isinstance(value, dict):
         return
+    listed = (value[name] for name in _CONTAINERS if isinstance(value.get(name), list))
+    results = [*chain.from_iterable(map(_entries, listed))]
     held = next((value[name] for name in _INTERACTIONS if name in value), None)
     if held is None:
         held = mapping(value.get("log")).get("entries")  # HTTP archives (HAR)
@@ -224,11 +226,11 @@ def _entries(value: object) -> Iterator[dict[str, Any]]:
         yield {**value}
     elif {"custom_id", "result"} <= value.keys():
         yield {**_bare(value), "request": _RESULTS}
-    elif value.get("type") in ("message", "error") or "usage" in value:
-        yield _bare(value, status=400 if value.get("type") == "error" else 200)
-    for name in _CONTAINERS:
-        if isinstance(value.get(name), list):
-            yield from _entries(value[name])
+    elif value.get("type") in ("message", "error"):
+        yield _bare(value, status=400 if value["type"] == "error" else 200)
+    elif "usage" in value and not results:  # else it is their sum
+        yield _bare(value)
+    yield from results
 
 
 def _bare(body: object, status: int = 200) -> dict[str, Any]:

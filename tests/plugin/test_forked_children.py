@@ -487,6 +487,94 @@ def test_children_are_under_the_cap_on_live_spend(
     assert standin.requests == []
 
 
+@pytest.mark.parametrize("imported", ["pytest_llmcost.plugin.live_cap", "filelock"])
+def test_a_child_does_not_wait_for_what_another_thread_of_its_parent_imports(
+    project: Project, standin: StandIn, imported: str
+) -> None:
+    """The first request imports most of the plugin, and the child has no thread to end that."""
+    project.online(standin).write(
+        app=APP,
+        test_app=f"""
+        import faulthandler
+        import os
+        import sys
+        import threading
+        import time
+        from app import ask_live
+
+        class Slow:
+            has_begun = threading.Event()
+
+            def find_spec(self, name, path=None, target=None):
+                if name == {imported!r}:
+                    self.has_begun.set()
+                    time.sleep(1)
+
+        def test_forks():
+            sys.meta_path.insert(0, Slow())
+            thread = threading.Thread(target=ask_live, args=(1,))
+            thread.start()
+            assert Slow.has_begun.wait(60)
+            child = os.fork()
+            if child == 0:
+                faulthandler.dump_traceback_later(20, exit=True)
+                try:
+                    ask_live(1)
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            _, status = os.waitpid(child, 0)
+            thread.join()
+            assert status == 0
+        """,
+    )
+    # Not in the Python of other tests, which begins with everything imported.
+    given = ("-p", "llmcost", "-W", "ignore::DeprecationWarning", "--llmcost-max-live=$1")
+    project.pytester.runpytest_subprocess(*given, timeout=120).assert_outcomes(passed=1)
+
+
+STRAYS = {
+    "call": "def test_forks():\n    fork()",
+    "setup": "@pytest.fixture\ndef forked():\n    fork()\n\ndef test_forks(forked): pass",
+    "teardown": (
+        "@pytest.fixture\ndef forked():\n    yield\n    fork()\n\ndef test_forks(forked): pass"
+    ),
+}
+
+
+@pytest.mark.parametrize("phase", STRAYS)
+def test_a_child_that_expects_an_exception_alone_does_not_go_on_as_a_second_pytest(
+    project: Project, standin: StandIn, phase: str
+) -> None:
+    """The refusal passes its `except`, and pytest in the child would go on beside its parent."""
+    project.online(standin).write(
+        app=APP
+        + """
+    def fork():
+        child = os.fork()
+        if child == 0:
+            try:
+                ask_live(1)
+                os._exit(0)
+            except Exception:
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 1
+    """,
+        test_app=f"import pytest\nfrom app import fork\n\n{STRAYS[phase]}\n"
+        + """
+def test_runs_once():
+    with open("runs.txt", "a") as file:
+        file.write("x")
+""",
+    )
+    ignored = ("-W", "ignore::DeprecationWarning")
+    result = project.run_apart(*ignored, "--llmcost-max-live=0")
+    result.stdout.fnmatch_lines(["* test_app.py::test_forks - 1 request refused by the live cap*"])
+    assert (project.path / "runs.txt").read_text() == "x"
+    assert standin.requests == []
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_children_share_what_is_left_of_the_cap_on_live_spend(
     project: Project, standin: StandIn, method: str

@@ -54,6 +54,25 @@ def test_what_is_no_rate_card_is_a_usage_error(project: Project) -> None:
     result.stderr.fnmatch_lines(["*pytest_llmcost_rate_card returned int, not a RateCard*"])
 
 
+@pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "xdist"])
+def test_a_rate_card_that_cannot_be_made_is_a_usage_error_that_names_the_hook(
+    project: Project, workers: tuple[str, ...]
+) -> None:
+    project.write(
+        conftest="""
+        def pytest_llmcost_rate_card(config, card):
+            return card.with_overrides({}["rates"])
+        """,
+        test_app="def test_nothing(): pass",
+    )
+    result = project.run(*workers, plugins=("xdist",) if workers else ())
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(
+        ["ERROR: *conftest.py:3: pytest_llmcost_rate_card raised KeyError: 'rates'"]
+    )
+    result.stderr.no_fnmatch_line("*INTERNALERROR*")
+
+
 def test_a_normalised_payload_is_the_same_on_every_day(project: Project, standin: StandIn) -> None:
     conftest = """
     import re

@@ -366,6 +366,61 @@ def test_what_an_answer_did_not_cost_is_free_again(online: Project, standin: Sta
     assert len(standin.requests) == 60
 
 
+def test_what_the_garbage_collector_ends_in_the_midst_of_a_reservation_does_not_wait_for_it(
+    online: Project,
+) -> None:
+    """It would wait for the lock that its own thread has: a minute, and then nothing is freed."""
+    online.write(
+        test_app=SUITE
+        + """
+    import gc
+    import json
+    import threading
+    import time
+    import urllib.request
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    USED = {"usage": {"input_tokens": 9, "output_tokens": 1}, "model": ASKED["model"]}
+    BEGUN = {"type": "message_start", "message": {**USED, "type": "message", "content": []}}
+
+    class Gateway(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"data: %s\\n\\n: and more" % json.dumps(BEGUN).encode())
+
+    def begin(port):
+        url = f"http://127.0.0.1:{port}/v1/messages"
+        body = {**ASKED, "max_tokens": 1_000, "stream": True}
+        head = {"anthropic-version": "2023-06-01"}
+        sent = urllib.request.Request(url, json.dumps(body).encode(), head)
+        answer = urllib.request.urlopen(sent)
+        answer.readline()
+        return answer
+
+    def test_it(monkeypatch):
+        server = HTTPServer(("127.0.0.1", 0), Gateway)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        gc.disable()
+        cycle = [begin(server.server_port)]
+        cycle.append(cycle)
+        del cycle
+        replace = os.replace
+        monkeypatch.setattr(os, "replace", lambda *names: (gc.collect(), replace(*names)))
+        began = time.monotonic()
+        begin(server.server_port).close()
+        gc.enable()
+        assert time.monotonic() - began < 30
+        server.shutdown()
+        server.server_close()
+    """
+    )
+    result = online.run("--llmcost-max-live=$1")
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*stays reserved*")
+
+
 def test_concurrent_requests_are_reserved_together(online: Project, standin: StandIn) -> None:
     online.write(
         test_app=SUITE
@@ -644,6 +699,46 @@ def test_what_is_sent_through_a_proxy_that_is_connected_is_refused(
     result.assert_outcomes(failed=2)
     for name in ("sync", "async"):
         result.stdout.fnmatch_lines([f"FAILED *::test_{name} - *claude-haiku-4-5 was not sent*"])
+
+
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+@pytest.mark.parametrize("way", ["direct", "http", "socks5"])
+def test_a_client_does_not_wait_for_the_connection_of_a_refused_request(
+    online: Project, library: str, way: str
+) -> None:
+    """Its pool counts a connection that was never opened, until that has failed to connect."""
+    if way == "socks5":
+        pytest.importorskip("socksio")
+    proxy = "" if way == "direct" else f', proxy="{way}://127.0.0.1:9"'
+    online.write(
+        test_app=SUITE
+        + f"""
+    import {library} as library
+
+    URL = "https://api.anthropic.com/v1/messages"
+    SENT = {{"json": {{**ASKED, "max_tokens": 1}}, "headers": {{"anthropic-version": "1"}}}}
+    ONE = {{"limits": library.Limits(max_connections=1), "timeout": library.Timeout(5, pool=1)}}
+
+    def test_sync():
+        with library.Client(**ONE{proxy}) as client:
+            for _ in range(2):
+                with pytest.raises(LiveCapError):
+                    client.post(URL, **SENT)
+
+    def test_async():
+        async def main():
+            async with library.AsyncClient(**ONE{proxy}) as client:
+                for _ in range(2):
+                    with pytest.raises(LiveCapError):
+                        await client.post(URL, **SENT)
+
+        asyncio.run(main())
+    """
+    )
+    result = online.run("--llmcost-max-live=0")
+    result.assert_outcomes(failed=2)
+    for name in ("sync", "async"):
+        result.stdout.fnmatch_lines([f"FAILED *::test_{name} - 2 requests refused by *"])
 
 
 def test_a_try_of_urllib3_after_one_that_was_lost_is_reserved_anew(

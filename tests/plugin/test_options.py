@@ -185,6 +185,8 @@ WRONG = [
     ("warn_at", "80", "'80' is not a percentage"),
     ("warn_at", "0%", "'0%' would warn of every budget; write 80%"),
     ("warn_at", "150%", "'150%' would warn of no budget that is kept; write 80%"),
+    ("warn_at", "300", "'300' would warn of no budget that is kept; write 80%"),
+    ("warn_at", "0", "'0' would warn of every budget; write 80%"),
     ("unverified", "maybe", "'maybe' is not one of fail, warn"),
     ("record_mode", "sometimes", "'sometimes' is not one of none, once"),
     ("count_timeout", "0", "'0' is not a number of seconds between 0 and 86,400"),

@@ -825,18 +825,50 @@ def test_tries_of_urllib3_that_were_lost_make_the_cost_a_bound(standin: StandIn,
     assert len(standin.requests) == 2
 
 
-def test_log_ins_inside_a_call_are_no_tries_of_it(standin: StandIn) -> None:
+@pytest.mark.parametrize("path", ["/token", "/claude/token", "/oauth/v1/messages/token"])
+def test_log_ins_inside_a_call_are_no_tries_of_it(standin: StandIn, path: str) -> None:
     """As those of Google's and Azure's credentials, which ask once for an address."""
-    standin.script(*[Step(answer_json({"token": "any"}), path="/token")] * 2)
+    standin.script(*[Step(answer_json({"token": "any"}), path=path)] * 2)
 
     class LogIn(httpx.Auth):
         def auth_flow(self, request: httpx.Request) -> Any:
             for _ in range(2):
-                requests.get(f"{standin.url}/token").raise_for_status()
+                requests.post(f"{standin.url}{path}").raise_for_status()
             yield request
 
     with capturing() as purse, httpx.Client(auth=LogIn()) as client:
         client.post(f"{standin.url}/v1/messages", json=ASKED, headers=HEADERS).raise_for_status()
+    assert (purse.call.caveats, purse.call.attempts) == ((), 1)
+    assert len(standin.requests) == 3
+
+
+@pytest.mark.parametrize("path", ["/token", "/claude/token"])
+def test_neither_are_those_over_aiohttp(standin: StandIn, path: str) -> None:
+    aiohttp = pytest.importorskip("aiohttp")
+    standin.script(*[Step(answer_json({"token": "any"}), path=path)] * 2)
+
+    class LogIn(httpx.Auth):
+        async def async_auth_flow(self, request: httpx.Request) -> Any:
+            async with aiohttp.ClientSession() as session:
+                for _ in range(2):
+                    async with session.post(f"{standin.url}{path}") as token:
+                        assert token.status == 200
+            yield request
+
+    class Own(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            async with (
+                aiohttp.ClientSession() as session,
+                session.post(str(request.url), data=request.content, headers=HEADERS) as answer,
+            ):
+                return httpx.Response(answer.status, content=await answer.read())
+
+    async def send() -> None:
+        async with httpx.AsyncClient(auth=LogIn(), transport=Own()) as client:
+            await client.post(f"{standin.url}/v1/messages", json=ASKED, headers=HEADERS)
+
+    with capturing() as purse:
+        asyncio.run(send())
     assert (purse.call.caveats, purse.call.attempts) == ((), 1)
     assert len(standin.requests) == 3
 

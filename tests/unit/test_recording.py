@@ -321,6 +321,7 @@ BARE = {
     "with a byte order mark": ("\ufeff" + TEXT, 1),
     "in YAML": (yaml.safe_dump(MESSAGE), 1),
     "in results": (json.dumps({"results": [MESSAGE]}), 1),
+    "beside their sum": (json.dumps([{"results": [MESSAGE], "usage": MESSAGE["usage"]}]), 1),
 }
 
 

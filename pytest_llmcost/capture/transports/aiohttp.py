@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import note_failure
-from pytest_llmcost.capture.transports import begin, being_sent, claude_address, wrap_method
+from pytest_llmcost.capture.transports import begin, being_sent, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -33,7 +33,7 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
         # Inside a call that is followed already, as of httpx over aiohttp, its client reads.
         current = being_sent()
         if current is not None:
-            current.leave_below(is_log_in=claude_address(request.url) is None)
+            current.leave_below(request.method, str(request.url))
             return await original(request, conn)
         body = request.body
         captured = begin(

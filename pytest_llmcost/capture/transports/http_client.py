@@ -30,18 +30,16 @@ def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
         if not connection._buffer:  # nothing was begun: the library's own error says so
             return original(connection, message_body, **options)
         captured = being_sent()
+        method, url = _target(connection)
         if captured is not None:  # its client reads the answer
-            captured.leave_below(is_log_in=claude_address(_url(connection)) is None)
+            captured.leave_below(method, url)
             try:
                 return original(connection, message_body, **options)
             except BaseException as error:
                 captured.is_unrefused &= not is_connecting(error)
                 raise
-        url = _url(connection)
         if claude_address(url) is not None:
-            first, *rest = connection._buffer
-            method = first.decode("latin-1").partition(" ")[0]
-            pairs = (line.decode("latin-1").partition(":") for line in rest)
+            pairs = (line.decode("latin-1").partition(":") for line in connection._buffer[1:])
             headers = {name: value.strip() for name, _, value in pairs}
             # As its client, not itself: the next attempt opens a connection of its own.
             captured = begin(connection, type(connection), method, url, headers, message_body)
@@ -59,13 +57,14 @@ def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
     return endheaders
 
 
-def _url(connection: Any) -> str:
+def _target(connection: Any) -> tuple[str, str]:
+    """Return the method and the address of the request that a connection is about to send."""
     # `_buffer` is private, and the same in all versions of Python 3.
-    _, target, _ = connection._buffer[0].decode("latin-1").split(" ")
+    method, target, _ = connection._buffer[0].decode("latin-1").split(" ")
     # Private: through a proxy, `host` and `port` are the proxy's.
     host = getattr(connection, "_tunnel_host", None) or connection.host
     port = getattr(connection, "_tunnel_port", None) or connection.port
-    return url_of("https", host, port, target)
+    return method, url_of("https", host, port, target)
 
 
 def _wrap_getresponse(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -53,7 +53,13 @@ def _wrap_wire(original: Callable[..., Any]) -> Callable[..., Any]:
     def handle(connection: Any, request: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
         if (current := being_sent()) is not None:
-            current.leave()
+            try:
+                current.leave()
+            except BaseException:
+                # As if it could not connect, or its pool keeps a place for it, which others wait
+                # for. Private, as is that of a tunnel to its proxy.
+                (getattr(connection, "_connection", None) or connection)._connect_failed = True
+                raise
             current.is_on_wire = True
         return original(connection, request, *args, **options)  # a coroutine, where it is one
 
@@ -126,7 +132,7 @@ class _Sending:
             if outer.cap is not None:
                 outer.do(_note_headers, request)
             if outer.is_on_wire and outer.is_unrefused:  # a transport of the user's own tries again
-                outer.leave_below(is_log_in=False)
+                outer.leave_below()
             # What a mock sends itself is seen where it leaves.
             outer.is_unrefused = isinstance(self.client, self.library.own)
             return outer
