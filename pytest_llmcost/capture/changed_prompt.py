@@ -16,7 +16,7 @@ from pytest_llmcost.counting.payload import Payload, Prefix, changed_parts, desc
 from pytest_llmcost.counting.prompt import as_list
 from pytest_llmcost.counting.segments import CachedPrompt, Plan, plan_caching
 from pytest_llmcost.prices.caveats import sorted_caveats
-from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.prices.usage import FEES, Usage
 from pytest_llmcost.responses.message import Answer
 
 
@@ -35,7 +35,7 @@ def obstacle_to_recount(answer: Answer) -> str | None:
         return "the recorded answer holds several messages"
     sampling = answer.sampling_calls[0] if len(answer.sampling_calls) == 1 else None
     is_one = sampling is not None and sampling.kind == "message" and not sampling.sums_calls
-    if sampling is None or not is_one or sampling.usage.web_search_requests:
+    if sampling is None or not is_one or sampling.usage.tool_uses:
         return "the recorded answer took several sampling calls"
     return "the recorded answer is a refusal" if sampling.refusal is not None else None
 
@@ -179,10 +179,7 @@ class ReplayedReply(NamedTuple):
     ) -> tuple[Usage, Usage | None]:
         """Return the usage now; and the least it may be, where a read may be a write."""
         sent, total = self.sent, then.prompt_tokens if prompt is None else prompt.input_tokens
-        kept = {
-            "output_tokens": then.output_tokens,
-            "web_search_requests": then.web_search_requests,
-        }
+        kept = then.only(("output_tokens", *FEES))
         # Without a mark in either payload something between here and the API caches by itself.
         is_cached_by_others = not (sent.breakpoints or self.recorded.breakpoints) and (
             0 < then.cached_tokens <= total

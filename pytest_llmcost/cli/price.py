@@ -159,8 +159,8 @@ def _cells(amounts: Amounts) -> list[str]:
     if not amounts.calls:
         return ["", "", "", "", "free"]
     usage = amounts.usage
-    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-    tokens = (usage.prompt_tokens, usage.cache_read_tokens, written, usage.output_tokens)
+    cached = (usage.cache_read_tokens, usage.written_tokens)
+    tokens = (usage.prompt_tokens, *cached, usage.output_tokens)
     return [*(f"{each:,}" for each in tokens), usd_cell(amounts.usd, is_least=_is_least(amounts))]
 
 

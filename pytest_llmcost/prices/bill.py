@@ -5,7 +5,7 @@ Knows no dates and no model names: the rate card says which rates and multiplier
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from functools import partial, reduce
@@ -13,21 +13,19 @@ from itertools import chain
 from typing import Literal
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.price_file import RATE_KEYS, STANDARD, CardFile
-from pytest_llmcost.prices.usage import SamplingCall, SamplingKind, Terms, Usage
+from pytest_llmcost.prices.price_file import STANDARD, CardFile
+from pytest_llmcost.prices.usage import FEES, SamplingCall, SamplingKind, Terms, Usage
 
 CacheState = Literal["as-billed", "cold", "warm"]
 """As billed; with every cache read as the write it would be; with every write as a read."""
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
 _MILLION = 6  # rates are per million tokens: so many places
-_RATE_OF = {f"{key}_tokens": key for key in RATE_KEYS}
-"""By field of `Usage`; so is what an amount is called in `ByCategory`."""
-_CATEGORIES = {f"{key}_tokens": f"{key}_usd" for key in RATE_KEYS}
-_CATEGORIES["web_search_requests"] = "web_search_usd"
+USD_OF = {name: f"{name.rpartition('_')[0]}_usd" for name in Usage.__struct_fields__}
+"""What the amount of each field of `Usage` is called in `ByCategory`."""
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,8 +63,8 @@ class PriceList(msgspec.Struct, frozen=True, kw_only=True):
     multiplier_low: Decimal
     multiplier_high: Decimal | None
     """None if nothing bounds it."""
-    search_usd: Decimal
-    """One web search; no multiplier changes it."""
+    fees: Mapping[str, Decimal]
+    """Of a million uses of each server tool; no multiplier changes them."""
     caveats: tuple[str, ...] = ()
 
 
@@ -126,15 +124,16 @@ def price_list_of(card: CardFile, bands: tuple[Rates, ...], terms: Terms, on: da
         caveats.append(f"retired-model: {model} on {entry.retires_on}")
     if bands[0].ended_on is not None:
         caveats.append(f"ended-fast-mode: {model} on {bands[0].ended_on}")
-    # The three stack on every kind of token. The fee of searches is added after them: no batch
-    # halves it. Source: https://platform.claude.com/docs/en/about-claude/pricing (2026-10-08)
+    # The three stack on every kind of token. Fees, as of searches, are added after them: no batch
+    # halves them. Source: https://platform.claude.com/docs/en/about-claude/pricing (2026-10-08)
     multiplier = reduce(EXACT.multiply, filter(None, multipliers), _ONE)
+    per_1000 = {name: f"{name.removesuffix('_requests')}_usd_per_1000" for name in FEES}
     return PriceList(
         bands=bands,
         multiplier=multiplier,
         multiplier_low=_ZERO if is_odd_tier else multiplier,
         multiplier_high=None if is_odd_tier else reduce(EXACT.multiply, surcharges, multiplier),
-        search_usd=EXACT.scaleb(card.web_search_usd_per_1000 or _ZERO, -3),
+        fees={name: EXACT.scaleb(getattr(card, key) or _ZERO, 3) for name, key in per_1000.items()},
         caveats=tuple(caveats),
     )
 
@@ -166,8 +165,7 @@ class ByCategory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
     def items(self) -> list[tuple[str, Decimal]]:
         """Return the categories that cost something, each with its amount."""
-        amounts = [(name, getattr(self, name)) for name in self.__struct_fields__]
-        return [(name, usd) for name, usd in amounts if usd]
+        return [pair for pair in zip(self.__struct_fields__, astuple(self), strict=True) if pair[1]]
 
     def __add__(self, other: ByCategory) -> ByCategory:
         return ByCategory.sum(chain(self.items(), other.items()))
@@ -243,7 +241,7 @@ def bill_sampling(
     usage = in_cache_state(sampling, cache_state)
     billed = usage if refusal_billed else Usage()
     rates = band_of(prices.bands, sampling.usage)
-    charge = partial(_charge, sampling, prices.search_usd)
+    charge = partial(_charge, sampling, prices)
     charges = charge(billed, rates, prices.multiplier)
     usd = _sum(charges)
 
@@ -288,22 +286,22 @@ def bill_sampling(
         low=min(low, usd),
         high=high,
         charges=charges,
-        by_category=ByCategory.sum((_CATEGORIES[each.category], each.usd) for each in charges),
+        by_category=ByCategory.sum((USD_OF[each.category], each.usd) for each in charges),
         # What is free costs nothing at any rate.
         caveats=() if refusal_billed is False else tuple(caveats),
     )
 
 
 def _charge(
-    sampling: SamplingCall, search_usd: Decimal, usage: Usage, rates: Rates, multiplier: Decimal
+    sampling: SamplingCall, prices: PriceList, usage: Usage, rates: Rates, multiplier: Decimal
 ) -> tuple[Charge, ...]:
     kind, model = sampling.kind, sampling.model
     charges = []
-    for category in _CATEGORIES:
+    for category in USD_OF:
         if quantity := getattr(usage, category):
-            rate = EXACT.scaleb(search_usd, _MILLION)  # which no multiplier changes
-            if category in _RATE_OF:
-                rate = EXACT.multiply(getattr(rates, _RATE_OF[category]), multiplier)
+            rate = prices.fees.get(category)
+            if rate is None:
+                rate = EXACT.multiply(getattr(rates, category.removesuffix("_tokens")), multiplier)
             usd = EXACT.scaleb(EXACT.multiply(rate, quantity), -_MILLION)
             charges.append(Charge(kind, model, category, quantity, rate, usd))
     return tuple(charges)

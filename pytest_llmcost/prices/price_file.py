@@ -18,9 +18,9 @@ from pytest_llmcost.errors import RateCardError
 from pytest_llmcost.json_values import prepare
 from pytest_llmcost.money import EXACT, count_digits
 from pytest_llmcost.prices.model_names import mask_account
-from pytest_llmcost.prices.usage import Platform, TokenCount
+from pytest_llmcost.prices.usage import TOKENS, Platform, TokenCount
 
-RATE_KEYS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output")
+RATE_KEYS = tuple(name.removesuffix("_tokens") for name in TOKENS)
 """The rates of a row, by their keys in the file; US dollars per million tokens."""
 STANDARD = "standard"
 """The speed of rows that name none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from operator import add
+from operator import add, attrgetter
 from typing import Annotated, Any, Literal, TypeGuard
 
 import msgspec
@@ -36,8 +36,11 @@ Lifetime = Literal["5m", "1h"]
 """How long a cache entry lives."""
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Token quantities of one or many requests; adds up with `+` and `sum`.
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """Quantities of one or many requests by billing category; adds up with `+` and `sum`.
+
+    A field `*_tokens` has a rate, a field `*_requests` counts uses of a server tool, each at a fee.
+    What goes through all categories, or all of the prompt, takes their names from here.
 
     Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching
     """
@@ -55,24 +58,43 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def prompt_tokens(self) -> int:
         """The whole prompt: uncached input, cache writes and cache reads."""
-        return self.input_tokens + self.cached_tokens
+        return sum(_prompt_of(self))
+
+    @property
+    def written_tokens(self) -> int:
+        """Cache writes of every lifetime."""
+        return self.cache_write_5m_tokens + self.cache_write_1h_tokens
 
     @property
     def cached_tokens(self) -> int:
         """Cache writes and reads together."""
-        return self.cache_write_5m_tokens + self.cache_write_1h_tokens + self.cache_read_tokens
+        return self.written_tokens + self.cache_read_tokens
+
+    @property
+    def tool_uses(self) -> int:
+        """Uses of server tools that have a fee."""
+        return sum(self.only(FEES).values())
+
+    def only(self, names: Iterable[str]) -> dict[str, int]:
+        """Return some of its quantities by their names."""
+        return {name: getattr(self, name) for name in names}
 
     def __add__(self, other: Usage) -> Usage:
         if not isinstance(other, Usage):
             return NotImplemented
-        sums = map(add, astuple(self), astuple(other))
-        return Usage(**dict(zip(self.__struct_fields__, sums, strict=True)))
+        return Usage(*map(add, astuple(self), astuple(other)))
 
     def __radd__(self, other: Usage | int) -> Usage:
         return self if other == 0 else NotImplemented
 
     def __bool__(self) -> bool:
-        return bool(self.prompt_tokens or self.output_tokens or self.web_search_requests)
+        return any(astuple(self))
+
+
+TOKENS = tuple(name for name in Usage.__struct_fields__ if name.endswith("_tokens"))
+FEES = tuple(name for name in Usage.__struct_fields__ if name not in TOKENS)
+PROMPT = tuple(name for name in TOKENS if name != "output_tokens")
+_prompt_of = attrgetter(*PROMPT)
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -196,11 +218,10 @@ def find_impossible(sampling_calls: Iterable[SamplingCall]) -> str | None:
     """
     for sampling in sampling_calls:
         usage, model = sampling.usage, sampling.model
-        prompt = usage.input_tokens + usage.cache_read_tokens
-        prompt += usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-        if prompt and prompt + usage.output_tokens + usage.web_search_requests <= MOST_TOKENS:
+        prompt, quantities = usage.prompt_tokens, astuple(usage)
+        if prompt and sum(quantities) <= MOST_TOKENS:
             continue  # nearly always: a long ledger is read through here
-        if not is_quantity(max(getattr(usage, name) for name in usage.__struct_fields__)):
+        if not is_quantity(max(quantities)):
             return f"more than {MOST_TOKENS:,} tokens of {model}, which no request can use"
         is_silent = sampling.kind in ("declined", "resumed") or sampling.refusal is not None
         if not prompt and (usage or not is_silent):

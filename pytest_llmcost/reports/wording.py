@@ -21,6 +21,7 @@ from pytest_llmcost.counting.segments import FIXED, REST, is_part_of
 from pytest_llmcost.errors import CountError, CountMissingError
 from pytest_llmcost.ledger.totals import largest_prompt
 from pytest_llmcost.money import format_share, format_usd, format_whole_usd
+from pytest_llmcost.prices.usage import FEES
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.gates import GATES
 from pytest_llmcost.reports.numbers import (
@@ -450,13 +451,12 @@ def describe_call(call: Call) -> str:
     if not call.sampling_calls and call.usd is None:
         return f"{model}: {'not counted yet' if lacks_count(call) else 'cost unknown'}"
     tokens = f"{usage.prompt_tokens:,} input"
-    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-    cached = {"written to cache": written, "read from cache": usage.cache_read_tokens}
+    cached = {"written to cache": usage.written_tokens, "read from cache": usage.cache_read_tokens}
     details = ", ".join(f"{number:,} {what}" for what, number in cached.items() if number)
     tokens += f" ({details})" if details else ""
     tokens += f" + {usage.output_tokens:,} output" if usage.output_tokens else ""
-    searches = usage.web_search_requests
-    tokens += f" tokens + {format_count(searches, 'web search request')}" if searches else " tokens"
+    uses = [(name[:-1].replace("_", " "), n) for name, n in usage.only(FEES).items() if n]
+    tokens = " + ".join([f"{tokens} tokens", *(format_count(n, name) for name, n in uses)])
     tokens = tokens if call.sampling_calls else "tokens unknown"  # only its price was stated
     price = "cost unknown" if call.usd is None else format_usd(call.usd)
     evidence = "" if call.evidence == "billed" else f" ({call.evidence})"

@@ -18,6 +18,7 @@ from pytest_llmcost.json_values import prepare
 from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
 from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.usage import (
+    FEES,
     MOST_TOKENS,
     Lifetime,
     Platform,
@@ -50,13 +51,7 @@ _UNSPECIFIED = "unspecified"
 """The category of a refusal that states none."""
 _LOOPING = ("server_tool_use", "mcp_tool_use")
 _CODE_TOOLS = ("code_execution", "bash_code_execution", "text_editor_code_execution")
-_TOKENS = (
-    "input_tokens",
-    "cache_creation_input_tokens",
-    "cache_read_input_tokens",
-    "output_tokens",
-)
-_KNOWN_TOOLS = ("web_search_requests", "web_fetch_requests", "code_execution_requests")
+_KNOWN_TOOLS = (*FEES, "web_fetch_requests", "code_execution_requests")
 _NOTHING = Usage()
 LATENCY = "x-amzn-bedrock-performanceconfig-latency"
 """The header in which Bedrock's InvokeModel asks for a latency, as Converse does in its body."""
@@ -106,17 +101,19 @@ class _Stated(msgspec.Struct, frozen=True, kw_only=True):
         # https://platform.claude.com/docs/en/agents-and-tools/tool-use/tool-use-with-prompt-caching
         written = short + long if total is None else total
         written_1h = min(long, written)
+        tools = self.server_tool_use or _ServerTools()
         return Usage(
             input_tokens=self.input_tokens,
             cache_write_5m_tokens=written - written_1h,
             cache_write_1h_tokens=written_1h,
             cache_read_tokens=self.cache_read_input_tokens or 0,
             output_tokens=self.output_tokens,
-            web_search_requests=(self.server_tool_use or _ServerTools()).web_search_requests or 0,
+            **{name: getattr(tools, name) or 0 for name in FEES},
         )
 
 
 prepare(_Stated)
+_TOKENS = tuple(name for name in _Stated.__struct_fields__ if name.endswith("_tokens"))
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -259,11 +256,11 @@ def read_message(
     # The passes are the answer's calls if they explain the top level: each has a length band of its
     # own. After a compaction on demand the top level is all zero, so the passes are the bill.
     # Source: https://platform.claude.com/docs/en/build-with-claude/compaction
-    searches = Usage(web_search_requests=top.web_search_requests)
+    fees = Usage(**top.only(FEES))
     usages = [each.usage for each in served]
-    is_explained = bool(usages) and (sum(usages, searches) == top or top == searches)
+    is_explained = bool(usages) and (sum(usages, fees) == top or top == fees)
     if is_explained:
-        usages[0] += searches
+        usages[0] += fees
     at_most = dict(at_most or {})
     for key in _TOKENS if served and not is_explained else ():
         added = sum(getattr(each, key) or 0 for each in served)
