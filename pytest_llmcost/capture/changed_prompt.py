@@ -16,7 +16,7 @@ from pytest_llmcost.counting.payload import Payload, Prefix, changed_parts, desc
 from pytest_llmcost.counting.prompt import as_list
 from pytest_llmcost.counting.segments import CachedPrompt, Plan, plan_caching
 from pytest_llmcost.prices.caveats import sorted_caveats
-from pytest_llmcost.prices.usage import FEES, Usage
+from pytest_llmcost.prices.usage import FEES, WRITTEN, Usage
 from pytest_llmcost.responses.message import Answer
 
 
@@ -188,15 +188,13 @@ class ReplayedReply(NamedTuple):
             return Usage(input_tokens=total, **kept), None
         if is_cached_by_others or self._keeps_cached_tokens():
             # An unchanged prefix keeps its recorded tokens; the rest of the count comes after it.
-            short, long = then.cache_write_5m_tokens, then.cache_write_1h_tokens
-            if len({*_lives(sent)}) == 1:
-                written = short + long
-                short, long = (written, 0) if _lives(sent)[0] == "5m" else (0, written)
+            written = then.only(WRITTEN.values())
+            if sent.lifetime is not None:
+                written = {WRITTEN[sent.lifetime]: then.written_tokens}
             usage = Usage(
                 input_tokens=max(0, total - then.cached_tokens),
                 cache_read_tokens=then.cache_read_tokens,
-                cache_write_5m_tokens=short,
-                cache_write_1h_tokens=long,
+                **written,
                 **kept,
             )
             return usage, None

@@ -21,7 +21,6 @@ from pytest_llmcost.counting.prompt import (
     Place,
     Prompt,
     Tier,
-    Ttl,
     as_list,
     cache_settings,
     read_prompt,
@@ -30,7 +29,7 @@ from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue, canonical, digests, to_json_value
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.model_names import Resolved, mask_account
-from pytest_llmcost.prices.usage import mappings, tools_and_longest_reply
+from pytest_llmcost.prices.usage import Lifetime, mappings, tools_and_longest_reply
 
 RECIPE = "2"
 """The fingerprint's version. If the recipe changes, raise it: recorded counts are then renewed."""
@@ -121,7 +120,7 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return dict(_parts(self.compared or self.prompt, self.model, self.betas))
 
     @property
-    def lifetime(self) -> Ttl | None:
+    def lifetime(self) -> Lifetime | None:
         """How long all its cache entries live; None if they differ, or there are none."""
         lifetimes = {each.ttl for each in self.breakpoints}
         return lifetimes.pop() if len(lifetimes) == 1 else None

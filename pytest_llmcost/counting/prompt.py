@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple, cast
 
 from pytest_llmcost.json_values import JsonValue
+from pytest_llmcost.prices.usage import WRITTEN, Lifetime
 
-Ttl = Literal["5m", "1h"]
 Tier = Literal["tools", "system", "messages"]
 TIERS: tuple[Tier, ...] = ("tools", "system", "messages")
 
@@ -71,7 +71,7 @@ class Breakpoint(NamedTuple):
     """The prompt is cached up to and including the block at `place`."""
 
     place: Place
-    ttl: Ttl = "5m"
+    ttl: Lifetime = "5m"
 
 
 class Prompt(NamedTuple):
@@ -126,8 +126,8 @@ def read_prompt(body: Mapping[str, JsonValue], model: str) -> Prompt:
     points = []
     for place, mark in marks.items():
         ttl = mark.get("ttl", "5m") if isinstance(mark, dict) else None
-        if ttl in ("5m", "1h"):
-            points.append(Breakpoint(place, cast("Ttl", ttl)))
+        if ttl in WRITTEN:
+            points.append(Breakpoint(place, cast("Lifetime", ttl)))
     return prompt._replace(marks=marks, breakpoints=tuple(points)) if marks else prompt
 
 

@@ -17,11 +17,11 @@ from msgspec.structs import replace
 
 from pytest_llmcost.counting.cassette import Count
 from pytest_llmcost.counting.payload import Payload, joined_turns, tool_names
-from pytest_llmcost.counting.prompt import Breakpoint, Place, Ttl, as_list
+from pytest_llmcost.counting.prompt import Breakpoint, Place, as_list
 from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.prices.usage import WRITTEN, Lifetime, Usage
 
 _PLACEHOLDER: JsonValue = [{"role": "user", "content": "."}]
 """A prompt needs a message. This one closes a cut that has no message, or ends with an answer; it
@@ -154,7 +154,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     upto: str
     """The block it ends with; `end` for what comes behind the last breakpoint."""
     tokens: int
-    ttl: Ttl | None = None
+    ttl: Lifetime | None = None
     """How long it stays cached; None where it is not cached."""
 
 
@@ -180,21 +180,15 @@ class CachedPrompt(msgspec.Struct, frozen=True, kw_only=True):
         within the life of the cache, which reads it, or so many tokens of it; `none` a call
         without caching.
         """
-        tokens: dict[str | None, int] = {None: 0, "5m": 0, "1h": 0}
+        tokens = dict.fromkeys(("input_tokens", *WRITTEN.values()), 0)
         left = self.input_tokens if most_read is None else most_read
         read = 0
         for segment in self.segments:
             ttl = segment.ttl if cache_state != "none" else None
             hit = min(left - read, segment.tokens) if cache_state == "warm" and ttl else 0
             read += hit
-            tokens[ttl] += segment.tokens - hit
-        plain, short, long = tokens.values()
-        return Usage(
-            input_tokens=plain,
-            cache_write_5m_tokens=short,
-            cache_write_1h_tokens=long,
-            cache_read_tokens=read,
-        )
+            tokens[WRITTEN[ttl] if ttl else "input_tokens"] += segment.tokens - hit
+        return Usage(**tokens, cache_read_tokens=read)
 
     def tokens_to(self, upto: str | None) -> int:
         """Return the tokens up to and including the segment of this name; 0 for none."""

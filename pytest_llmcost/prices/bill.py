@@ -17,13 +17,23 @@ from msgspec.structs import astuple, replace
 
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.price_file import STANDARD, CardFile
-from pytest_llmcost.prices.usage import FEES, SamplingCall, SamplingKind, Terms, Usage
+from pytest_llmcost.prices.usage import (
+    FEES,
+    WRITTEN,
+    SamplingCall,
+    SamplingKind,
+    Terms,
+    Usage,
+    longest_lived,
+)
 
 CacheState = Literal["as-billed", "cold", "warm"]
 """As billed; with every cache read as the write it would be; with every write as a read."""
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
 _MILLION = 6  # rates are per million tokens: so many places
+LISTED_TIERS = (None, "standard", "batch")
+"""Service tiers with a list price; None if a response or a report does not name its tier."""
 USD_OF = {name: f"{name.rpartition('_')[0]}_usd" for name in Usage.__struct_fields__}
 """What the amount of each field of `Usage` is called in `ByCategory`."""
 
@@ -80,7 +90,7 @@ def price_list_of(card: CardFile, bands: tuple[Rates, ...], terms: Terms, on: da
     # A batch costs half, caches included.
     # Source: https://platform.claude.com/docs/en/build-with-claude/batch-processing (2026-08-22)
     tier = terms.service_tier
-    is_odd_tier = tier not in (None, "standard", "batch", "priority")
+    is_odd_tier = tier not in (*LISTED_TIERS, "priority")
     if tier == "batch":
         multipliers.append(card.batch_multiplier)
     elif tier == "priority":
@@ -266,7 +276,7 @@ def bill_sampling(
             most = in_cache_state(sampling, cache_state, sampling.most_usage)
         high_rates = band_of(prices.alternative or prices.bands, most)
         if sampling.may_cache is not None:
-            most = _cached_as(most, f"cache_write_{sampling.may_cache}_tokens")
+            most = _cached_as(most, WRITTEN[sampling.may_cache])
         high = max(usd, _sum(charge(most, high_rates, prices.multiplier_high)))
 
     caveats = [*prices.caveats]
@@ -322,32 +332,25 @@ def in_cache_state(
 ) -> Usage:
     """Return a sampling call's usage, or its bound, with a cold or a warm cache or as billed.
 
-    A response does not say how long the entries live that it reads. They count as 1-hour ones if
-    the request asks for nothing else, or if the same call writes nothing else; as 5-minute ones,
-    the default, in every other case.
+    A response does not say how long the entries live that it reads: as long as the request asks, or
+    the same call writes, if there is one lifetime alone; else 5 minutes, the default.
     """
     usage = sampling.usage if usage is None else usage
     if cache_state == "as-billed":
         return usage
-    lifetime = sampling.read_lifetime
-    if lifetime is None and usage.cache_write_1h_tokens and not usage.cache_write_5m_tokens:
-        lifetime = "1h"
-    written = f"cache_write_{lifetime or '5m'}_tokens"
+    lives = [life for life, name in WRITTEN.items() if getattr(usage, name)]
+    written = WRITTEN[sampling.read_lifetime or (lives[0] if len(lives) == 1 else "5m")]
     tokens = getattr(usage, written) + usage.cache_read_tokens
     cold = replace(usage, cache_read_tokens=0, **{written: tokens})
     if cache_state == "cold":
         return cold
     most, read = sampling.most_read_tokens, usage.cached_tokens
     read = read if most is None else min(most, read)
-    # The entries at the front are read first, and 1-hour ones must precede 5-minute ones.
+    # The entries at the front are read first, and those that live longer must precede the others.
     # Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching (2026-08-22)
-    long = min(read, cold.cache_write_1h_tokens)
-    return replace(
-        cold,
-        cache_write_1h_tokens=cold.cache_write_1h_tokens - long,
-        cache_write_5m_tokens=cold.cache_write_5m_tokens - (read - long),
-        cache_read_tokens=read,
-    )
+    hits = longest_lived(cold.only(WRITTEN.values()), read)
+    left = {name: getattr(cold, name) - tokens for name, tokens in hits.items()}
+    return replace(cold, cache_read_tokens=read, **left)
 
 
 def band_of(bands: Sequence[Rates], usage: Usage) -> Rates:

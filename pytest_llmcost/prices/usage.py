@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from operator import add, attrgetter
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import Annotated, Any, Literal, TypeGuard, get_args
 
 import msgspec
 from msgspec.structs import astuple
@@ -33,7 +33,10 @@ Platform = Literal[
 ]
 """A cloud and its kind of endpoint; `-unknown` if nothing says whether it was a regional one."""
 Lifetime = Literal["5m", "1h"]
-"""How long a cache entry lives."""
+"""How long a cache entry lives, the shortest first; a longer life costs more to write."""
+LONGEST: Lifetime = get_args(Lifetime)[-1]
+WRITTEN: dict[Lifetime, str] = {life: f"cache_write_{life}_tokens" for life in get_args(Lifetime)}
+"""The field of `Usage` that holds what is written for each lifetime."""
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
@@ -63,7 +66,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     @property
     def written_tokens(self) -> int:
         """Cache writes of every lifetime."""
-        return self.cache_write_5m_tokens + self.cache_write_1h_tokens
+        return sum(self.only(WRITTEN.values()).values())
 
     @property
     def cached_tokens(self) -> int:
@@ -95,6 +98,15 @@ TOKENS = tuple(name for name in Usage.__struct_fields__ if name.endswith("_token
 FEES = tuple(name for name in Usage.__struct_fields__ if name not in TOKENS)
 PROMPT = tuple(name for name in TOKENS if name != "output_tokens")
 _prompt_of = attrgetter(*PROMPT)
+
+
+def longest_lived(writes: Mapping[str, int], most: int) -> dict[str, int]:
+    """Return of which cache writes so many tokens are, if those that live longest come first."""
+    taken = {}
+    for name in reversed(WRITTEN.values()):
+        taken[name] = min(writes[name], most)
+        most -= taken[name]
+    return taken
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -19,7 +19,7 @@ from pytest_llmcost.call import Call
 from pytest_llmcost.errors import ReconcileError, UnknownModelError
 from pytest_llmcost.ledger.ledger import Ledger, calls_of
 from pytest_llmcost.ledger.totals import is_live
-from pytest_llmcost.prices.bill import USD_OF
+from pytest_llmcost.prices.bill import LISTED_TIERS, USD_OF
 from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.prices.usage import FEES, PROMPT, Usage
 from pytest_llmcost.reconcile.admin_api import (
@@ -39,8 +39,6 @@ FRESH_AFTER = timedelta(minutes=5)
 
 Source: https://platform.claude.com/docs/en/manage-claude/usage-cost-api (2026-08-22)
 """
-_LISTED_TIERS = (None, "standard", "batch")
-"""Service tiers with a list price; None if a response or a report does not name its tier."""
 _FEES = {USD_OF[name]: name.removesuffix("_requests").replace("_", " ") for name in FEES}
 _CONTAINERS = "code execution"
 _TOOLS = (*_FEES.values(), _CONTAINERS)
@@ -170,14 +168,14 @@ class _Side:
             return found.model if found else model
 
         for row in usage:
-            if row.service_tier not in _LISTED_TIERS:
+            if row.service_tier not in LISTED_TIERS:
                 tokens[f"service tier {row.service_tier}"] += row.usage
             elif not row.model:
                 tokens["a row that names no model"] += row.usage
             else:
                 side.usage[exact(row.model)] += row.usage
         for item in cost:
-            if item.service_tier not in _LISTED_TIERS:
+            if item.service_tier not in LISTED_TIERS:
                 dollars[f"service tier {item.service_tier}"] += item.usd
             elif (tool := str(item.cost_type).replace("_", " ")) in _TOOLS:
                 side.usd[tool] += item.usd
@@ -326,7 +324,7 @@ def _not_reported(call: Call) -> str | None:
     if call.context.platform:
         cloud = call.context.platform.partition("-")[0]
         return f"on {cloud}, billed by that cloud"
-    if call.context.service_tier not in _LISTED_TIERS:
+    if call.context.service_tier not in LISTED_TIERS:
         return f"service tier {call.context.service_tier}, which has no list price"
     if call.evidence != "billed":
         return f"tokens {call.evidence}, not read from a response"

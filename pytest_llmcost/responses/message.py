@@ -19,7 +19,9 @@ from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
 from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.usage import (
     FEES,
+    LONGEST,
     MOST_TOKENS,
+    WRITTEN,
     Lifetime,
     Platform,
     SamplingCall,
@@ -29,6 +31,7 @@ from pytest_llmcost.prices.usage import (
     Usage,
     find_impossible,
     is_quantity,
+    longest_lived,
     mapping,
     mappings,
     text_of,
@@ -59,9 +62,12 @@ LATENCY = "x-amzn-bedrock-performanceconfig-latency"
 _Body = Mapping[str, Any]
 
 
-class _Split(msgspec.Struct, frozen=True):
-    ephemeral_5m_input_tokens: TokenCount | None = None
-    ephemeral_1h_input_tokens: TokenCount | None = None
+_WRITES = {name: f"ephemeral_{life}_input_tokens" for life, name in WRITTEN.items()}
+
+
+class _Split(msgspec.Struct, frozen=True, rename=_WRITES):
+    cache_write_5m_tokens: TokenCount | None = None
+    cache_write_1h_tokens: TokenCount | None = None
 
 
 class _ServerTools(msgspec.Struct, frozen=True):
@@ -93,19 +99,17 @@ class _Stated(msgspec.Struct, frozen=True, kw_only=True):
     def usage(self) -> Usage:
         """The quantities by billing category."""
         split = self.cache_creation or _Split()
-        short, long = split.ephemeral_5m_input_tokens or 0, split.ephemeral_1h_input_tokens or 0
+        stated = {name: getattr(split, name) or 0 for name in _WRITES}
         total = self.cache_creation_input_tokens
         # Writes beyond the split are 5-minute ones: a server tool's loop writes such breakpoints by
         # itself. Where the split says more than the total, the total wins: it comes at the end of
         # a stream, the split only at the start. Source:
         # https://platform.claude.com/docs/en/agents-and-tools/tool-use/tool-use-with-prompt-caching
-        written = short + long if total is None else total
-        written_1h = min(long, written)
+        written = sum(stated.values()) if total is None else total
         tools = self.server_tool_use or _ServerTools()
         return Usage(
             input_tokens=self.input_tokens,
-            cache_write_5m_tokens=written - written_1h,
-            cache_write_1h_tokens=written_1h,
+            **longest_lived({**stated, WRITTEN["5m"]: written}, written),
             cache_read_tokens=self.cache_read_input_tokens or 0,
             output_tokens=self.output_tokens,
             **{name: getattr(tools, name) or 0 for name in FEES},
@@ -231,11 +235,10 @@ def read_message(
         raise _unreadable(f"usage.{withdrawn}", what)
     is_cached = top.cache_read_tokens or top.cache_write_5m_tokens
     lifetime = read_lifetime(asked) if at_most or is_cached else None
-    is_unsplit = top.cache_write_5m_tokens and stated.cache_creation is None and not passes
-    if is_unsplit and lifetime == "1h":
+    written = top.cache_write_5m_tokens
+    if written and lifetime and stated.cache_creation is None and not passes:
         # Bedrock's last frame has no split by lifetime, but the request asks for nothing else.
-        written = top.cache_write_5m_tokens
-        top = replace(top, cache_write_5m_tokens=0, cache_write_1h_tokens=written)
+        top = replace(top, **{"cache_write_5m_tokens": 0, WRITTEN[lifetime]: written})
 
     content = _Content(body)
     changes = content.changes
@@ -291,8 +294,8 @@ def read_message(
         less, most = stated.usage, read_usage({**raw, **at_most})
         names = Usage.__struct_fields__
         raised = {key: max(0, getattr(most, key) - getattr(less, key)) for key in names}
-        if lifetime != "5m":  # what was written may live for an hour, which costs more
-            raised["cache_write_1h_tokens"] += raised.pop("cache_write_5m_tokens")
+        if lifetime != "5m":  # what was written may live longer, which costs more
+            raised[WRITTEN[lifetime or LONGEST]] += raised.pop("cache_write_5m_tokens")
         high = sampling_calls[0].usage + Usage(**raised)
         sampling_calls[0] = replace(sampling_calls[0], usage_high=high)
     answering = sampling_calls[0]
@@ -464,7 +467,7 @@ def read_lifetime(request: _Body) -> Lifetime | None:
             if isinstance(mark, dict) and mark.get("type") == "ephemeral":
                 lifetimes.add(str(mark.get("ttl") or "5m"))
         ahead += [each for each in inner if isinstance(each, (dict, list, tuple))]
-    return next((each for each in ("5m", "1h") if lifetimes == {each}), None)
+    return next((each for each in WRITTEN if lifetimes == {each}), None)
 
 
 def _caveats(raw: _Body, stated: _Stated, body: _Body, content: _Content) -> set[str]:
@@ -495,7 +498,7 @@ def unknown_quantities(raw: _Body) -> Iterator[str]:
         is_quantity = key.endswith(("_tokens", "_requests"))
         if value and is_quantity and key not in _Stated.__struct_fields__:
             yield key
-    tables = {"cache_creation": _Split.__struct_fields__, "server_tool_use": _KNOWN_TOOLS}
+    tables = {"cache_creation": _WRITES.values(), "server_tool_use": _KNOWN_TOOLS}
     for table, known in tables.items():
         for key, value in (raw.get(table) or {}).items():
             if value and key not in known:
