@@ -35,6 +35,11 @@ class Rule(NamedTuple):
     """Found by the rate card each time it prices a call, which then sets the bounds itself."""
 
     @property
+    def may_be_stated(self) -> bool:
+        """Whether what a test states itself takes the place of a call with it."""
+        return "llmcost.record(" in self.remedy
+
+    @property
     def meaning(self) -> str:
         """What it says of any call, without a detail."""
         return self.what.replace("{detail}", "")
