@@ -43,7 +43,6 @@ _FEES = {USD_OF[name]: name.removesuffix("_requests").replace("_", " ") for name
 _CONTAINERS = "code execution"
 _TOOLS = (*_FEES.values(), _CONTAINERS)
 """Items of the cost report that are no model's tokens; those of fees by our own names."""
-_CUT_OFF = ("truncated-stream", "lost-answer", "unreadable-response")
 
 
 class UsageLine(msgspec.Struct, frozen=True):
@@ -375,8 +374,8 @@ def _billed_more(outcome: Reconciliation, calls: Sequence[Call], models: set[str
         yield f"other traffic: the ledgers have no live call of {', '.join(foreign)}"
     if not outcome.terms.filters.api_key_ids:
         yield "other traffic: pass --api-key-id with an API key that only these runs use"
-    if cut := sum(call.has_caveat(*_CUT_OFF) for call in calls):
-        yield f"answers cut off or lost: {cut:,}; the ledger has only a part of their tokens"
+    if cut := sum(any(each.rule.tokens for each in call.caveats) for call in calls):
+        yield f"answers cut off, lost or unclear: {cut:,}; the ledger may lack some of their tokens"
     if retried := sum(call.attempts > 1 for call in calls):
         yield f"calls sent more than once: {retried:,}; an attempt that timed out may be billed"
     if width != "1m":
