@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 
 from msgspec.structs import replace
@@ -34,14 +34,11 @@ from pytest_llmcost.reports.numbers import (
     write_round_usd,
 )
 
-_NOUNS: Mapping[Kind, str] = {
-    "input_tokens": "input token",
-    "uncached_input_tokens": "uncached input token",
-    "output_tokens": "output token",
-    "calls": "call",
-}
-
 # Budgets
+
+
+def _noun(kind: Kind) -> str:
+    return kind.removesuffix("s").replace("_", " ")
 
 
 def limit_of(verdict: Verdict | None) -> str:
@@ -56,7 +53,7 @@ def limit_of(verdict: Verdict | None) -> str:
     if verdict.quantity == "usd":
         at_worst = " at worst" if verdict.kind == "worst" else ""
         return format_whole_usd(verdict.limit) + per_call + at_worst
-    return format_count(int(verdict.limit), _NOUNS[verdict.quantity]) + per_call
+    return format_count(int(verdict.limit), _noun(verdict.quantity)) + per_call
 
 
 SIGNS = {"exceeded": "✗", "unverified": "?", "near": "!", "within": "✓"}
@@ -110,7 +107,7 @@ def sentence(verdict: Verdict) -> str:
         sign = "+" if verdict.scope == "increase" else ""
         what = f"{bound}{sign}{format_usd(amount, against=limit)} is"
     else:
-        noun = "token" if verdict.part is not None else _NOUNS[kind]
+        noun = "token" if verdict.part is not None else _noun(kind)
         what = f"{bound}{format_count(int(amount), noun)} {'is' if amount == 1 else 'are'}"
     if verdict.state != "exceeded":
         used = format_share(amount, limit).replace("%", " %")
@@ -209,7 +206,7 @@ def what_is_unknown(verdict: Verdict) -> str:
     if route := next(filter(None, map(_UNMETERED.search, verdict.reasons)), None):
         return f"{route[1]} is not metered"
     kind = verdict.quantity
-    what = "the cost" if kind == "usd" else f"the number of {_NOUNS[kind]}s"
+    what = "the cost" if kind == "usd" else f"the number of {_noun(kind)}s"
     if verdict.kind == "worst":
         what = "the worst case"
     elif verdict.part is not None:
