@@ -16,7 +16,7 @@ from msgspec.structs import asdict, replace
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.json_values import written
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.bill import NOT_ITEMISED, ByCategory, CacheState, in_cache_state, total
+from pytest_llmcost.prices.bill import ByCategory, CacheState, in_cache_state, total
 from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
 from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.rate_card import RateCard
@@ -38,7 +38,7 @@ _BOUNDED_BY = {
 class PricedSamplingCall(SamplingCall, frozen=True, kw_only=True, gc=False):
     """A sampling call with its list price in US dollars; None if it cannot be priced."""
 
-    by_category: ByCategory = NOT_ITEMISED
+    by_category: ByCategory = ByCategory()
     """What its price is made of; empty if it has none, and in older ledgers."""
     usd: Decimal | None = written(None)
 
@@ -251,4 +251,4 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
 
 def _unpriced(sampling: PricedSamplingCall) -> PricedSamplingCall:
     # An ARN names an AWS account, and this gets into files; a card's own ids have none.
-    return replace(sampling, model=mask_account(sampling.model), usd=None, by_category=NOT_ITEMISED)
+    return replace(sampling, model=mask_account(sampling.model), usd=None, by_category=ByCategory())

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast, get_args
 
 from pytest_llmcost.json_values import JsonValue
-from pytest_llmcost.prices.usage import WRITTEN, Lifetime
+from pytest_llmcost.prices.usage import Lifetime
 
 Tier = Literal["tools", "system", "messages"]
 TIERS: tuple[Tier, ...] = ("tools", "system", "messages")
@@ -126,7 +126,7 @@ def read_prompt(body: Mapping[str, JsonValue], model: str) -> Prompt:
     points = []
     for place, mark in marks.items():
         ttl = mark.get("ttl", "5m") if isinstance(mark, dict) else None
-        if ttl in WRITTEN:
+        if ttl in get_args(Lifetime):
             points.append(Breakpoint(place, cast("Lifetime", ttl)))
     return prompt._replace(marks=marks, breakpoints=tuple(points)) if marks else prompt
 

@@ -185,10 +185,6 @@ class ByCategory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
         return ByCategory.sum(chain(self.items(), less))
 
 
-NOT_ITEMISED = ByCategory()
-"""Of what has no price, and of what an older ledger did not itemise."""
-
-
 class Charge(msgspec.Struct, frozen=True):
     """One line of a bill."""
 
@@ -271,9 +267,7 @@ def bill_sampling(
     if refusal_billed is False:
         high = usd
     elif prices.multiplier_high is not None and not is_silent:
-        most = usage
-        if sampling.usage_high is not None or sampling.most_output_tokens is not None:
-            most = in_cache_state(sampling, cache_state, sampling.most_usage)
+        most = in_cache_state(sampling, cache_state, sampling.most_usage)
         high_rates = band_of(prices.alternative or prices.bands, most)
         if sampling.may_cache is not None:
             most = _cached_as(most, WRITTEN[sampling.may_cache])
