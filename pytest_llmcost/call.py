@@ -27,12 +27,6 @@ Evidence = Literal["billed", "counted", "recounted", "stale", "declared", "mocke
 Phase = Literal["setup", "call", "teardown"]
 
 _ZERO = Decimal(0)
-_BOUNDED_BY = {
-    "truncated-stream": "most_output_tokens",
-    "usage-disagrees": "usage_high",
-    "changed-cache": "usage_low",
-}
-"""Caveats whose bound a sampling call states, in this field, so that the bill has it already."""
 
 
 class PricedSamplingCall(SamplingCall, frozen=True, kw_only=True, gc=False):
@@ -129,9 +123,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     def bounded(self) -> set[str]:
         """The names of the caveats whose bounds it states itself, in sampling calls or attempts."""
         bounded = {
-            name
-            for name, field in _BOUNDED_BY.items()
-            if any(getattr(each, field) is not None for each in self.sampling_calls)
+            caveat.name
+            for caveat in self.caveats
+            if (field := caveat.rule.bounded_by)
+            and any(getattr(each, field) is not None for each in self.sampling_calls)
         }
         return bounded if self.lost_usage is None else {*bounded, "lost-answer"}
 

@@ -42,8 +42,7 @@ WRITTEN: dict[Lifetime, str] = {life: f"cache_write_{life}_tokens" for life in g
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """Quantities of one or many requests by billing category; adds up with `+` and `sum`.
 
-    A field `*_tokens` has a rate, a field `*_requests` counts uses of a server tool, each at a fee.
-    What goes through all categories, or all of the prompt, takes their names from here.
+    A field `*_tokens` has a rate, and each use that `*_requests` counts a fee.
 
     Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching
     """
