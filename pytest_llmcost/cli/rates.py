@@ -79,7 +79,7 @@ def run(arguments: Namespace) -> int:
 
 
 def _dollars(rates: Rates) -> list[str]:
-    return [plain_usd(getattr(rates, key)) for key in RATE_KEYS]
+    return [plain_usd(rates.usd[key]) for key in RATE_KEYS]
 
 
 def _rates_of(card: RateCard, model: str, on: date) -> Iterator[Rates]:
@@ -123,7 +123,7 @@ def _changes(card: RateCard, changed: RateCard, model: str, on: date) -> Iterato
     for rates in _rates_of(changed, model, on):
         shipped = before.get((rates.speed, rates.above))
         for key in RATE_KEYS:
-            new, old = getattr(rates, key), getattr(shipped, key, None)
+            new, old = rates.usd[key], shipped.usd[key] if shipped else None
             if old != new:
                 how = ["-", plain_usd(new), "new"]
                 if old is not None:

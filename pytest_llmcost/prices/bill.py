@@ -50,11 +50,8 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     """These rates hold for prompts longer than this."""
     from_on: date
     """The first day of the row they come from."""
-    input: Decimal
-    cache_write_5m: Decimal
-    cache_write_1h: Decimal
-    cache_read: Decimal
-    output: Decimal
+    usd: Mapping[str, Decimal]
+    """By the keys of a price file: `input`, `output`, ..."""
     ended_on: date | None = None
     """The day on which this speed ended; its last rates stay."""
     checked_on: date | None = None
@@ -257,7 +254,7 @@ def bill_sampling(
     # The documentation does not say whether a server tool's loop has one length band for each of
     # its sampling calls or one for their sum; the sum, which costs more, is the price.
     low_rates = prices.bands[0] if sampling.sums_calls else band_of(prices.bands, least)
-    if sampling.may_cache is not None and low_rates.cache_read < low_rates.input:
+    if sampling.may_cache is not None and low_rates.usd["cache_read"] < low_rates.usd["input"]:
         least = _cached_as(least, "cache_read_tokens")
     low = _sum(charge(least, low_rates, prices.multiplier_low))
 
@@ -305,7 +302,7 @@ def _charge(
         if quantity := getattr(usage, category):
             rate = prices.fees.get(category)
             if rate is None:
-                rate = EXACT.multiply(getattr(rates, category.removesuffix("_tokens")), multiplier)
+                rate = EXACT.multiply(rates.usd[category.removesuffix("_tokens")], multiplier)
             usd = EXACT.scaleb(EXACT.multiply(rate, quantity), -_MILLION)
             charges.append(Charge(kind, model, category, quantity, rate, usd))
     return tuple(charges)

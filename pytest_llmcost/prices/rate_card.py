@@ -197,7 +197,7 @@ class RateCard:
         for above in sorted({row.above or 0 for row in rows}):
             if found := row_on(self._layers(model), day, speed, above):
                 row, multiplier = found
-                amounts = {key: EXACT.multiply(getattr(row, key), multiplier) for key in RATE_KEYS}
+                usd = {key: EXACT.multiply(getattr(row, key), multiplier) for key in RATE_KEYS}
                 bands.append(
                     Rates(
                         model=model,
@@ -207,7 +207,7 @@ class RateCard:
                         ended_on=ended_on,
                         checked_on=row.checked_on,
                         sources=row.sources,
-                        **amounts,
+                        usd=usd,
                     )
                 )
         if not bands or bands[0].above:
