@@ -208,7 +208,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         usage = Usage(*used)
         ranges: dict[Kind, Range] = {"usd": Range(low, None if unpriced else priced, high, money)}
         for kind, fields in _FIELDS_OF.items():
-            ranges[kind] = Range.exactly(sum(usage.only(fields).values()))
+            ranges[kind] = Range.exactly(sum([getattr(usage, name) for name in fields]))
             if kind in inexact:  # seldom, and most sums are of few calls
                 ranges[kind] += replace(inexact[kind], reasons=reasons[kind])
         ranges["calls"] = Range.exactly(number)
@@ -259,9 +259,11 @@ def _by_category(call: Call, known: Decimal) -> list[tuple[str, Decimal]]:
         return [("declared_usd", known)] if known else []
     parts, rest = [], known
     for sampling in call.sampling_calls:
-        for name, usd in sampling.by_category.items():
-            parts.append((name, usd))
-            rest = EXACT.subtract(rest, usd)
+        amounts = zip(ByCategory.__struct_fields__, astuple(sampling.by_category), strict=True)
+        for name, usd in amounts:
+            if usd:
+                parts.append((name, usd))
+                rest = EXACT.subtract(rest, usd)
     if rest < 0:  # without a price, it may cost less than its passes do
         return [("unknown_usd", known)]
     return [*parts, ("unknown_usd", rest)] if rest else parts
@@ -287,7 +289,7 @@ def _inexact_tokens(
     for kind, fields in _FIELDS_OF.items():
 
         def of(usages: Iterable[Usage], fields: tuple[str, ...] = fields) -> int:
-            return sum(sum(usage.only(fields).values()) for usage in usages)
+            return sum(getattr(usage, name) for usage in usages for name in fields)
 
         found = [each for each in about_tokens if kind in each.rule.tokens]
         loose = [each for each in found if each.name not in bounded]

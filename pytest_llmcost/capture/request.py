@@ -509,7 +509,9 @@ def read_body(
     value = decode_json(body)
     if not isinstance(value, dict):
         return None, None
-    return to_payload(value, endpoint.form if endpoint else "messages")
+    if endpoint is None or endpoint.form == "messages":
+        return value, None
+    return to_payload(value, endpoint.form)
 
 
 def read_betas(header: str) -> tuple[str, ...]:

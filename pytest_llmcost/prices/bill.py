@@ -264,7 +264,9 @@ def bill_sampling(
     if refusal_billed is False:
         high = usd
     elif prices.multiplier_high is not None and not is_silent:
-        most = in_cache_state(sampling, cache_state, sampling.most_usage)
+        most = usage
+        if sampling.usage_high is not None or sampling.most_output_tokens is not None:
+            most = in_cache_state(sampling, cache_state, sampling.most_usage)
         high_rates = band_of(prices.alternative or prices.bands, most)
         if sampling.may_cache is not None:
             most = _cached_as(most, WRITTEN[sampling.may_cache])

@@ -107,7 +107,7 @@ class _Stated(msgspec.Struct, frozen=True, kw_only=True):
         tools = self.server_tool_use or _ServerTools()
         return Usage(
             input_tokens=self.input_tokens,
-            **longest_lived({**stated, WRITTEN["5m"]: written}, written),
+            **(longest_lived({**stated, WRITTEN["5m"]: written}, written) if written else {}),
             cache_read_tokens=self.cache_read_input_tokens or 0,
             output_tokens=self.output_tokens,
             **{name: getattr(tools, name) or 0 for name in FEES},
@@ -257,7 +257,7 @@ def read_message(
     # The passes are the answer's calls if they explain the top level: each has a length band of its
     # own. After a compaction on demand the top level is all zero, so the passes are the bill.
     # Source: https://platform.claude.com/docs/en/build-with-claude/compaction
-    fees = Usage(**top.only(FEES))
+    fees = Usage(**{name: getattr(top, name) for name in FEES})
     usages = [each.usage for each in served]
     is_explained = bool(usages) and (sum(usages, fees) == top or top == fees)
     if is_explained:
