@@ -35,7 +35,7 @@ def obstacle_to_recount(answer: Answer) -> str | None:
         return "the recorded answer holds several messages"
     sampling = answer.sampling_calls[0] if len(answer.sampling_calls) == 1 else None
     is_one = sampling is not None and sampling.kind == "message" and not sampling.sums_calls
-    if sampling is None or not is_one or sampling.usage.tool_uses:
+    if sampling is None or not is_one or any(sampling.usage.only(FEES).values()):
         return "the recorded answer took several sampling calls"
     return "the recorded answer is a refusal" if sampling.refusal is not None else None
 

@@ -25,7 +25,7 @@ from pytest_llmcost.ledger.ledger import (
 from pytest_llmcost.ledger.totals import spenders_of
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.rate_card import RateCard
-from pytest_llmcost.prices.usage import PROMPT, WRITTEN, Usage
+from pytest_llmcost.prices.usage import FEES, PROMPT, WRITTEN, Usage
 
 Column = Literal["worst", "cold", "warm"]
 
@@ -185,7 +185,8 @@ def obstacle_of(call: Call) -> str | None:
         return NO_PRICE_NOW
     (sampling, *more) = call.sampling_calls
     is_plain = sampling.kind == "message" and not sampling.sums_calls
-    return SEVERAL_PASSES if more or not is_plain or sampling.usage.tool_uses else None
+    has_fees = any(sampling.usage.only(FEES).values())
+    return SEVERAL_PASSES if more or not is_plain or has_fees else None
 
 
 def scale_prompt(usage: Usage, prompt_tokens: int) -> Usage:

@@ -31,7 +31,6 @@ CacheState = Literal["as-billed", "cold", "warm"]
 """As billed; with every cache read as the write it would be; with every write as a read."""
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
-_MILLION = 6  # rates are per million tokens: so many places
 LISTED_TIERS = (None, "standard", "batch")
 """Service tiers with a list price; None if a response or a report does not name its tier."""
 USD_OF = {name: f"{name.rpartition('_')[0]}_usd" for name in Usage.__struct_fields__}
@@ -298,15 +297,14 @@ def bill_sampling(
 def _charge(
     sampling: SamplingCall, prices: PriceList, usage: Usage, rates: Rates, multiplier: Decimal
 ) -> tuple[Charge, ...]:
-    kind, model = sampling.kind, sampling.model
     charges = []
     for category in USD_OF:
         if quantity := getattr(usage, category):
             rate = prices.fees.get(category)
             if rate is None:
                 rate = EXACT.multiply(rates.usd[category.removesuffix("_tokens")], multiplier)
-            usd = EXACT.scaleb(EXACT.multiply(rate, quantity), -_MILLION)
-            charges.append(Charge(kind, model, category, quantity, rate, usd))
+            usd = EXACT.scaleb(EXACT.multiply(rate, quantity), -6)  # rates are per million
+            charges.append(Charge(sampling.kind, sampling.model, category, quantity, rate, usd))
     return tuple(charges)
 
 

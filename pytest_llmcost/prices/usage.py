@@ -72,11 +72,6 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
         """Cache writes and reads together."""
         return self.written_tokens + self.cache_read_tokens
 
-    @property
-    def tool_uses(self) -> int:
-        """Uses of server tools that have a fee."""
-        return sum(self.only(FEES).values())
-
     def only(self, names: Iterable[str]) -> dict[str, int]:
         """Return some of its quantities by their names."""
         return {name: getattr(self, name) for name in names}
