@@ -186,7 +186,7 @@ def categories_of(totals: ModelTotals) -> list[Category]:
         tokens = getattr(totals.usage, f"{key}_tokens", None)
         usd = getattr(totals.by_category, category) if is_known else None
         if tokens or usd:
-            name = _CATEGORY_NAMES.get(key, key.replace("_", " "))
+            name = _CATEGORY_NAMES.get(key) or key.replace("_", " ")
             found.append(Category(key, name, tokens, usd))
     return found
 

@@ -5,6 +5,7 @@ Knows no rate card, price or date: what a model costs, and which refusals are bi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.usage import (
     FEES,
     LONGEST,
+    MOST_TOKENS,
     WRITTEN,
     Lifetime,
     Platform,
@@ -374,7 +376,14 @@ def _decode(raw: Any) -> _Stated:
         raise _unreadable("usage", "nested too deeply") from None
     except msgspec.ValidationError as error:
         what, _, place = str(error).partition(" - at `$")
-        raise _unreadable(f"usage{place.removesuffix('`')}", what) from None
+        path = "usage" + place.removesuffix("`")
+        if "missing required field" in what:
+            path += "." + what.split("`")[1]
+        elif "got" not in what:  # out of range: msgspec says the limit alone
+            for step in re.findall(r"\w+", place):
+                raw = raw[int(step) if step.isdigit() else step]
+            what += f", got {raw}" if abs(raw) <= MOST_TOKENS else ""
+        raise _unreadable(path, what) from None
 
 
 def _without_empty(raw: Any) -> Any:

@@ -307,7 +307,7 @@ def test_a_pass_without_a_type_is_a_message() -> None:
         ("none", "usage.iterations"),
         ({"type": "message"}, "usage.iterations"),
         ([3], "usage.iterations[0]"),
-        ([usage(1, 1), {"input_tokens": 1}], "usage.iterations[1]"),
+        ([usage(1, 1), {"input_tokens": 1}], "usage.iterations[1].output_tokens"),
     ],
 )
 def test_passes_that_cannot_be_read_are_named(iterations: object, path: str) -> None:
@@ -803,7 +803,7 @@ def test_the_request_says_how_long_the_entries_live_that_are_read(
 @pytest.mark.parametrize(
     ("message", "path"),
     [
-        ({"type": "error", "error": {"type": "overloaded_error"}}, "usage"),
+        ({"type": "error", "error": {"type": "overloaded_error"}}, "usage.input_tokens"),
         (body() | {"usage": "none"}, "usage"),
     ],
 )

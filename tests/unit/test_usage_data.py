@@ -79,13 +79,13 @@ def test_every_field_but_two_may_be_null_or_missing() -> None:
 @pytest.mark.parametrize(
     ("usage", "path", "what"),
     [
-        ({}, "usage", "missing required field `input_tokens`"),
-        ({"input_tokens": 1}, "usage", "missing required field `output_tokens`"),
+        ({}, "usage.input_tokens", "missing required field `input_tokens`"),
+        ({"input_tokens": 1}, "usage.output_tokens", "missing required field `output_tokens`"),
         (raw(input_tokens=None), "usage.input_tokens", "got `null`"),
         (raw(input_tokens="12"), "usage.input_tokens", "got `str`"),
         (raw(input_tokens=1.0), "usage.input_tokens", "got `float`"),
         (raw(output_tokens=True), "usage.output_tokens", "got `bool`"),
-        (raw(output_tokens=-1), "usage.output_tokens", "Expected `int` >= 0"),
+        (raw(output_tokens=-1), "usage.output_tokens", "Expected `int` >= 0, got -1"),
         (raw(cache_read_input_tokens=[]), "usage.cache_read_input_tokens", "got `array`"),
         (raw(cache_creation=3), "usage.cache_creation", "got `int`"),
         (
