@@ -224,7 +224,7 @@ def find_impossible(sampling_calls: Iterable[SamplingCall]) -> str | None:
     """
     for sampling in sampling_calls:
         usage, model = sampling.usage, sampling.model
-        prompt, quantities = usage.prompt_tokens, astuple(usage)
+        prompt, quantities = sum(_prompt_of(usage)), astuple(usage)
         if prompt and sum(quantities) <= MOST_TOKENS:
             continue  # nearly always: a long ledger is read through here
         if not is_quantity(max(quantities)):
