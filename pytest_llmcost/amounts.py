@@ -15,13 +15,13 @@ from types import MappingProxyType
 from typing import Literal, get_args
 
 import msgspec
-from msgspec.structs import asdict, astuple, replace
+from msgspec.structs import astuple, replace
 
 from pytest_llmcost.call import Call
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.bill import NOT_ITEMISED, ByCategory
+from pytest_llmcost.prices.bill import ByCategory
 from pytest_llmcost.prices.caveats import CAVEATS, Caveat, TokenKind
-from pytest_llmcost.prices.usage import SamplingCall, Usage
+from pytest_llmcost.prices.usage import PROMPT, SamplingCall, Usage
 
 Kind = Literal["usd", "input_tokens", "uncached_input_tokens", "output_tokens", "calls"]
 """What can be limited."""
@@ -33,7 +33,6 @@ NOT_COUNTED = ("stale", "uncounted")
 """The caveats of calls that only lack a count."""
 
 _ZERO = Decimal(0)
-_CATEGORIES = ByCategory.__struct_fields__
 
 _UNEXPLAINED = Caveat("unexplained")
 _WORDS: Mapping[str, tuple[str, str]] = {
@@ -233,7 +232,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
             if usd is None or usd_high is None or not usd_low == usd == usd_high:
                 found = [each for each in caveats if each.rule.direction != "none"]
                 money.note(found or [_UNEXPLAINED])
-        usage = Usage(**dict(zip(Usage.__struct_fields__, used, strict=True)))
+        usage = Usage(*used)
         ranges: dict[Kind, Range] = {"usd": Range(low, None if unpriced else priced, high, money)}
         for kind, fields in _FIELDS_OF.items():
             ranges[kind] = Range.exactly(sum([getattr(usage, name) for name in fields]))
@@ -270,10 +269,9 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
     def __sub__(self, baseline: Amounts) -> Amounts:
         """Return what this has more than the baseline, negative where it has less."""
         ranges = {kind: spent - baseline.ranges[kind] for kind, spent in self.ranges.items()}
-        old = asdict(baseline.usage)
         return Amounts(
             calls=self.calls - baseline.calls,
-            usage=Usage(**{key: n - old[key] for key, n in asdict(self.usage).items()}),
+            usage=Usage(*map(operator.sub, astuple(self.usage), astuple(baseline.usage))),
             priced_usd=ranges["usd"].best or _ZERO,
             by_category=self.by_category - baseline.by_category,
             unpriced=self.unpriced + baseline.unpriced,
@@ -287,20 +285,19 @@ def _by_category(call: Call, known: Decimal) -> list[tuple[str, Decimal]]:
         return [("declared_usd", known)] if known else []
     parts, rest = [], known
     for sampling in call.sampling_calls:
-        if sampling.by_category is not NOT_ITEMISED:
-            for name, usd in zip(_CATEGORIES, astuple(sampling.by_category), strict=True):
-                if usd:
-                    parts.append((name, usd))
-                    rest = EXACT.subtract(rest, usd)
+        amounts = zip(ByCategory.__struct_fields__, astuple(sampling.by_category), strict=True)
+        for name, usd in amounts:
+            if usd:
+                parts.append((name, usd))
+                rest = EXACT.subtract(rest, usd)
     if rest < 0:  # without a price, it may cost less than its passes do
         return [("unknown_usd", known)]
     return [*parts, ("unknown_usd", rest)] if rest else parts
 
 
-_UNREAD = ("input_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens")
 _FIELDS_OF: Mapping[TokenKind, tuple[str, ...]] = {
-    "input_tokens": (*_UNREAD, "cache_read_tokens"),
-    "uncached_input_tokens": _UNREAD,
+    "input_tokens": PROMPT,
+    "uncached_input_tokens": tuple(name for name in PROMPT if name != "cache_read_tokens"),
     "output_tokens": ("output_tokens",),
 }
 

@@ -16,7 +16,7 @@ from msgspec.structs import asdict, replace
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.json_values import written
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.bill import NOT_ITEMISED, ByCategory, CacheState, in_cache_state, total
+from pytest_llmcost.prices.bill import ByCategory, CacheState, in_cache_state, total
 from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
 from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.rate_card import RateCard
@@ -27,18 +27,12 @@ Evidence = Literal["billed", "counted", "recounted", "stale", "declared", "mocke
 Phase = Literal["setup", "call", "teardown"]
 
 _ZERO = Decimal(0)
-_BOUNDED_BY = {
-    "truncated-stream": "most_output_tokens",
-    "usage-disagrees": "usage_high",
-    "changed-cache": "usage_low",
-}
-"""Caveats whose bound a sampling call states, in this field, so that the bill has it already."""
 
 
 class PricedSamplingCall(SamplingCall, frozen=True, kw_only=True, gc=False):
     """A sampling call with its list price in US dollars; None if it cannot be priced."""
 
-    by_category: ByCategory = NOT_ITEMISED
+    by_category: ByCategory = ByCategory()
     """What its price is made of; empty if it has none, and in older ledgers."""
     usd: Decimal | None = written(None)
 
@@ -129,9 +123,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     def bounded(self) -> set[str]:
         """The names of the caveats whose bounds it states itself, in sampling calls or attempts."""
         bounded = {
-            name
-            for name, field in _BOUNDED_BY.items()
-            if any(getattr(each, field) is not None for each in self.sampling_calls)
+            caveat.name
+            for caveat in self.caveats
+            if (field := caveat.rule.bounded_by)
+            and any(getattr(each, field) is not None for each in self.sampling_calls)
         }
         return bounded if self.lost_usage is None else {*bounded, "lost-answer"}
 
@@ -251,4 +246,4 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
 
 def _unpriced(sampling: PricedSamplingCall) -> PricedSamplingCall:
     # An ARN names an AWS account, and this gets into files; a card's own ids have none.
-    return replace(sampling, model=mask_account(sampling.model), usd=None, by_category=NOT_ITEMISED)
+    return replace(sampling, model=mask_account(sampling.model), usd=None, by_category=ByCategory())

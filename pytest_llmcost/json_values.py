@@ -224,10 +224,7 @@ def canonical(value: JsonValue, *, sort_keys: bool = True) -> bytes:
 
 def digests(values: Collection[JsonValue]) -> list[str]:
     """Return the SHA-256 of the one byte form of each value, in hexadecimal digits."""
-    try:
-        return [sha256(_encode_sorted(each)).hexdigest() for each in values]
-    except OverflowError:
-        return [sha256(canonical(each)).hexdigest() for each in values]
+    return [sha256(canonical(each)).hexdigest() for each in values]
 
 
 def decode_json(data: bytes | bytearray | str) -> object:

@@ -15,7 +15,7 @@ from pytest_llmcost.counting.payload import Payload, Prefix, changed_parts, desc
 from pytest_llmcost.counting.prompt import as_list
 from pytest_llmcost.counting.segments import CachedPrompt, Plan, ReadCut, plan_caching
 from pytest_llmcost.prices.caveats import sorted_caveats
-from pytest_llmcost.prices.usage import Usage, reply_limit
+from pytest_llmcost.prices.usage import FEES, WRITTEN, Usage, reply_limit
 from pytest_llmcost.responses.message import Answer
 
 
@@ -34,7 +34,7 @@ def obstacle_to_recount(answer: Answer) -> str | None:
         return "the recorded answer holds several messages"
     sampling = answer.sampling_calls[0] if len(answer.sampling_calls) == 1 else None
     is_one = sampling is not None and sampling.kind == "message" and not sampling.sums_calls
-    if sampling is None or not is_one or sampling.usage.web_search_requests:
+    if sampling is None or not is_one or any(sampling.usage.only(FEES).values()):
         return "the recorded answer took several sampling calls"
     return "the recorded answer is a refusal" if sampling.refusal is not None else None
 
@@ -177,10 +177,7 @@ class ReplayedReply(NamedTuple):
     ) -> tuple[Usage, Usage | None]:
         """Return the usage now; and the least it may be, where a read may be a write."""
         sent, total = self.sent, then.prompt_tokens if prompt is None else prompt.input_tokens
-        kept = {
-            "output_tokens": then.output_tokens,
-            "web_search_requests": then.web_search_requests,
-        }
+        kept = then.only(("output_tokens", *FEES))
         # Without a mark in either payload something between here and the API caches by itself.
         is_cached_by_others = not (sent.breakpoints or self.recorded.breakpoints) and (
             0 < then.cached_tokens <= total
@@ -189,15 +186,13 @@ class ReplayedReply(NamedTuple):
             return Usage(input_tokens=total, **kept), None
         if is_cached_by_others or self._keeps_cached_tokens():
             # An unchanged prefix keeps its recorded tokens; the rest of the count comes after it.
-            short, long = then.cache_write_5m_tokens, then.cache_write_1h_tokens
-            if len({*_lives(sent)}) == 1:
-                written = short + long
-                short, long = (written, 0) if _lives(sent)[0] == "5m" else (0, written)
+            written = then.only(WRITTEN.values())
+            if sent.lifetime is not None:
+                written = {WRITTEN[sent.lifetime]: then.written_tokens}
             usage = Usage(
                 input_tokens=max(0, total - then.cached_tokens),
                 cache_read_tokens=then.cache_read_tokens,
-                cache_write_5m_tokens=short,
-                cache_write_1h_tokens=long,
+                **written,
                 **kept,
             )
             return usage, None

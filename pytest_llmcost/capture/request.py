@@ -547,10 +547,9 @@ def read_body(
     value = decode_json(body)
     if not isinstance(value, dict):
         return None, None
-    form = endpoint.form if endpoint else "messages"
-    if form == "chat":
-        return value, "count_tokens does not take OpenAI's form of a request"
-    return to_payload(value) if form == "converse" else (value, None)
+    if endpoint is None or endpoint.form == "messages":
+        return value, None
+    return to_payload(value, endpoint.form)
 
 
 def read_betas(header: str) -> tuple[str, ...]:

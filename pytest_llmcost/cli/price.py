@@ -20,6 +20,7 @@ from pytest_llmcost.cli import console
 from pytest_llmcost.errors import RecordingError, SettingsError
 from pytest_llmcost.files import files_below
 from pytest_llmcost.ledger.ledger_file import to_json
+from pytest_llmcost.prices.usage import WRITTEN
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import dollars, format_count, usd_cell
 from pytest_llmcost.reports.tables import (
@@ -159,7 +160,7 @@ def _cells(amounts: Amounts) -> list[str]:
     if not amounts.calls:
         return ["", "", "", "", "free"]
     usage = amounts.usage
-    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+    written = sum([getattr(usage, name) for name in WRITTEN.values()])
     tokens = (usage.prompt_tokens, usage.cache_read_tokens, written, usage.output_tokens)
     return [*(f"{each:,}" for each in tokens), usd_cell(amounts.usd, is_least=_is_least(amounts))]
 

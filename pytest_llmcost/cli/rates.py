@@ -13,6 +13,8 @@ from pytest_llmcost.prices.bill import Rates
 from pytest_llmcost.prices.price_file import RATE_KEYS
 from pytest_llmcost.prices.rate_card import RateCard
 
+_HEADS = {"cache_write_5m": "5m write", "cache_write_1h": "1h write", "cache_read": "read"}
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
@@ -66,7 +68,7 @@ def run(arguments: Namespace) -> int:
             console.note(f"no rate is known on {on}; the first one is of {model}, from {first}")
         if arguments.format == "json" or not rates:
             return 0 if rates else 1
-        heads = ["model", "", "input:", "5m write:", "1h write:", "read:", "output:"]
+        heads = ["model", "", *(f"{_HEADS.get(key, key)}:" for key in RATE_KEYS)]
         rows = [[each.model, _condition(card, each, on), *_dollars(each)] for each in rates]
         facts += _facts(card, models[0], rates[0]) if name and len(models) == 1 else []
     units = f"US dollars per million tokens on {on}"
@@ -77,7 +79,7 @@ def run(arguments: Namespace) -> int:
 
 
 def _dollars(rates: Rates) -> list[str]:
-    return [plain_usd(getattr(rates, key)) for key in RATE_KEYS]
+    return [plain_usd(rates.usd[key]) for key in RATE_KEYS]
 
 
 def _rates_of(card: RateCard, model: str, on: date) -> Iterator[Rates]:
@@ -121,7 +123,7 @@ def _changes(card: RateCard, changed: RateCard, model: str, on: date) -> Iterato
     for rates in _rates_of(changed, model, on):
         shipped = before.get((rates.speed, rates.above))
         for key in RATE_KEYS:
-            new, old = getattr(rates, key), getattr(shipped, key, None)
+            new, old = rates.usd[key], shipped.usd[key] if shipped else None
             if old != new:
                 how = ["-", plain_usd(new), "new"]
                 if old is not None:

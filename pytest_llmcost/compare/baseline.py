@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date
 from decimal import Decimal
-from functools import partial
+from functools import partial, reduce
 from itertools import chain
 from typing import Any, Literal, TypeVar
 
@@ -46,7 +46,9 @@ from pytest_llmcost.ledger.totals import (
     summed,
 )
 from pytest_llmcost.money import EXACT
+from pytest_llmcost.prices.bill import USD_OF
 from pytest_llmcost.prices.rate_card import RateCard
+from pytest_llmcost.prices.usage import WRITTEN
 
 _ZERO = Decimal(0)
 _MOST_CANDIDATES = 100
@@ -402,7 +404,8 @@ def _changed_prefixes(
             if not isinstance(cold, str) and len(cold.sampling_calls) == 1:
                 written = cold.sampling_calls[0].by_category
                 tokens = cold.sampling_calls[0].usage.cached_tokens or None
-                usd = EXACT.add(written.cache_write_5m_usd, written.cache_write_1h_usd) or None
+                costs = (getattr(written, USD_OF[name]) for name in WRITTEN.values())
+                usd = reduce(EXACT.add, costs) or None
             differing = changed_parts(similar.parts, facts.parts)
             if not any(place.startswith("messages") for place in new):
                 differing = [each for each in differing if each.startswith(("system", "tools"))]

@@ -15,13 +15,11 @@ from pytest_llmcost.call import Call
 from pytest_llmcost.compare.baseline import pricing, spenders_by
 from pytest_llmcost.ledger.ledger import Figures, Ledger, OtherModel, OtherModelRow
 from pytest_llmcost.prices.rate_card import RateCard
-from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.prices.usage import FEES, PROMPT, Usage
 
 SEVERAL_PASSES = "several sampling calls in one, whose prompts cannot be counted"
 NO_PAYLOAD = "its payload was not seen"
 NO_PRICE_NOW = "its price now is unknown"
-
-_KINDS = ("input_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "cache_read_tokens")
 
 
 def with_other_models(ledger: Ledger, models: Iterable[str], card: RateCard) -> Ledger:
@@ -128,7 +126,8 @@ def obstacle_of(call: Call) -> str | None:
         return NO_PRICE_NOW
     (sampling, *more) = call.sampling_calls
     is_plain = sampling.kind == "message" and not sampling.sums_calls
-    return SEVERAL_PASSES if more or not is_plain or sampling.usage.web_search_requests else None
+    has_fees = any(sampling.usage.only(FEES).values())
+    return SEVERAL_PASSES if more or not is_plain or has_fees else None
 
 
 def scale_prompt(usage: Usage, prompt_tokens: int) -> Usage:
@@ -144,9 +143,9 @@ def scale_prompt(usage: Usage, prompt_tokens: int) -> Usage:
     whole = usage.prompt_tokens
     if not whole:
         return replace(usage, input_tokens=prompt_tokens)
-    shares = {kind: getattr(usage, kind) * prompt_tokens for kind in _KINDS}
+    shares = {kind: number * prompt_tokens for kind, number in usage.only(PROMPT).items()}
     scaled = {kind: share // whole for kind, share in shares.items()}
     left = prompt_tokens - sum(scaled.values())
-    for kind in sorted(_KINDS, key=lambda kind: -(shares[kind] % whole))[:left]:
+    for kind in sorted(PROMPT, key=lambda kind: -(shares[kind] % whole))[:left]:
         scaled[kind] += 1
     return replace(usage, **scaled)

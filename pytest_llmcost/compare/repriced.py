@@ -12,7 +12,7 @@ from pytest_llmcost.call import Call, reprice
 from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.rate_card import RateCard
-from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.prices.usage import WRITTEN, Usage
 
 Column = Literal["worst", "cold", "warm"]
 
@@ -31,12 +31,11 @@ def in_column(
     if call.evidence == "counted" and payload is not None and payload.breakpoints:
         if not payload.cached or sampling is None or more:
             return "uncounted: cached prefixes"
-        short, long = payload.cached.get("5m", 0), payload.cached.get("1h", 0)
+        written = {name: payload.cached.get(life, 0) for life, name in WRITTEN.items()}
         usage = Usage(
-            input_tokens=sampling.usage.prompt_tokens - short - long,
-            cache_write_5m_tokens=short,
-            cache_write_1h_tokens=long,
+            input_tokens=sampling.usage.prompt_tokens - sum(written.values()),
             output_tokens=sampling.usage.output_tokens,
+            **written,
         )
         sampling = replace(sampling, usage=usage, may_cache=None)
         call = replace(call, usage=usage, sampling_calls=(sampling,))

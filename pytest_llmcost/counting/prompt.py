@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast, get_args
 
 from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.prices.usage import Lifetime
@@ -156,7 +156,7 @@ def read_prompt(body: Mapping[str, JsonValue], model: str) -> Prompt:
     points = []
     for place, mark in marks.items():
         ttl = mark.get("ttl", "5m") if isinstance(mark, dict) else None
-        if ttl in ("5m", "1h"):
+        if ttl in get_args(Lifetime):
             points.append(Breakpoint(place, cast("Lifetime", ttl)))
     return prompt._replace(marks=marks, breakpoints=tuple(points)) if marks else prompt
 

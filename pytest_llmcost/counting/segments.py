@@ -29,7 +29,7 @@ from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.price_file import ModelEntry
-from pytest_llmcost.prices.usage import Lifetime, Usage
+from pytest_llmcost.prices.usage import WRITTEN, Lifetime, Usage
 
 PromptState = Literal["cold", "warm", "none"]
 ReadCut = Callable[[Mapping[str, Any]], Payload]
@@ -181,21 +181,15 @@ class CachedPrompt(msgspec.Struct, frozen=True, kw_only=True):
         within the life of the cache, which reads it, or so many tokens of it; `none` a call
         without caching.
         """
-        tokens: dict[str | None, int] = {None: 0, "5m": 0, "1h": 0}
+        tokens = dict.fromkeys(("input_tokens", *WRITTEN.values()), 0)
         left = self.input_tokens if most_read is None else most_read
         read = 0
         for segment in self.segments:
             ttl = segment.ttl if cache_state != "none" else None
             hit = min(left - read, segment.tokens) if cache_state == "warm" and ttl else 0
             read += hit
-            tokens[ttl] += segment.tokens - hit
-        plain, short, long = tokens.values()
-        return Usage(
-            input_tokens=plain,
-            cache_write_5m_tokens=short,
-            cache_write_1h_tokens=long,
-            cache_read_tokens=read,
-        )
+            tokens[WRITTEN[ttl] if ttl else "input_tokens"] += segment.tokens - hit
+        return Usage(**tokens, cache_read_tokens=read)
 
     def tokens_to(self, upto: str | None) -> int:
         """Return the tokens up to and including the segment of this name; 0 for none."""

@@ -124,7 +124,7 @@ def task_budget_notes(ledger: Ledger, card: RateCard, *, on: date) -> Iterator[s
         shown = ", ".join([*names][:_MOST_NAMES])
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
         try:
-            rate = card.rates(model, on=on).output
+            rate = card.rates(model, on=on).usd["output"]
             usd = EXACT.scaleb(EXACT.multiply(rate, tokens), -_MILLION)
             price = f"; all of it as output of {model} would be {format_usd(usd)}"
         except UnknownModelError:

@@ -25,8 +25,8 @@ from pytest_llmcost.plugin.warm_cache import RecordedCall, WarmCache
 from pytest_llmcost.prices.bill import CacheState, in_cache_state
 from pytest_llmcost.responses.message import Answer
 
-_UNKNOWN = ("truncated-stream", "unreadable-response", "unmetered-route")
-"""Caveats of a call whose cost the test may state."""
+_UNREAD = ("truncated-stream", "unreadable-response", "unmetered-route")
+"""Caveats of an answer that says less than what the test has stated."""
 
 
 def capture_of(session: Session) -> Capture:
@@ -96,7 +96,7 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
     before = next(unfinished, None)
     if before is not None:
         is_stated, said = before.call.evidence == "declared", request.answer
-        if is_stated and said and any(each.name in _UNKNOWN for each in said.caveats):
+        if is_stated and said and any(each.name in _UNREAD for each in said.caveats):
             return  # what the test has stated stands
         is_same = said is not None and said.usage == before.call.usage
         if not is_stated or before.ids or is_same:
@@ -112,10 +112,9 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
         why = f"not-comparable: {type(error).__name__} while the request was compared"
         more = () if request.live is True else (why,)
         answer, payload, evidence = with_caveats(request.answer, *more), None, "billed"
-    names = {each.name for each in answer.caveats}
+    is_open = any(each.rule.may_be_stated or each.name == "open-batch" for each in answer.caveats)
     # One that is still under way is reported again, even if no more of its usage comes.
-    may_change = not request.is_over or names & {*_UNKNOWN, "lost-answer", "open-batch"}
-    facts = {**request.sending, "captured": request if may_change else None}
+    facts = {**request.sending, "captured": request if is_open or not request.is_over else None}
     record(session, sender, answer, payload, evidence, in_place_of=before, **facts)
 
 
@@ -160,9 +159,10 @@ def _is_doubtful(recorded: RecordedCall) -> bool:
     """Return whether what a call cost is unknown, so that the test can state it."""
     call, captured = recorded.call, recorded.captured
     # A lost answer beside sampling calls is one of the attempts before them.
-    is_lost = call.has_caveat("lost-answer") and not call.sampling_calls
-    is_lost = is_lost and captured is not None and captured.is_over
-    return call.evidence != "declared" and (is_lost or call.has_caveat(*_UNKNOWN))
+    is_lost = not call.sampling_calls and captured is not None and captured.is_over
+    return call.evidence != "declared" and any(
+        each.rule.may_be_stated and (is_lost or each.name != "lost-answer") for each in call.caveats
+    )
 
 
 def record(

@@ -22,8 +22,8 @@ from pytest_llmcost.files import locked, write_atomic
 from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
 from pytest_llmcost.plugin.owners import Sender
 from pytest_llmcost.plugin.session import Session
-from pytest_llmcost.prices.usage import reply_limit, tools_and_longest_reply
-from pytest_llmcost.responses.message import LATENCY, Answer, model_of, read_answer
+from pytest_llmcost.prices.usage import LONGEST, reply_limit, tools_and_longest_reply
+from pytest_llmcost.responses.message import LATENCY, Answer, model_of, read_answer, read_lifetime
 from pytest_llmcost.responses.stream import StreamedMessage
 
 _ZERO = Decimal(0)
@@ -177,7 +177,7 @@ class LiveCap:
             tokens = size + _MOST_ADDED * number + _MOST_PER_IMAGE * len(kinds)
             how = f"at most {tokens:,} input tokens for {size:,} bytes, {most:,} output tokens"
         written = tokens if payload.breakpoints else 0
-        lifetime = "1h" if b'"1h"' in msgspec.json.encode(body) else "5m"
+        lifetime = read_lifetime(body) or LONGEST
         usage = {
             "input_tokens": tokens - written,
             "cache_creation_input_tokens": written,

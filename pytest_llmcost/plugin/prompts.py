@@ -48,7 +48,15 @@ from pytest_llmcost.plugin.options import MARKER
 from pytest_llmcost.plugin.owners import Owner
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.prices.caveats import sorted_caveats
-from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage, is_quantity, reply_limit
+from pytest_llmcost.prices.usage import (
+    LONGEST,
+    WRITTEN,
+    SamplingCall,
+    Terms,
+    Usage,
+    is_quantity,
+    reply_limit,
+)
 from pytest_llmcost.responses.endpoints import bedrock_platform
 from pytest_llmcost.responses.message import Answer
 
@@ -185,7 +193,7 @@ def expect_answer(
         with contextlib.suppress(*harmless):
             prompt = split(session, owner, plan_caching(payload, read=read))
             cold = prompt.usage("cold")
-            written = {"5m": cold.cache_write_5m_tokens, "1h": cold.cache_write_1h_tokens}
+            written: dict[str, int] = {life: getattr(cold, name) for life, name in WRITTEN.items()}
             facts = PayloadFacts(model=payload.model, parts=payload.parts, cached=written)
             session.ledger.learn(payload.fingerprint, facts)
     usage = Usage(input_tokens=count.input_tokens, output_tokens=output_tokens or 0)
@@ -197,7 +205,7 @@ def expect_answer(
         least = session.least_cacheable(payload.model)
         if least is None or count.input_tokens >= least:
             # A prompt priced as plain input may be cached: a bound, the most expensive of several.
-            cached["may_cache"] = payload.lifetime or "1h"
+            cached["may_cache"] = payload.lifetime or LONGEST
     caveats = [*count.caveats]
     if output_tokens is None:
         caveats.append("input-only")

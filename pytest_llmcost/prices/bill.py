@@ -5,7 +5,7 @@ Knows no dates and no model names: the rate card says which rates and multiplier
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from functools import partial, reduce
@@ -13,21 +13,28 @@ from itertools import chain
 from typing import Literal
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.price_file import RATE_KEYS, STANDARD, CardFile
-from pytest_llmcost.prices.usage import SamplingCall, SamplingKind, Terms, Usage
+from pytest_llmcost.prices.price_file import STANDARD, CardFile
+from pytest_llmcost.prices.usage import (
+    FEES,
+    WRITTEN,
+    SamplingCall,
+    SamplingKind,
+    Terms,
+    Usage,
+    longest_lived,
+)
 
 CacheState = Literal["as-billed", "cold", "warm"]
 """As billed; with every cache read as the write it would be; with every write as a read."""
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
-_MILLION = 6  # rates are per million tokens: so many places
-_RATE_OF = {f"{key}_tokens": key for key in RATE_KEYS}
-"""By field of `Usage`; so is what an amount is called in `ByCategory`."""
-_CATEGORIES = {f"{key}_tokens": f"{key}_usd" for key in RATE_KEYS}
-_CATEGORIES["web_search_requests"] = "web_search_usd"
+LISTED_TIERS = (None, "standard", "batch")
+"""Service tiers with a list price; None if a response or a report does not name its tier."""
+USD_OF = {name: f"{name.rpartition('_')[0]}_usd" for name in Usage.__struct_fields__}
+"""What the amount of each field of `Usage` is called in `ByCategory`."""
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,11 +49,8 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     """These rates hold for prompts longer than this."""
     from_on: date
     """The first day of the row they come from."""
-    input: Decimal
-    cache_write_5m: Decimal
-    cache_write_1h: Decimal
-    cache_read: Decimal
-    output: Decimal
+    usd: Mapping[str, Decimal]
+    """By the keys of a price file: `input`, `output`, ..."""
     ended_on: date | None = None
     """The day on which this speed ended; its last rates stay."""
     checked_on: date | None = None
@@ -65,8 +69,8 @@ class PriceList(msgspec.Struct, frozen=True, kw_only=True):
     multiplier_low: Decimal
     multiplier_high: Decimal | None
     """None if nothing bounds it."""
-    search_usd: Decimal
-    """One web search; no multiplier changes it."""
+    fees: Mapping[str, Decimal]
+    """Of a million uses of each server tool; no multiplier changes them."""
     caveats: tuple[str, ...] = ()
 
 
@@ -82,7 +86,7 @@ def price_list_of(card: CardFile, bands: tuple[Rates, ...], terms: Terms, on: da
     # A batch costs half, caches included.
     # Source: https://platform.claude.com/docs/en/build-with-claude/batch-processing (2026-08-22)
     tier = terms.service_tier
-    is_odd_tier = tier not in (None, "standard", "batch", "priority")
+    is_odd_tier = tier not in (*LISTED_TIERS, "priority")
     if tier == "batch":
         multipliers.append(card.batch_multiplier)
     elif tier == "priority":
@@ -126,15 +130,16 @@ def price_list_of(card: CardFile, bands: tuple[Rates, ...], terms: Terms, on: da
         caveats.append(f"retired-model: {model} on {entry.retires_on}")
     if bands[0].ended_on is not None:
         caveats.append(f"ended-fast-mode: {model} on {bands[0].ended_on}")
-    # The three stack on every kind of token. The fee of searches is added after them: no batch
-    # halves it. Source: https://platform.claude.com/docs/en/about-claude/pricing (2026-10-08)
+    # The three stack on every kind of token. Fees, as of searches, are added after them: no batch
+    # halves them. Source: https://platform.claude.com/docs/en/about-claude/pricing (2026-10-08)
     multiplier = reduce(EXACT.multiply, filter(None, multipliers), _ONE)
+    per_1000 = {name: f"{name.removesuffix('_requests')}_usd_per_1000" for name in FEES}
     return PriceList(
         bands=bands,
         multiplier=multiplier,
         multiplier_low=_ZERO if is_odd_tier else multiplier,
         multiplier_high=None if is_odd_tier else reduce(EXACT.multiply, surcharges, multiplier),
-        search_usd=EXACT.scaleb(card.web_search_usd_per_1000 or _ZERO, -3),
+        fees={name: EXACT.scaleb(getattr(card, key) or _ZERO, 3) for name, key in per_1000.items()},
         caveats=tuple(caveats),
     )
 
@@ -166,8 +171,7 @@ class ByCategory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
     def items(self) -> list[tuple[str, Decimal]]:
         """Return the categories that cost something, each with its amount."""
-        amounts = [(name, getattr(self, name)) for name in self.__struct_fields__]
-        return [(name, usd) for name, usd in amounts if usd]
+        return [pair for pair in zip(self.__struct_fields__, astuple(self), strict=True) if pair[1]]
 
     def __add__(self, other: ByCategory) -> ByCategory:
         return ByCategory.sum(chain(self.items(), other.items()))
@@ -175,10 +179,6 @@ class ByCategory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     def __sub__(self, other: ByCategory) -> ByCategory:
         less = ((name, usd.copy_negate()) for name, usd in other.items())
         return ByCategory.sum(chain(self.items(), less))
-
-
-NOT_ITEMISED = ByCategory()
-"""Of what has no price, and of what an older ledger did not itemise."""
 
 
 class Charge(msgspec.Struct, frozen=True):
@@ -243,7 +243,7 @@ def bill_sampling(
     usage = in_cache_state(sampling, cache_state)
     billed = usage if refusal_billed else Usage()
     rates = band_of(prices.bands, sampling.usage)
-    charge = partial(_charge, sampling, prices.search_usd)
+    charge = partial(_charge, sampling, prices)
     charges = charge(billed, rates, prices.multiplier)
     usd = _sum(charges)
 
@@ -253,7 +253,7 @@ def bill_sampling(
     # The documentation does not say whether a server tool's loop has one length band for each of
     # its sampling calls or one for their sum; the sum, which costs more, is the price.
     low_rates = prices.bands[0] if sampling.sums_calls else band_of(prices.bands, least)
-    if sampling.may_cache is not None and low_rates.cache_read < low_rates.input:
+    if sampling.may_cache is not None and low_rates.usd["cache_read"] < low_rates.usd["input"]:
         least = _cached_as(least, "cache_read_tokens")
     low = _sum(charge(least, low_rates, prices.multiplier_low))
 
@@ -268,7 +268,7 @@ def bill_sampling(
             most = in_cache_state(sampling, cache_state, sampling.most_usage)
         high_rates = band_of(prices.alternative or prices.bands, most)
         if sampling.may_cache is not None:
-            most = _cached_as(most, f"cache_write_{sampling.may_cache}_tokens")
+            most = _cached_as(most, WRITTEN[sampling.may_cache])
         high = max(usd, _sum(charge(most, high_rates, prices.multiplier_high)))
 
     caveats = [*prices.caveats]
@@ -288,24 +288,23 @@ def bill_sampling(
         low=min(low, usd),
         high=high,
         charges=charges,
-        by_category=ByCategory.sum((_CATEGORIES[each.category], each.usd) for each in charges),
+        by_category=ByCategory.sum((USD_OF[each.category], each.usd) for each in charges),
         # What is free costs nothing at any rate.
         caveats=() if refusal_billed is False else tuple(caveats),
     )
 
 
 def _charge(
-    sampling: SamplingCall, search_usd: Decimal, usage: Usage, rates: Rates, multiplier: Decimal
+    sampling: SamplingCall, prices: PriceList, usage: Usage, rates: Rates, multiplier: Decimal
 ) -> tuple[Charge, ...]:
-    kind, model = sampling.kind, sampling.model
     charges = []
-    for category in _CATEGORIES:
+    for category in USD_OF:
         if quantity := getattr(usage, category):
-            rate = EXACT.scaleb(search_usd, _MILLION)  # which no multiplier changes
-            if category in _RATE_OF:
-                rate = EXACT.multiply(getattr(rates, _RATE_OF[category]), multiplier)
-            usd = EXACT.scaleb(EXACT.multiply(rate, quantity), -_MILLION)
-            charges.append(Charge(kind, model, category, quantity, rate, usd))
+            rate = prices.fees.get(category)
+            if rate is None:
+                rate = EXACT.multiply(rates.usd[category.removesuffix("_tokens")], multiplier)
+            usd = EXACT.scaleb(EXACT.multiply(rate, quantity), -6)  # rates are per million
+            charges.append(Charge(sampling.kind, sampling.model, category, quantity, rate, usd))
     return tuple(charges)
 
 
@@ -324,32 +323,25 @@ def in_cache_state(
 ) -> Usage:
     """Return a sampling call's usage, or its bound, with a cold or a warm cache or as billed.
 
-    A response does not say how long the entries live that it reads. They count as 1-hour ones if
-    the request asks for nothing else, or if the same call writes nothing else; as 5-minute ones,
-    the default, in every other case.
+    A response does not say how long the entries live that it reads: as long as the request asks, or
+    the same call writes, if there is one lifetime alone; else 5 minutes, the default.
     """
     usage = sampling.usage if usage is None else usage
     if cache_state == "as-billed":
         return usage
-    lifetime = sampling.read_lifetime
-    if lifetime is None and usage.cache_write_1h_tokens and not usage.cache_write_5m_tokens:
-        lifetime = "1h"
-    written = f"cache_write_{lifetime or '5m'}_tokens"
+    lives = [life for life, name in WRITTEN.items() if getattr(usage, name)]
+    written = WRITTEN[sampling.read_lifetime or (lives[0] if len(lives) == 1 else "5m")]
     tokens = getattr(usage, written) + usage.cache_read_tokens
     cold = replace(usage, cache_read_tokens=0, **{written: tokens})
     if cache_state == "cold":
         return cold
     most, read = sampling.most_read_tokens, usage.cached_tokens
     read = read if most is None else min(most, read)
-    # The entries at the front are read first, and 1-hour ones must precede 5-minute ones.
+    # The entries at the front are read first, and those that live longer must precede the others.
     # Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching (2026-08-22)
-    long = min(read, cold.cache_write_1h_tokens)
-    return replace(
-        cold,
-        cache_write_1h_tokens=cold.cache_write_1h_tokens - long,
-        cache_write_5m_tokens=cold.cache_write_5m_tokens - (read - long),
-        cache_read_tokens=read,
-    )
+    hits = longest_lived(cold.only(WRITTEN.values()), read)
+    left = {name: getattr(cold, name) - tokens for name, tokens in hits.items()}
+    return replace(cold, cache_read_tokens=read, **left)
 
 
 def band_of(bands: Sequence[Rates], usage: Usage) -> Rates:

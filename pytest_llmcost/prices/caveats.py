@@ -31,8 +31,15 @@ class Rule(NamedTuple):
     """What settles it, with `{command}`."""
     tokens: frozenset[TokenKind] = frozenset()
     """Which stated tokens it makes uncertain; without any it concerns the price alone."""
+    bounded_by: str = ""
+    """The field in which a sampling call may state its bound, so that the bill has it already."""
     by_card: bool = False
     """Found by the rate card each time it prices a call, which then sets the bounds itself."""
+
+    @property
+    def may_be_stated(self) -> bool:
+        """Whether what a test states itself takes the place of a call with it."""
+        return "llmcost.record(" in self.remedy
 
     @property
     def meaning(self) -> str:
@@ -46,6 +53,7 @@ _READING = {
         "a reply was not read to its end{detail}",
         "read it to the end, or pass its final message to llmcost.record(...)",
         _OUTPUT,
+        "most_output_tokens",
     ),
     "lost-answer": Rule(
         "higher",
@@ -85,6 +93,7 @@ _READING = {
         "two places of a response disagree{detail}",
         "state the usage with llmcost.record(...)",
         _BOTH,
+        "usage_high",
     ),
     "first-call-only": Rule(
         "higher",
@@ -153,6 +162,7 @@ _READING = {
         "the cached prefix changed{detail}, so it is either read or written again",
         "an earlier call of the test that writes it would settle this",
         _UNCACHED,
+        "usage_low",
     ),
     "changed-prompt": Rule("none", "the prompt changed since its reply or its count was recorded"),
     "volatile": Rule("none", "part of the prompt differs in every run, as a clock or a random id"),

@@ -18,9 +18,9 @@ from pytest_llmcost.errors import RateCardError
 from pytest_llmcost.json_values import prepare
 from pytest_llmcost.money import EXACT, count_digits
 from pytest_llmcost.prices.model_names import mask_account
-from pytest_llmcost.prices.usage import Platform, TokenCount
+from pytest_llmcost.prices.usage import TOKENS, Platform, TokenCount
 
-RATE_KEYS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output")
+RATE_KEYS = tuple(name.removesuffix("_tokens") for name in TOKENS)
 """The rates of a row, by their keys in the file; US dollars per million tokens."""
 STANDARD = "standard"
 """The speed of rows that name none."""
@@ -36,9 +36,8 @@ _LEAST_RATE = Decimal("0.0001")
 """No model is so cheap for a million tokens: such an amount is the price of a single token."""
 _PLAIN = re.compile(r"[0-9.eE+-]+")
 """How an amount in quotes may be written; `Decimal` also reads `1_0` and ` 10 `."""
-
 _OF_TOML = (Decimal, date, datetime, time)
-"""What a file's values may be besides those of JSON."""
+"""What a file's values may be besides those of JSON; as these were before a clock was stopped."""
 
 
 class Amount(Decimal):
@@ -49,16 +48,11 @@ class Multiplier(Amount):
     """What rates are multiplied by: 0.8 is a discount of 20 %."""
 
 
-_NAMES_IN_FILES = {
-    "from_on": "from",
-    "until_on": "until",
-    "multiplier": "factor",
-    "batch_multiplier": "batch_factor",
-    "bedrock_gov_multiplier": "bedrock_gov_factor",
-}
+def _name_in_files(name: str) -> str:
+    return {"from_on": "from", "until_on": "until"}.get(name, name.replace("multiplier", "factor"))
 
 
-class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_NAMES_IN_FILES):
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_name_in_files):
     """A table of a price file; a key that it does not have is an error."""
 
 

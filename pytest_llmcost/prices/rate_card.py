@@ -44,8 +44,6 @@ from pytest_llmcost.prices.usage import SamplingCall, SamplingKind, Terms, Usage
 
 _SHIPPED = "anthropic.toml"
 _VERSION = re.compile(r"-(\d{1,2})-(\d{1,2})(?!\d)")
-_MOST_SHOWN = 200
-"""Characters of a model's name; longer than any."""
 _DATED_TOOL = re.compile(r"(?P<name>[a-z_]+)_(?P<date>\d{8})")
 
 
@@ -63,6 +61,9 @@ class RateCard:
         """Of the shipped file and each price file, in order."""
         self._files = tuple(files)
         self._settings = reduce(merged, files)
+        assert self._settings.checked_on is not None  # the shipped card says it; a test holds it
+        self.checked_on = self._settings.checked_on
+        """When the shipped prices were last compared with their sources."""
         self.models = self._settings.models
         """What the card says of each model, by exact id; rows of a price file behind the others."""
         self.sources = tuple(self._settings.sources.values())
@@ -80,12 +81,6 @@ class RateCard:
         """Pickle the files, for what is worked out again from them cannot be."""
         made = partial(type(self), version=self.version, sha256=self.sha256)
         return made, (self._files,)
-
-    @property
-    def checked_on(self) -> date:
-        """When the shipped prices were last compared with their sources."""
-        assert self._settings.checked_on is not None  # the shipped card says it; a test holds it
-        return self._settings.checked_on
 
     def source_url(self, name: str) -> str:
         """Return the address of what a row names as its source, or the name if it has none."""
@@ -147,7 +142,7 @@ class RateCard:
             return found
         likely = self.likely(name)
         # A foreign name in a message: no account id, nothing invisible, nothing endless.
-        shown = repr(mask_account(name)[:_MOST_SHOWN])[1:-1]
+        shown = repr(mask_account(name)[:200])[1:-1]
         remedy = "See the models with llmcost rates, or add"
         if likely:
             remedy = f"Did you mean {likely}? If not, add"
@@ -197,7 +192,7 @@ class RateCard:
         for above in sorted({row.above or 0 for row in rows}):
             if found := row_on(self._layers(model), day, speed, above):
                 row, multiplier = found
-                amounts = {key: EXACT.multiply(getattr(row, key), multiplier) for key in RATE_KEYS}
+                usd = {key: EXACT.multiply(getattr(row, key), multiplier) for key in RATE_KEYS}
                 bands.append(
                     Rates(
                         model=model,
@@ -207,7 +202,7 @@ class RateCard:
                         ended_on=ended_on,
                         checked_on=row.checked_on,
                         sources=row.sources,
-                        **amounts,
+                        usd=usd,
                     )
                 )
         if not bands or bands[0].above:

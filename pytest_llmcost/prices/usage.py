@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from operator import add
-from typing import Annotated, Any, Literal, TypeGuard
+from operator import add, attrgetter
+from typing import Annotated, Any, Literal, TypeGuard, get_args
 
 import msgspec
 from msgspec.structs import astuple
@@ -33,11 +33,16 @@ Platform = Literal[
 ]
 """A cloud and its kind of endpoint; `-unknown` if nothing says whether it was a regional one."""
 Lifetime = Literal["5m", "1h"]
-"""How long a cache entry lives."""
+"""How long a cache entry lives, the shortest first; a longer life costs more to write."""
+LONGEST: Lifetime = get_args(Lifetime)[-1]
+WRITTEN: dict[Lifetime, str] = {life: f"cache_write_{life}_tokens" for life in get_args(Lifetime)}
+"""The field of `Usage` that holds what is written for each lifetime."""
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Token quantities of one or many requests; adds up with `+` and `sum`.
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """Quantities of one or many requests by billing category; adds up with `+` and `sum`.
+
+    A field `*_tokens` has a rate, and each use that `*_requests` counts a fee.
 
     Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching
     """
@@ -55,24 +60,47 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def prompt_tokens(self) -> int:
         """The whole prompt: uncached input, cache writes and cache reads."""
-        return self.input_tokens + self.cached_tokens
+        return sum(_prompt_of(self))
+
+    @property
+    def written_tokens(self) -> int:
+        """Cache writes of every lifetime."""
+        return sum(self.only(WRITTEN.values()).values())
 
     @property
     def cached_tokens(self) -> int:
         """Cache writes and reads together."""
-        return self.cache_write_5m_tokens + self.cache_write_1h_tokens + self.cache_read_tokens
+        return self.written_tokens + self.cache_read_tokens
+
+    def only(self, names: Iterable[str]) -> dict[str, int]:
+        """Return some of its quantities by their names."""
+        return {name: getattr(self, name) for name in names}
 
     def __add__(self, other: Usage) -> Usage:
         if not isinstance(other, Usage):
             return NotImplemented
-        sums = map(add, astuple(self), astuple(other))
-        return Usage(**dict(zip(self.__struct_fields__, sums, strict=True)))
+        return Usage(*map(add, astuple(self), astuple(other)))
 
     def __radd__(self, other: Usage | int) -> Usage:
         return self if other == 0 else NotImplemented
 
     def __bool__(self) -> bool:
-        return bool(self.prompt_tokens or self.output_tokens or self.web_search_requests)
+        return any(astuple(self))
+
+
+TOKENS = tuple(name for name in Usage.__struct_fields__ if name.endswith("_tokens"))
+FEES = tuple(name for name in Usage.__struct_fields__ if name not in TOKENS)
+PROMPT = tuple(name for name in TOKENS if name != "output_tokens")
+_prompt_of = attrgetter(*PROMPT)
+
+
+def longest_lived(writes: Mapping[str, int], most: int) -> dict[str, int]:
+    """Return of which cache writes so many tokens are, if those that live longest come first."""
+    taken = {}
+    for name in reversed(WRITTEN.values()):
+        taken[name] = min(writes[name], most)
+        most -= taken[name]
+    return taken
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -205,11 +233,10 @@ def find_impossible(sampling_calls: Iterable[SamplingCall]) -> str | None:
     """
     for sampling in sampling_calls:
         usage, model = sampling.usage, sampling.model
-        prompt = usage.input_tokens + usage.cache_read_tokens
-        prompt += usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-        if prompt and prompt + usage.output_tokens + usage.web_search_requests <= MOST_TOKENS:
+        prompt, quantities = sum(_prompt_of(usage)), astuple(usage)
+        if prompt and sum(quantities) <= MOST_TOKENS:
             continue  # nearly always: a long ledger is read through here
-        if not is_quantity(max(getattr(usage, name) for name in usage.__struct_fields__)):
+        if not is_quantity(max(quantities)):
             return f"more than {MOST_TOKENS:,} tokens of {model}, which no request can use"
         is_silent = sampling.kind in ("declined", "resumed") or sampling.refusal is not None
         if not prompt and (usage or not is_silent):

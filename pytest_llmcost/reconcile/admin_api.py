@@ -24,7 +24,7 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 
 from pytest_llmcost.errors import ReconcileError
-from pytest_llmcost.prices.usage import Count, Usage
+from pytest_llmcost.prices.usage import FEES, Count, Usage
 
 Width = Literal["1m", "1h", "1d"]
 BUCKETS: dict[Width, tuple[timedelta, int]] = {
@@ -123,7 +123,7 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
             cache_write_1h_tokens=self.cache_creation.ephemeral_1h_input_tokens,
             cache_read_tokens=self.cache_read_input_tokens,
             output_tokens=self.output_tokens,
-            web_search_requests=tools.web_search_requests,
+            **{name: getattr(tools, name) for name in FEES},
         )
 
 

@@ -19,8 +19,9 @@ from pytest_llmcost.call import Call
 from pytest_llmcost.errors import ReconcileError, UnknownModelError
 from pytest_llmcost.ledger.ledger import Ledger, calls_of
 from pytest_llmcost.ledger.totals import is_live
+from pytest_llmcost.prices.bill import LISTED_TIERS, USD_OF
 from pytest_llmcost.prices.rate_card import RateCard
-from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.prices.usage import FEES, PROMPT, Usage
 from pytest_llmcost.reconcile.admin_api import (
     BUCKETS,
     Bucket,
@@ -38,11 +39,10 @@ FRESH_AFTER = timedelta(minutes=5)
 
 Source: https://platform.claude.com/docs/en/manage-claude/usage-cost-api (2026-08-22)
 """
-_LISTED_TIERS = (None, "standard", "batch")
-"""Service tiers with a list price; None if a response or a report does not name its tier."""
-_SEARCHES, _CONTAINERS = "web search", "code execution"
-_PROMPT = ("input_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "cache_read_tokens")
-_CUT_OFF = ("truncated-stream", "lost-answer", "unreadable-response")
+_FEES = {USD_OF[name]: name.removesuffix("_requests").replace("_", " ") for name in FEES}
+_CONTAINERS = "code execution"
+_TOOLS = (*_FEES.values(), _CONTAINERS)
+"""Items of the cost report that are no model's tokens; those of fees by our own names."""
 
 
 class UsageLine(msgspec.Struct, frozen=True):
@@ -147,12 +147,10 @@ class _Side:
                     side.unpriced.add(sampling.model)
                     continue
                 model = cost.sampling.model
-                searches = cost.by_category.web_search_usd
                 # `billed` instead of the usage: a refusal may be free, and is not reported then.
                 side.usage[model] += cost.billed
-                side.usd[model] += cost.usd - searches
-                if searches:
-                    side.usd[_SEARCHES] += searches
+                for category, usd in cost.by_category.items():
+                    side.usd[_FEES.get(category, model)] += usd
             side.unpriced_calls += not is_priced
         side.apart = [Apart(source="ledger", what=k, calls=apart[k]) for k in sorted(apart)]
         return side
@@ -169,17 +167,17 @@ class _Side:
             return found.model if found else model
 
         for row in usage:
-            if row.service_tier not in _LISTED_TIERS:
+            if row.service_tier not in LISTED_TIERS:
                 tokens[f"service tier {row.service_tier}"] += row.usage
             elif not row.model:
                 tokens["a row that names no model"] += row.usage
             else:
                 side.usage[exact(row.model)] += row.usage
         for item in cost:
-            if item.service_tier not in _LISTED_TIERS:
+            if item.service_tier not in LISTED_TIERS:
                 dollars[f"service tier {item.service_tier}"] += item.usd
-            elif item.cost_type in ("web_search", "code_execution"):
-                side.usd[item.cost_type.replace("_", " ")] += item.usd
+            elif (tool := str(item.cost_type).replace("_", " ")) in _TOOLS:
+                side.usd[tool] += item.usd
             elif item.cost_type != "tokens":
                 dollars[f"cost type {item.cost_type}"] += item.usd
             elif not item.model:
@@ -290,7 +288,7 @@ def reconcile(
     # Half a cent a day, for the rounding of the cost report.
     rounding = Decimal("0.005") * sum((day.ending_at - day.starting_at).days for day in days)
     items = {*ours.usd, *ours.unpriced, *theirs.usd} if cost is not None else ()
-    for item in sorted(items, key=lambda item: (item in (_SEARCHES, _CONTAINERS), item)):
+    for item in sorted(items, key=lambda item: (item in _TOOLS, item)):
         owed, charged = ours.usd[item], theirs.usd[item]
         decides = query.whole_days and item != _CONTAINERS
         # The container time of code execution is in no response, so no ledger can have it.
@@ -325,7 +323,7 @@ def _not_reported(call: Call) -> str | None:
     if call.context.platform:
         cloud = call.context.platform.partition("-")[0]
         return f"on {cloud}, billed by that cloud"
-    if call.context.service_tier not in _LISTED_TIERS:
+    if call.context.service_tier not in LISTED_TIERS:
         return f"service tier {call.context.service_tier}, which has no list price"
     if call.evidence != "billed":
         return f"tokens {call.evidence}, not read from a response"
@@ -352,8 +350,8 @@ def _likely_reasons(
     """Name what may explain a difference, the strongest reason first."""
     over = [line for line in outcome.usage if line.reported > line.ledger and not line.agrees]
     under = [line for line in outcome.usage if line.reported < line.ledger and not line.agrees]
-    moved = {line.model for line in over if line.category in _PROMPT}
-    moved &= {line.model for line in under if line.category in _PROMPT}
+    moved = {line.model for line in over if line.category in PROMPT}
+    moved &= {line.model for line in under if line.category in PROMPT}
     for model in sorted(moved):
         # A retry may find the cache cold or warm where the answered attempt did not.
         yield f"{model}: prompt tokens moved between input, cache writes and reads, as on a retry"
@@ -376,8 +374,8 @@ def _billed_more(outcome: Reconciliation, calls: Sequence[Call], models: set[str
         yield f"other traffic: the ledgers have no live call of {', '.join(foreign)}"
     if not outcome.terms.filters.api_key_ids:
         yield "other traffic: pass --api-key-id with an API key that only these runs use"
-    if cut := sum(call.has_caveat(*_CUT_OFF) for call in calls):
-        yield f"answers cut off or lost: {cut:,}; the ledger has only a part of their tokens"
+    if cut := sum(any(each.rule.tokens for each in call.caveats) for call in calls):
+        yield f"answers cut off, lost or unclear: {cut:,}; the ledger may lack some of their tokens"
     if retried := sum(call.attempts > 1 for call in calls):
         yield f"calls sent more than once: {retried:,}; an attempt that timed out may be billed"
     if width != "1m":

@@ -19,6 +19,7 @@ from pytest_llmcost.ledger.ledger import (
 )
 from pytest_llmcost.ledger.run_history import Run, average
 from pytest_llmcost.ledger.totals import largest_prompt, parts_of, spenders_of
+from pytest_llmcost.prices.usage import PROMPT
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import (
     UNKNOWN,
@@ -84,8 +85,7 @@ def shared_parts(comparison: Comparison) -> dict[str, str]:
             (each.parts, each.calls) == ((part,), 0) and each.usd is not None for each in changes
         ):
             tokens = [pair for each in changes for pair in each.tokens.items()]
-            others = ("output_tokens", "web_search_requests")
-            number = sum(number for name, number in tokens if name not in others)
+            number = sum(number for name, number in tokens if name in PROMPT)
             shared[part] += f": {number:+,} input tokens"
     return shared
 

@@ -28,6 +28,7 @@ from pytest_llmcost.ledger.ledger import (
 )
 from pytest_llmcost.ledger.totals import most_expensive, shared_fixtures
 from pytest_llmcost.money import format_share
+from pytest_llmcost.prices.bill import ByCategory
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import REFUSED, UNKNOWN, percent, token_cell, usd_cell
@@ -114,8 +115,8 @@ TOKEN_HEADS = ("input", "cache written", "cache read", "output")
 
 def token_cells(usage: Usage, *, is_least: bool) -> list[str]:
     """Write what stands under these heads, as far as it is known."""
-    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-    numbers = (usage.prompt_tokens, written, usage.cache_read_tokens, usage.output_tokens)
+    cached = (usage.written_tokens, usage.cache_read_tokens)
+    numbers = (usage.prompt_tokens, *cached, usage.output_tokens)
     return [token_cell(number, is_least=is_least) for number in numbers]
 
 
@@ -165,12 +166,11 @@ class Category(NamedTuple):
         ]
 
 
-_CATEGORIES = {
+_CATEGORY_NAMES = {
     "input": "input, not cached",
     "cache_write_5m": "written to cache for 5 minutes",
     "cache_write_1h": "written to cache for 1 hour",
     "cache_read": "read from cache",
-    "output": "output",
     "web_search": "web searches",
     "declared": "stated by tests",
     "unknown": "calls without a price",
@@ -181,10 +181,12 @@ def categories_of(totals: ModelTotals) -> list[Category]:
     """Return each token category that was used or paid for; the prices add up to the total."""
     is_known = totals.usd == 0 or bool(totals.by_category.items())
     found = []
-    for key, name in _CATEGORIES.items():
+    for category in ByCategory.__struct_fields__:
+        key = category.removesuffix("_usd")
         tokens = getattr(totals.usage, f"{key}_tokens", None)
-        usd = getattr(totals.by_category, f"{key}_usd") if is_known else None
+        usd = getattr(totals.by_category, category) if is_known else None
         if tokens or usd:
+            name = _CATEGORY_NAMES.get(key) or key.replace("_", " ")
             found.append(Category(key, name, tokens, usd))
     return found
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 
 from msgspec.structs import replace
@@ -21,6 +21,7 @@ from pytest_llmcost.counting.segments import FIXED, REST, is_part_of
 from pytest_llmcost.errors import CountError, CountMissingError
 from pytest_llmcost.ledger.totals import largest_prompt
 from pytest_llmcost.money import format_share, format_usd, format_whole_usd
+from pytest_llmcost.prices.usage import FEES
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.gates import GATES
 from pytest_llmcost.reports.numbers import (
@@ -33,14 +34,11 @@ from pytest_llmcost.reports.numbers import (
     write_round_usd,
 )
 
-_NOUNS: Mapping[Kind, str] = {
-    "input_tokens": "input token",
-    "uncached_input_tokens": "uncached input token",
-    "output_tokens": "output token",
-    "calls": "call",
-}
-
 # Budgets
+
+
+def _noun(kind: Kind) -> str:
+    return kind.removesuffix("s").replace("_", " ")
 
 
 def limit_of(verdict: Verdict | None) -> str:
@@ -55,7 +53,7 @@ def limit_of(verdict: Verdict | None) -> str:
     if verdict.quantity == "usd":
         at_worst = " at worst" if verdict.kind == "worst" else ""
         return format_whole_usd(verdict.limit) + per_call + at_worst
-    return format_count(int(verdict.limit), _NOUNS[verdict.quantity]) + per_call
+    return format_count(int(verdict.limit), _noun(verdict.quantity)) + per_call
 
 
 SIGNS = {"exceeded": "✗", "unverified": "?", "near": "!", "within": "✓"}
@@ -109,7 +107,7 @@ def sentence(verdict: Verdict) -> str:
         sign = "+" if verdict.scope == "increase" else ""
         what = f"{bound}{sign}{format_usd(amount, against=limit)} is"
     else:
-        noun = "token" if verdict.part is not None else _NOUNS[kind]
+        noun = "token" if verdict.part is not None else _noun(kind)
         what = f"{bound}{format_count(int(amount), noun)} {'is' if amount == 1 else 'are'}"
     if verdict.state != "exceeded":
         used = format_share(amount, limit).replace("%", " %")
@@ -209,7 +207,7 @@ def what_is_unknown(verdict: Verdict) -> str:
     if route := re.search(r"\(([^,)]+)", reasons.get("unmetered-route", "")):
         return f"{route[1]} is not metered"
     kind = verdict.quantity
-    what = "the cost" if kind == "usd" else f"the number of {_NOUNS[kind]}s"
+    what = "the cost" if kind == "usd" else f"the number of {_noun(kind)}s"
     if verdict.kind == "worst":
         what = "the worst case"
     elif verdict.part is not None:
@@ -435,13 +433,12 @@ def describe_call(call: Call) -> str:
     if not call.sampling_calls and call.usd is None:
         return f"{model}: {'not counted yet' if lacks_count(call) else 'cost unknown'}"
     tokens = f"{usage.prompt_tokens:,} input"
-    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-    cached = {"written to cache": written, "read from cache": usage.cache_read_tokens}
+    cached = {"written to cache": usage.written_tokens, "read from cache": usage.cache_read_tokens}
     details = ", ".join(f"{number:,} {what}" for what, number in cached.items() if number)
     tokens += f" ({details})" if details else ""
     tokens += f" + {usage.output_tokens:,} output" if usage.output_tokens else ""
-    searches = usage.web_search_requests
-    tokens += f" tokens + {format_count(searches, 'web search request')}" if searches else " tokens"
+    uses = [(name[:-1].replace("_", " "), n) for name, n in usage.only(FEES).items() if n]
+    tokens = " + ".join([f"{tokens} tokens", *(format_count(n, name) for name, n in uses)])
     tokens = tokens if call.sampling_calls else "tokens unknown"  # only its price was stated
     price = "cost unknown" if call.usd is None else format_usd(call.usd)
     evidence = "" if call.evidence == "billed" else f" ({call.evidence})"

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pytest_llmcost.prices.usage import mapping, text_of
+from pytest_llmcost.responses.endpoints import Form
 
 _Body = Mapping[str, Any]
 _COUNTS = {
@@ -44,13 +45,17 @@ _NO_PROMPT = ("requestMetadata", "additionalModelResponseFieldPaths")
 # What is sent
 
 
-def to_payload(body: _Body) -> tuple[dict[str, Any], str | None]:
-    """Return a Converse request as a Messages payload, and what of it cannot be counted.
+def to_payload(body: _Body, form: Form) -> tuple[_Body, str | None]:
+    """Return a request in the Messages API's form, and why that cannot be counted, if it cannot.
 
     Example:
-        >>> to_payload({"messages": [{"role": "user", "content": [{"text": "Hi"}]}]})[0]
+        >>> to_payload({"messages": [{"role": "user", "content": [{"text": "Hi"}]}]}, "converse")[0]
         {'messages': [{'role': 'user', 'content': [{'type': 'text', 'text': 'Hi'}]}]}
     """
+    if form == "chat":
+        return body, "count_tokens does not take OpenAI's form of a request"
+    if form == "messages":
+        return body, None
     left: list[str] = []
     payload: dict[str, Any] = {}
     rest = {key: value for key, value in body.items() if key not in _NO_PROMPT}

@@ -14,8 +14,6 @@ from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import text_of
 from pytest_llmcost.responses.message import Answer, read_message
 
-_FIELDS = ("usage", "total_cost_usd", "model", "session_id")
-
 
 def read_declared(response: Any, *, model: str | None = None, usd: Decimal | None = None) -> Answer:
     """Read an answer from what stands in for its response.
@@ -28,7 +26,8 @@ def read_declared(response: Any, *, model: str | None = None, usd: Decimal | Non
     """
     if hasattr(response, "__dataclass_fields__"):
         # The Agent SDK's results are dataclasses with more in them than JSON.
-        response = {name: getattr(response, name) for name in _FIELDS if hasattr(response, name)}
+        fields = ("usage", "total_cost_usd", "model", "session_id")
+        response = {name: getattr(response, name) for name in fields if hasattr(response, name)}
     try:
         body = to_json_value(response)
     except PayloadError as error:

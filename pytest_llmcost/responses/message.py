@@ -18,7 +18,10 @@ from pytest_llmcost.json_values import prepare
 from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
 from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.usage import (
+    FEES,
+    LONGEST,
     MOST_TOKENS,
+    WRITTEN,
     Lifetime,
     Platform,
     SamplingCall,
@@ -28,6 +31,7 @@ from pytest_llmcost.prices.usage import (
     Usage,
     find_impossible,
     is_quantity,
+    longest_lived,
     mapping,
     mappings,
     text_of,
@@ -50,13 +54,7 @@ _UNSPECIFIED = "unspecified"
 """The category of a refusal that states none."""
 _LOOPING = ("server_tool_use", "mcp_tool_use")
 _CODE_TOOLS = ("code_execution", "bash_code_execution", "text_editor_code_execution")
-_TOKENS = (
-    "input_tokens",
-    "cache_creation_input_tokens",
-    "cache_read_input_tokens",
-    "output_tokens",
-)
-_KNOWN_TOOLS = ("web_search_requests", "web_fetch_requests", "code_execution_requests")
+_KNOWN_TOOLS = (*FEES, "web_fetch_requests", "code_execution_requests")
 _NOTHING = Usage()
 LATENCY = "x-amzn-bedrock-performanceconfig-latency"
 """The header in which Bedrock's InvokeModel asks for a latency, as Converse does in its body."""
@@ -64,9 +62,12 @@ LATENCY = "x-amzn-bedrock-performanceconfig-latency"
 _Body = Mapping[str, Any]
 
 
-class _Split(msgspec.Struct, frozen=True):
-    ephemeral_5m_input_tokens: TokenCount | None = None
-    ephemeral_1h_input_tokens: TokenCount | None = None
+_WRITES = {name: f"ephemeral_{life}_input_tokens" for life, name in WRITTEN.items()}
+
+
+class _Split(msgspec.Struct, frozen=True, rename=_WRITES):
+    cache_write_5m_tokens: TokenCount | None = None
+    cache_write_1h_tokens: TokenCount | None = None
 
 
 class _ServerTools(msgspec.Struct, frozen=True):
@@ -98,25 +99,25 @@ class _Stated(msgspec.Struct, frozen=True, kw_only=True):
     def usage(self) -> Usage:
         """The quantities by billing category."""
         split = self.cache_creation or _Split()
-        short, long = split.ephemeral_5m_input_tokens or 0, split.ephemeral_1h_input_tokens or 0
+        stated = {name: getattr(split, name) or 0 for name in _WRITES}
         total = self.cache_creation_input_tokens
         # Writes beyond the split are 5-minute ones: a server tool's loop writes such breakpoints by
         # itself. Where the split says more than the total, the total wins: it comes at the end of
         # a stream, the split only at the start. Source:
         # https://platform.claude.com/docs/en/agents-and-tools/tool-use/tool-use-with-prompt-caching
-        written = short + long if total is None else total
-        written_1h = min(long, written)
+        written = sum(stated.values()) if total is None else total
+        tools = self.server_tool_use or _ServerTools()
         return Usage(
             input_tokens=self.input_tokens,
-            cache_write_5m_tokens=written - written_1h,
-            cache_write_1h_tokens=written_1h,
+            **(longest_lived({**stated, WRITTEN["5m"]: written}, written) if written else {}),
             cache_read_tokens=self.cache_read_input_tokens or 0,
             output_tokens=self.output_tokens,
-            web_search_requests=(self.server_tool_use or _ServerTools()).web_search_requests or 0,
+            **{name: getattr(tools, name) or 0 for name in FEES},
         )
 
 
 prepare(_Stated)
+_TOKENS = tuple(name for name in _Stated.__struct_fields__ if name.endswith("_tokens"))
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,11 +235,10 @@ def read_message(
         raise _unreadable(f"usage.{withdrawn}", what)
     is_cached = top.cache_read_tokens or top.cache_write_5m_tokens
     lifetime = read_lifetime(asked) if at_most or is_cached else None
-    is_unsplit = top.cache_write_5m_tokens and stated.cache_creation is None and not passes
-    if is_unsplit and lifetime == "1h":
+    written = top.cache_write_5m_tokens
+    if written and lifetime and stated.cache_creation is None and not passes:
         # Bedrock's last frame has no split by lifetime, but the request asks for nothing else.
-        written = top.cache_write_5m_tokens
-        top = replace(top, cache_write_5m_tokens=0, cache_write_1h_tokens=written)
+        top = replace(top, **{"cache_write_5m_tokens": 0, WRITTEN[lifetime]: written})
 
     content = _Content(body)
     changes = content.changes
@@ -259,11 +259,11 @@ def read_message(
     # The passes are the answer's calls if they explain the top level: each has a length band of its
     # own. After a compaction on demand the top level is all zero, so the passes are the bill.
     # Source: https://platform.claude.com/docs/en/build-with-claude/compaction
-    searches = Usage(web_search_requests=top.web_search_requests)
+    fees = Usage(**{name: getattr(top, name) for name in FEES})
     usages = [each.usage for each in served]
-    is_explained = bool(usages) and (sum(usages, searches) == top or top == searches)
+    is_explained = bool(usages) and (sum(usages, fees) == top or top == fees)
     if is_explained:
-        usages[0] += searches
+        usages[0] += fees
     at_most = dict(at_most or {})
     for key in _TOKENS if served and not is_explained else ():
         added = sum(getattr(each, key) or 0 for each in served)
@@ -294,8 +294,8 @@ def read_message(
         less, most = stated.usage, read_usage({**raw, **at_most})
         names = Usage.__struct_fields__
         raised = {key: max(0, getattr(most, key) - getattr(less, key)) for key in names}
-        if lifetime != "5m":  # what was written may live for an hour, which costs more
-            raised["cache_write_1h_tokens"] += raised.pop("cache_write_5m_tokens")
+        if lifetime != "5m":  # what was written may live longer, which costs more
+            raised[WRITTEN[lifetime or LONGEST]] += raised.pop("cache_write_5m_tokens")
         high = sampling_calls[0].usage + Usage(**raised)
         sampling_calls[0] = replace(sampling_calls[0], usage_high=high)
     answering = sampling_calls[0]
@@ -375,10 +375,9 @@ def _decode(raw: Any) -> _Stated:
     except RecursionError:  # a decoder may have more levels than Python code
         raise _unreadable("usage", "nested too deeply") from None
     except msgspec.ValidationError as error:
-        what, _, place = str(error).removesuffix("`").partition(" - at `$")
-        path = f"usage{place}"
+        what, _, place = str(error).partition(" - at `$")
+        path = "usage" + place.removesuffix("`")
         if "missing required field" in what:
-            what += "" if place else "`"
             path += "." + what.split("`")[1]
         elif "got" not in what:  # out of range: msgspec says the limit alone
             for step in re.findall(r"\w+", place):
@@ -467,7 +466,7 @@ def read_lifetime(request: _Body) -> Lifetime | None:
             if isinstance(mark, dict) and mark.get("type") == "ephemeral":
                 lifetimes.add(str(mark.get("ttl") or "5m"))
         ahead += [each for each in inner if isinstance(each, (dict, list, tuple))]
-    return next((each for each in ("5m", "1h") if lifetimes == {each}), None)
+    return next((each for each in WRITTEN if lifetimes == {each}), None)
 
 
 def _caveats(raw: _Body, stated: _Stated, body: _Body, content: _Content) -> set[str]:
@@ -498,7 +497,7 @@ def unknown_quantities(raw: _Body) -> Iterator[str]:
         is_quantity = key.endswith(("_tokens", "_requests"))
         if value and is_quantity and key not in _Stated.__struct_fields__:
             yield key
-    tables = {"cache_creation": _Split.__struct_fields__, "server_tool_use": _KNOWN_TOOLS}
+    tables = {"cache_creation": _WRITES.values(), "server_tool_use": _KNOWN_TOOLS}
     for table, known in tables.items():
         for key, value in (raw.get(table) or {}).items():
             if value and key not in known:

@@ -23,6 +23,7 @@ from pytest_llmcost.errors import RecordingError, UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.usage import mapping
+from pytest_llmcost.responses.converse import to_payload
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
 from pytest_llmcost.responses.message import LATENCY, Answer, model_of, read_answer
 from pytest_llmcost.responses.stream import BatchResult, StreamedMessage, read_whole
@@ -97,13 +98,13 @@ def read_calls(recorded: Recorded) -> list[Found]:
 
     A batch's results are several calls; a batch that is only submitted is billed with them.
     """
-    request = recorded.request
     # A response without its request is taken for one of Anthropic's own API.
     endpoint: Endpoint | None = Endpoint(kind="messages")
     if recorded.url is not None:
         endpoint = recognise(recorded.method, recorded.url)
     if endpoint is None or endpoint.kind == "batch_create":
         return []
+    request = recorded.request and to_payload(recorded.request, endpoint.form)[0]
 
     def without_answer(**why: Any) -> Found:
         return Found(source=recorded.source, model=model_of(endpoint, request), **why)

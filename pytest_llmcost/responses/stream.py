@@ -26,7 +26,6 @@ _LARGEST_EVENT = 4 * 1024 * 1024
 _LARGEST = 64 * 1024 * 1024
 """Bytes of a frame, a batch's result or a whole body: more than the API sends of any of them."""
 _KEPT_KEYS = ("type", "name", "from", "to", "trigger", "caller")
-_INPUT_KEYS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 FILLINGS = {"text": ("text",), "thinking": ("thinking", "signature"), "compaction": ("content",)}
 """Blocks that may be empty, and the keys that hold what they say, in deltas too."""
 _FILLED_KEYS = ("text", "thinking", "signature", "data", "content")
@@ -275,7 +274,7 @@ class Reader:
     def _finish(self) -> None:
         if self._body is not None and len(self.messages) < _MOST_MESSAGES:
             usage = self._body["usage"]
-            gone = (key for key in _INPUT_KEYS if key in self._stated and not usage[key])
+            gone = (key for key in usage if key in self._stated and not usage[key])
             self.messages.append(
                 StreamedMessage(
                     body=self._body,
@@ -292,7 +291,7 @@ class Reader:
             return False
         usage = body["usage"]
         usage.update({key: value for key, value in stated.items() if value is not None})
-        self._stated.update(key for key in _INPUT_KEYS if usage.get(key))
+        self._stated.update(key for key in usage if key.endswith("input_tokens") and usage[key])
         return True
 
     def _stop(self, body: dict[str, Any], event: Mapping[str, Any]) -> None:

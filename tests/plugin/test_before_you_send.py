@@ -74,14 +74,14 @@ def test_the_table_of_prices_is_the_cards() -> None:
     rates = shipped_card().rates(MODEL, on=ON)
     text = (DOCS / "cached-prompts.md").read_text(encoding="utf-8")
     for title, rate in (
-        ("input", rates.input),
-        ("write, kept for 5 minutes", rates.cache_write_5m),
-        ("write, kept for an hour", rates.cache_write_1h),
-        ("read", rates.cache_read),
+        ("input", rates.usd["input"]),
+        ("write, kept for 5 minutes", rates.usd["cache_write_5m"]),
+        ("write, kept for an hour", rates.usd["cache_write_1h"]),
+        ("read", rates.usd["cache_read"]),
     ):
-        factor = f"{(rate / rates.input).normalize():f}"
+        factor = f"{(rate / rates.usd['input']).normalize():f}"
         assert f"| {title} | {factor} | ${rate:.2f} |" in text
-    assert f"| output | | ${rates.output:.2f} |" in text
+    assert f"| output | | ${rates.usd['output']:.2f} |" in text
 
 
 REJECTED = {

@@ -62,6 +62,12 @@ APP = """
         del body["usage"]
         call(json=body)
 
+    def disagreeing():
+        '''An answer whose passes add up to more than its usage.'''
+        body = reply(1000, 100)
+        passes = [{"type": "message", "input_tokens": 1000, "output_tokens": 150}]
+        call(json={**body, "usage": {**body["usage"], "iterations": passes}})
+
     USAGE = {"input_tokens": 1000, "output_tokens": 100}
     OTHER = {"input_tokens": 500, "output_tokens": 0}
 """
@@ -78,6 +84,11 @@ SETTLED: dict[str, tuple[str, int, str]] = {
         "0.0045",
     ),
     "a cut stream by a usage": ("cut(); llmcost.record(USAGE, model=MODEL)", 1, "0.0045"),
+    "a usage that contradicts itself by the right one": (
+        "disagreeing(); llmcost.record(USAGE, model=MODEL)",
+        1,
+        "0.0045",
+    ),
     "the only doubtful of several": (
         "call(json=reply(2000, 0, 'msg_0')); unreadable(); llmcost.record(USAGE, model=MODEL)",
         2,

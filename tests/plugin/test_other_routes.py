@@ -139,6 +139,14 @@ def test_a_changed_prompt_of_a_chat_is_unknown_with_the_reason(app: Project) -> 
         "chat/completions",
         "not-recounted: messages.0: count_tokens does not take OpenAI's form of a request",
     ]
+    state = "llmcost.record({'input_tokens': 100, 'output_tokens': 10}, model='claude-opus-4-7')"
+    app.write(
+        test_app=f"{APP}\n    def test_chat(llmcost):\n        {body}\n            chat(20)\n"
+        f"        {state}\n"
+    )
+    app.run("--llmcost-report=ledger.json", "--llmcost-record-mode=once").assert_outcomes(passed=1)
+    (call,) = calls_of(app)  # in its place, as the message says
+    assert (call["evidence"], call["caveats"]) == ("declared", [])
 
 
 def test_what_a_stub_says_is_a_mock_s(app: Project) -> None:

@@ -111,7 +111,7 @@ def our_figures(card: RateCard, on: date) -> dict[Place, Decimal]:
     for model, entry in card.models.items():
         for rates in _rates_in_force(card, model, on):
             for key in RATE_KEYS:
-                found[Place(model, rates.speed, rates.above, key)] = getattr(rates, key)
+                found[Place(model, rates.speed, rates.above, key)] = rates.usd[key]
         sampling = SamplingCall(model=model, usage=Usage(web_search_requests=1_000))
         first = min(row.from_on for row in entry.rates)
         fee = card.price([sampling], Terms(), on=max(on, first)).usd

@@ -19,9 +19,10 @@ from pytest_llmcost.ledger.builder import Owner
 from pytest_llmcost.ledger.ledger import Ledger, ModelTotals
 from pytest_llmcost.ledger.ledger_file import parse_ledger, render_json
 from pytest_llmcost.ledger.shards import merge_ledgers
-from pytest_llmcost.prices.bill import ByCategory
+from pytest_llmcost.prices.bill import USD_OF, ByCategory
+from pytest_llmcost.prices.price_file import RATE_KEYS, CardFile, RateRow
 from pytest_llmcost.prices.rate_card import shipped_card
-from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
+from pytest_llmcost.prices.usage import FEES, SamplingCall, Terms, Usage
 from pytest_llmcost.responses.message import Answer
 
 CARD, ON = shipped_card(), date(2026, 11, 22)
@@ -164,3 +165,10 @@ def test_a_call_that_loses_its_price_loses_its_categories() -> None:
     assert call.sampling_calls[0].by_category != ByCategory()
     stated = reprice(replace(call, declared_usd=Decimal(1)), CARD, on=ON)
     assert stated.sampling_calls[0].by_category == ByCategory()
+
+
+def test_every_category_has_an_amount_and_a_rate_or_a_fee() -> None:
+    assert (*USD_OF.values(), "declared_usd", "unknown_usd") == ByCategory.__struct_fields__
+    assert {*RATE_KEYS} <= {*RateRow.__struct_fields__}
+    fees = {f"{name.removesuffix('_requests')}_usd_per_1000" for name in FEES}
+    assert fees <= {*CardFile.__struct_fields__}

@@ -13,7 +13,6 @@ import anyio
 import httpx2
 import pytest
 from capture_kit import ASKED, HEADERS, LIBRARIES, Purse, capturing, chunks
-from msgspec import to_builtins
 from recorded_traffic import billed_lines, body_of, needs_traffic
 
 from pytest_llmcost.call import Call
@@ -65,7 +64,7 @@ def check(purse: Purse, lines: list[Line]) -> int:
         if ids_in(line) > 1:
             check_several(call, line)
             continue
-        assert to_builtins(call.usage) == line["usage"], line["id"]
+        assert call.usage == Usage(**line["usage"]), line["id"]
         assert "truncated-stream" not in call.caveats, line["id"]
         exact += 1
     return exact

@@ -18,6 +18,7 @@ from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.converse import to_message, to_payload
 from pytest_llmcost.responses.endpoints import recognise
 from pytest_llmcost.responses.message import read_answer
+from pytest_llmcost.responses.recorded_files import read_calls, read_recordings
 from pytest_llmcost.responses.stream import Reader, read_whole
 
 CHAT_URL = "https://api.anthropic.com/v1/chat/completions"
@@ -131,10 +132,10 @@ MESSAGES: dict[str, Any] = {
 
 
 def test_a_converse_payload_is_the_messages_payload_that_says_the_same() -> None:
-    assert to_payload(CONVERSE) == (MESSAGES, None)
+    assert to_payload(CONVERSE, "converse") == (MESSAGES, None)
     now, as_messages = (
         read_payload(each, model="anthropic.claude-sonnet-4-6")
-        for each in (to_payload(CONVERSE)[0], MESSAGES)
+        for each in (to_payload(CONVERSE, "converse")[0], MESSAGES)
     )
     assert now.fingerprint == as_messages.fingerprint
     assert [each.ttl for each in now.breakpoints] == ["5m", "1h", "5m"]
@@ -160,7 +161,7 @@ def test_a_converse_payload_is_the_messages_payload_that_says_the_same() -> None
     ],
 )
 def test_what_has_no_equal_is_kept_and_cannot_be_counted(more: dict[str, Any], what: str) -> None:
-    payload, obstacle = to_payload({**CONVERSE, **more})
+    payload, obstacle = to_payload({**CONVERSE, **more}, "converse")
     assert obstacle == f"count_tokens does not know Converse's {what}"
     assert payload != MESSAGES
 
@@ -202,6 +203,20 @@ def test_cache_writes_of_converse_have_their_lifetimes() -> None:
     payload = {"system": MESSAGES["system"]}
     unsplit = answer_of(CONVERSE_URL, {"usage": usage}, request=payload)
     assert unsplit.usage.cache_write_1h_tokens == 500
+
+
+def test_a_recorded_request_of_converse_says_how_long_a_write_without_a_split_lives() -> None:
+    point = {"cachePoint": {"type": "default", "ttl": "1h"}}
+    asked = {"messages": [{"role": "user", "content": [{"text": "Hi"}, point]}]}
+    body = {"usage": {"inputTokens": 3, "outputTokens": 5, "cacheWriteInputTokens": 2000}}
+    entry = {
+        "request": {"method": "POST", "uri": CONVERSE_URL, "body": json.dumps(asked)},
+        "response": {"status": {"code": 200}, "body": {"string": json.dumps(body)}},
+    }
+    (recorded,) = read_recordings(json.dumps({"interactions": [entry]}).encode(), "t.json")
+    (found,) = read_calls(recorded)
+    assert found.answer is not None
+    assert found.answer.usage == Usage(input_tokens=3, cache_write_1h_tokens=2000, output_tokens=5)
 
 
 def test_an_unknown_quantity_and_a_tier_are_said() -> None:

@@ -21,26 +21,27 @@ BLOCKS = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 def _discount(card: RateCard) -> list[Decimal]:
     days = (date(2026, 6, 30), date(2026, 7, 1), date(2026, 11, 1), date(2027, 11, 1))
-    return [card.rates("claude-opus-4-7", on=day).output for day in days]
+    return [card.rates("claude-opus-4-7", on=day).usd["output"] for day in days]
 
 
 def _rates(card: RateCard) -> list[Decimal]:
     on = date(2026, 11, 1)
-    low, high = card.bands("claude-haiku-5-5", on=on)
-    fast = card.rates("claude-opus-5-5", on=on, speed="fast")
-    return [low.input, low.output, high.input, high.output, high.cache_read, fast.output]
+    low, high = (rates.usd for rates in card.bands("claude-haiku-5-5", on=on))
+    fast = card.rates("claude-opus-5-5", on=on, speed="fast").usd
+    kinds = ((low, "input"), (low, "output"), (high, "input"), (high, "output"))
+    return [*(usd[key] for usd, key in kinds), high["cache_read"], fast["output"]]
 
 
 def _gateway(card: RateCard) -> list[Decimal]:
     assert card.resolve("acme/assistant").model == "claude-sonnet-5-5"
     profile = "arn:aws:bedrock:eu-central-1:123456789012:application-inference-profile/a1b2c3d4e5f6"
-    return [card.rates(profile, on=date(2026, 11, 22)).output]
+    return [card.rates(profile, on=date(2026, 11, 22)).usd["output"]]
 
 
 def _new_model(card: RateCard) -> list[Decimal]:
     regional = card.models["acme/large"].regional
     assert regional is not None
-    return [card.rates("acme/large-latest", on=date(2026, 11, 1)).output, regional]
+    return [card.rates("acme/large-latest", on=date(2026, 11, 1)).usd["output"], regional]
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def overlay(tmp_path: Path) -> Overlay:
 
 def rates(card: RateCard, model: str, on: date = ON, speed: str | None = None) -> list[str]:
     found = card.rates(model, on=on, speed=speed)
-    return [f"{getattr(found, key).normalize():f}" for key in RATE_KEYS]
+    return [f"{found.usd[key].normalize():f}" for key in RATE_KEYS]
 
 
 def test_a_new_model_has_the_rates_that_the_file_states(overlay: Overlay) -> None:
@@ -88,7 +88,7 @@ def test_a_factor_is_a_discount_on_every_rate_speed_and_band(overlay: Overlay) -
     assert rates(card, "claude-opus-5-5", ON, "fast") == ["6.4", "8", "12.8", "0.32", "32"]
     assert rates(card, "claude-opus-5-5", date(2026, 10, 31))[0] == "4"
     beyond = card.rates("claude-haiku-5-5", on=ON, prompt_tokens=100_001)
-    assert (beyond.input, beyond.output) == (Decimal("0.25"), Decimal("1.25"))
+    assert (beyond.usd["input"], beyond.usd["output"]) == (Decimal("0.25"), Decimal("1.25"))
 
 
 def test_a_factor_may_hold_for_one_speed_or_one_band(overlay: Overlay) -> None:
@@ -100,7 +100,7 @@ def test_a_factor_may_hold_for_one_speed_or_one_band(overlay: Overlay) -> None:
     assert rates(card, "claude-opus-5-5")[0] == "4"
     assert rates(card, "claude-opus-5-5", ON, "fast")[0] == "4"
     low, high = card.bands("claude-haiku-5-5", on=ON)
-    assert (low.input, high.input) == (Decimal("0.1"), Decimal("0.25"))
+    assert (low.usd["input"], high.usd["input"]) == (Decimal("0.1"), Decimal("0.25"))
 
 
 def test_of_two_factors_the_later_holds(overlay: Overlay) -> None:

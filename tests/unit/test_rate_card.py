@@ -149,7 +149,7 @@ def test_a_misspelt_name_is_told_from_another_model(name: str, likely: str | Non
 )
 def test_rates_are_those_of_the_prompts_length(prompt_tokens: int, above: int, usd: str) -> None:
     rates = shipped_card().rates("claude-haiku-5-5", on=ON, prompt_tokens=prompt_tokens)
-    assert (rates.above, rates.input) == (above, Decimal(usd))
+    assert (rates.above, rates.usd["input"]) == (above, Decimal(usd))
 
 
 def test_rates_answer_to_any_name_and_say_where_they_come_from() -> None:

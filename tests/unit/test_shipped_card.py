@@ -60,7 +60,7 @@ def usd_of(pin: Pin, on: date, usage: Usage) -> Decimal:
 def test_a_million_of_each_category_costs_what_is_pinned(pin: Pin) -> None:
     for on in pin.days:
         rates = shipped_card().rates(pin.model, on=on, speed=pin.speed, prompt_tokens=pin.above + 1)
-        assert tuple(getattr(rates, key) for key in RATE_KEYS) == pin.rates
+        assert tuple(rates.usd[key] for key in RATE_KEYS) == pin.rates
 
 
 @pytest.mark.parametrize("pin", BANDS, ids=lambda pin: f"{pin.model}-{pin.speed}")
@@ -167,13 +167,13 @@ def test_geography_costs_more_from_4_6_on_and_regions_from_4_5_on(
 def test_the_rates_of_opus_4_7_are_as_published() -> None:
     rates = shipped_card().rates("claude-opus-4-7", on=date(2026, 11, 22))
     published = ("5", "6.25", "10", "0.50", "25")
-    assert [getattr(rates, key) for key in RATE_KEYS] == list(map(Decimal, published))
+    assert [rates.usd[key] for key in RATE_KEYS] == list(map(Decimal, published))
 
 
 def test_models_of_one_family_that_differ_in_one_rate_are_told_apart() -> None:
     on = date(2026, 11, 22)
     reads = [
-        shipped_card().rates(model, on=on).cache_read
+        shipped_card().rates(model, on=on).usd["cache_read"]
         for model in ("claude-fable-5", "claude-fable-5-1", "claude-fable-5-2")
     ]
     assert reads == [Decimal(1), Decimal("0.25"), Decimal("0.20")]

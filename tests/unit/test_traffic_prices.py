@@ -13,6 +13,7 @@ from recorded_traffic import body_of, needs_traffic, recorded_lines
 
 from pytest_llmcost.call import Call, price
 from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
 from pytest_llmcost.responses.message import Answer, read_message
 from pytest_llmcost.responses.stream import read_whole
@@ -77,8 +78,7 @@ def test_every_usage_is_the_one_that_was_recorded() -> None:
     for line in lines_with(priced=True):
         if line["usage"] is not None:
             (call,) = answers_of(line)
-            read = {field: getattr(call.usage, field) for field in call.usage.__struct_fields__}
-            assert read == line["usage"], line["id"]
+            assert call.usage == Usage(**line["usage"]), line["id"]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.ledger import Comparison, Ledger
 from pytest_llmcost.ledger.run_history import Run
 from pytest_llmcost.ledger.totals import is_live
+from pytest_llmcost.prices.bill import USD_OF
+from pytest_llmcost.prices.usage import PROMPT
 from pytest_llmcost.reports import comparisons, numbers, rows, run_wording, wording
 from pytest_llmcost.reports.escape import MOST_WITH_COMMAND, clean
 from pytest_llmcost.reports.numbers import REFUSED, percent, usd_cell
@@ -38,7 +40,6 @@ _MOST_INNER = 50_000
 _TOKENS = {f"tokens-{head.replace(' ', '-')}": head.capitalize() for head in rows.TOKEN_HEADS}
 """Each column of tokens with its title. A narrow page hides them, and those of the cache first."""
 _CALL_FIELDS = ("model", "cost", *_TOKENS, "note")
-_PROMPT = ("input_usd", "cache_write_5m_usd", "cache_write_1h_usd", "cache_read_usd")
 
 _Way: TypeAlias = tuple[Sequence[str], int, Row]
 """The way to a row from where one is (folders, the file, the test), its number, and the row."""
@@ -242,7 +243,7 @@ class _Page:
         parts = self._parts_by_owner.get(row.owner, []) if row.is_last else []
         names, size = [each.part for each in parts], sum(each.after for each in parts)
         costs, whole = dict(row.spent.by_category.items()), row.spent.priced_usd
-        prompt = sum(costs.get(name, Decimal(0)) for name in _PROMPT)
+        prompt = sum(costs.get(USD_OF[name], Decimal(0)) for name in PROMPT)
         width = float(prompt) / float(whole) / size if whole and size else 0.0
         written, answer = [], None
         for each in parts[: self._most]:
