@@ -228,7 +228,7 @@ def read_message(
     raw, asked = body.get("usage") or {}, request or {}
     texts, asked_texts = _texts(body), _texts(asked)
     tools, longest_reply = tools_and_longest_reply(asked)
-    stated = _decode(raw)
+    stated, content = _decode(raw), _Content(body)
     top, passes = stated.usage, stated.iterations or []
     if withdrawn and not passes:  # a compaction may leave less; its passes say so
         what = "restated as 0 at the end of the stream, after more before"
@@ -240,66 +240,35 @@ def read_message(
         # Bedrock's last frame has no split by lifetime, but the request asks for nothing else.
         top = replace(top, **{"cache_write_5m_tokens": 0, WRITTEN[lifetime]: written})
 
-    content = _Content(body)
-    changes = content.changes
-    # After a fallback a stream's `message_start` still names the model that declined.
-    # Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
-    fallbacks = [each.model for each in passes if each.type == "fallback_message" and each.model]
-    fallbacks = fallbacks or [each.serving for each in changes if each.serving]
     named, own = model or asked_texts.get("model"), texts.get("model")
-    serving = fallbacks[-1] if fallbacks else own or named
-    if not serving:
-        raise _unreadable("model", "expected the model's name, got nothing")
     declined, served = _split_passes(passes)
-    requested = serving
-    if declined or changes:  # without the request, its model is the first one that declined
-        first = [*(each.declined for each in changes[:1]), *(each.model for each in declined[:1])]
-        requested = next(filter(None, [named, *first, own]), serving)
-
-    # The passes are the answer's calls if they explain the top level: each has a length band of its
-    # own. After a compaction on demand the top level is all zero, so the passes are the bill.
-    # Source: https://platform.claude.com/docs/en/build-with-claude/compaction
-    fees = Usage(**{name: getattr(top, name) for name in FEES})
-    usages = [each.usage for each in served]
-    is_explained = bool(usages) and (sum(usages, fees) == top or top == fees)
-    if is_explained:
-        usages[0] += fees
+    serving, requested = _models(named, own, declined, served, content.changes)
+    usages = _passes_that_explain(top, served)
     at_most = dict(at_most or {})
-    for key in _TOKENS if served and not is_explained else ():
-        added = sum(getattr(each, key) or 0 for each in served)
-        # Passes that add up to more say that the top level may leave something out.
-        if added > (getattr(stated, key) or 0):
-            at_most.setdefault(key, added)
+    if not usages:
+        for key, most in _sums_beyond(stated, served).items():
+            at_most.setdefault(key, most)
     is_loop = content.loops or any((raw.get("server_tool_use") or {}).values())
-    refusal = None
-    if body.get("stop_reason") == "refusal" and not content.spoke:
-        # Refused before any output, whatever `output_tokens` is. Source: as of fallbacks.
-        refusal = text_of(mapping(body.get("stop_details")).get("category")) or _UNSPECIFIED
     # An end that was not seen may be a refusal before any output, which may be free. After a change
     # of model the start's tokens are those of the other one. A model that spoke is billed anyway.
-    is_open = truncated and (changes or not content.spoke)
+    is_open = truncated and (content.changes or not content.spoke)
     sampling_calls = [
         SamplingCall(
             model=serving,
             usage=usage,
             usage_low=_NOTHING if is_open else None,
-            sums_calls=not is_explained and (bool(served) or is_loop),
-            refusal=refusal,
+            sums_calls=not usages and (bool(served) or is_loop),
+            refusal=_refusal(body, content),
             most_output_tokens=longest_reply if truncated else None,
             read_lifetime=lifetime if top.cache_read_tokens else None,
         )
-        for usage in (usages if is_explained else [top])
+        for usage in usages or [top]
     ]
     if at_most:
-        less, most = stated.usage, read_usage({**raw, **at_most})
-        names = Usage.__struct_fields__
-        raised = {key: max(0, getattr(most, key) - getattr(less, key)) for key in names}
-        if lifetime != "5m":  # what was written may live longer, which costs more
-            raised[WRITTEN[lifetime or LONGEST]] += raised.pop("cache_write_5m_tokens")
-        high = sampling_calls[0].usage + Usage(**raised)
+        high = sampling_calls[0].usage + _more(raw, at_most, lifetime)
         sampling_calls[0] = replace(sampling_calls[0], usage_high=high)
     answering = sampling_calls[0]
-    sampling_calls += _beside(passes, declined, changes, requested)
+    sampling_calls += _beside(passes, declined, content.changes, requested)
     # A pass that used nothing is none. The answer itself stays, for it has had a prompt, unless it
     # was a compaction alone, on demand.
     kept = [each for each in sampling_calls if each.usage != _NOTHING or each.kind == "declined"]
@@ -308,17 +277,7 @@ def read_message(
     if (impossible := find_impossible(kept)) is not None:
         raise _unreadable("usage", impossible)
 
-    kinds = [str(tool.get("type") or "custom") for tool in tools]
-    # Files that are attached to a container are charged even if no code runs.
-    # Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08.
-    has_container = content.runs_code or (
-        any(kind.startswith("code_execution_") for kind in kinds)
-        and any(
-            block.get("type") == "container_upload"
-            for message in mappings(asked.get("messages"))
-            for block in mappings(message.get("content"))
-        )
-    )
+    kinds = tuple(str(tool.get("type") or "custom") for tool in tools)
     caveats = _caveats(raw, stated, body, content)
     caveats |= {f"usage-disagrees: {key}" for key in at_most}
     caveats |= {"truncated-stream"} if truncated else set()
@@ -338,8 +297,86 @@ def read_message(
             inference_geo=stated.inference_geo or (f"asked-{geography}" if geography else None),
             platform=platform,
         ),
-        code_beside=tuple(kinds) if has_container else None,
+        code_beside=kinds if content.runs_code or _attaches_files(asked, kinds) else None,
         caveats=sorted_caveats(caveats) if caveats else (),
+    )
+
+
+def _models(
+    named: str | None,
+    own: str | None,
+    declined: Sequence[_Stated],
+    served: Sequence[_Stated],
+    changes: Sequence[_ModelChange],
+) -> tuple[str, str]:
+    """Return the model that served and the one that was asked for.
+
+    `named` is the request's, `own` the response's. After a fallback a stream's `message_start`
+    still names the model that declined. Source:
+    https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
+    """
+    passes = [*declined, *served]
+    fallbacks = [each.model for each in passes if each.type == "fallback_message" and each.model]
+    fallbacks = fallbacks or [each.serving for each in changes if each.serving]
+    serving = fallbacks[-1] if fallbacks else own or named
+    if not serving:
+        raise _unreadable("model", "expected the model's name, got nothing")
+    if not declined and not changes:
+        return serving, serving
+    # Without the request, its model is the first one that declined.
+    first = [*(each.declined for each in changes[:1]), *(each.model for each in declined[:1])]
+    return serving, next(filter(None, [named, *first, own]), serving)
+
+
+def _passes_that_explain(top: Usage, served: Sequence[_Stated]) -> list[Usage]:
+    """Return the usage of each pass if all of them explain the top level, else nothing.
+
+    Then they are the answer's calls, for each has a length band of its own. After a compaction on
+    demand the top level is all zero, so the passes are the bill. Source:
+    https://platform.claude.com/docs/en/build-with-claude/compaction
+    """
+    fees = Usage(**{name: getattr(top, name) for name in FEES})
+    usages = [each.usage for each in served]
+    if not usages or (sum(usages, fees) != top and top != fees):
+        return []
+    return [usages[0] + fees, *usages[1:]]
+
+
+def _sums_beyond(stated: _Stated, served: Sequence[_Stated]) -> dict[str, int]:
+    """Return what the passes add up to where it is more: the top level may leave something out."""
+    sums = {key: sum(getattr(each, key) or 0 for each in served) for key in _TOKENS}
+    return {key: each for key, each in sums.items() if each > (getattr(stated, key) or 0)}
+
+
+def _more(raw: _Body, at_most: Mapping[str, int], lifetime: Lifetime | None) -> Usage:
+    """Return how much more than `raw` states there may be; `lifetime` is that of cache writes."""
+    less, most = read_usage(raw), read_usage({**raw, **at_most})
+    names = Usage.__struct_fields__
+    more = {key: max(0, getattr(most, key) - getattr(less, key)) for key in names}
+    if lifetime != "5m":  # what was written may live longer, which costs more
+        more[WRITTEN[lifetime or LONGEST]] += more.pop("cache_write_5m_tokens")
+    return Usage(**more)
+
+
+def _refusal(body: _Body, content: _Content) -> str | None:
+    """Return the category of a refusal before any output, whatever `output_tokens` is.
+
+    Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
+    """
+    if body.get("stop_reason") != "refusal" or content.spoke:
+        return None
+    return text_of(mapping(body.get("stop_details")).get("category")) or _UNSPECIFIED
+
+
+def _attaches_files(request: _Body, kinds: Sequence[str]) -> bool:
+    """Return whether files are attached to a container, which is charged even if no code runs.
+
+    Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08.
+    """
+    return any(kind.startswith("code_execution_") for kind in kinds) and any(
+        block.get("type") == "container_upload"
+        for message in mappings(request.get("messages"))
+        for block in mappings(message.get("content"))
     )
 
 
