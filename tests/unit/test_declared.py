@@ -94,7 +94,9 @@ def test_a_usage_without_a_model_or_a_price_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "mock", [Mock(), MagicMock(), Mock(spec=anthropic.types.Message), object()], ids=repr
+    "mock",
+    [Mock(), MagicMock(), Mock(spec=anthropic.types.Message), object()],
+    ids=["mock", "magic", "of a message", "object"],
 )
 def test_what_is_no_response_is_refused_by_its_type(mock: object) -> None:
     kind = type(mock).__name__
