@@ -161,10 +161,12 @@ def _sdk_fields(value: Any) -> object:
     """Return the fields of an SDK object (pydantic, or a tool made from a function)."""
     if isinstance(value, date):
         return value.isoformat()
-    dump = getattr(value, "model_dump", None)
-    if callable(dump) and not isinstance(value, type):
+    # Of its class: a mock has whatever it is asked for, and so has what that returns.
+    if hasattr(value.__class__, "model_dump"):
         hidden = getattr(value, "__api_exclude__", None)  # the SDK's own fields, as `_client`
-        return dump(mode="json", exclude_unset=True, by_alias=True, exclude=hidden, warnings=False)
+        return value.model_dump(
+            mode="json", exclude_unset=True, by_alias=True, exclude=hidden, warnings=False
+        )
     if _is_of_sdk(value) and hasattr(value, "to_dict"):
         return value.to_dict()
     hint = ""

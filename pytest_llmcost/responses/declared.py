@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from pytest_llmcost.errors import UsageDataError
+from pytest_llmcost.errors import PayloadError, UsageDataError
 from pytest_llmcost.json_values import to_json_value
 from pytest_llmcost.money import parse_usd
 from pytest_llmcost.prices.caveats import sorted_caveats
@@ -29,7 +29,12 @@ def read_declared(response: Any, *, model: str | None = None, usd: Decimal | Non
     if hasattr(response, "__dataclass_fields__"):
         # The Agent SDK's results are dataclasses with more in them than JSON.
         response = {name: getattr(response, name) for name in _FIELDS if hasattr(response, name)}
-    body = to_json_value(response)
+    try:
+        body = to_json_value(response)
+    except PayloadError as error:
+        if error.path:
+            raise UsageDataError(str(error), path=error.path) from None
+        body = None  # nothing that is sent or answered, for example a mock
     if not isinstance(body, dict):
         raise UsageDataError(
             f"record takes a Messages response or a usage, not {type(response).__name__}", path=""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import date
 from decimal import Decimal
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
+import anthropic
 import pytest
 
 from pytest_llmcost.amounts import Amounts
@@ -89,3 +91,19 @@ def test_an_agents_total_is_its_price() -> None:
 def test_a_usage_without_a_model_or_a_price_is_refused() -> None:
     with pytest.raises(UsageDataError, match="names no model; add model="):
         read_declared(usage(1_000))
+
+
+@pytest.mark.parametrize(
+    "mock",
+    [Mock(), MagicMock(), Mock(spec=anthropic.types.Message), object()],
+    ids=["mock", "magic", "of a message", "object"],
+)
+def test_what_is_no_response_is_refused_by_its_type(mock: object) -> None:
+    kind = type(mock).__name__
+    with pytest.raises(UsageDataError, match=f"a Messages response or a usage, not {kind}$"):
+        read_declared(mock, model=MODEL)
+
+
+def test_what_is_no_usage_inside_a_response_is_named_by_its_place() -> None:
+    with pytest.raises(UsageDataError, match=r"^usage\.input_tokens is of type MagicMock"):
+        read_declared({"usage": {"input_tokens": MagicMock()}, "model": MODEL})
