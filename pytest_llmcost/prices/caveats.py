@@ -43,7 +43,7 @@ class Rule(NamedTuple):
 _READING = {
     "truncated-stream": Rule(
         "higher",
-        "a streamed reply was not read to its end{detail}",
+        "a reply was not read to its end{detail}",
         "read it to the end, or pass its final message to llmcost.record(...)",
         _OUTPUT,
     ),

@@ -347,7 +347,7 @@ class TestUnknown:
         assert f"- {said} (2 calls)\n" in render_markdown(report)
         cut = make_call("1", usd_high=None, caveats=sorted_caveats(("truncated-stream",)))
         both = text_of(report_of(row("t.py::test_a", unknown, cut)), View(width=200))
-        assert "the cost of a run is at least $1.00: a stream" in both
+        assert "the cost of a run is at least $1.00: a reply" in both
         assert "\nanother reason: no price for model 'acme'. Did you mean acme-1?\n" in both
         judged = make_report({a_test("t.py::test_a"): [unknown]}, budgets=[suite_budget("1")])
         assert text_of(judged).count("Did you mean acme-1?") == 1
