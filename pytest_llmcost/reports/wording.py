@@ -468,7 +468,7 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
     if verdict.saw_nothing:
         return (
             "Pass the payload to llmcost.count(...) or the response to llmcost.record(...), or "
-            "remove the marker."
+            "remove the marker. Calls of a shared fixture count for the fixture, not for the test."
         )
     if verdict.state != "exceeded":
         return ""
