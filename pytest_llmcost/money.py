@@ -173,17 +173,16 @@ def format_usd(amount: Decimal | None, *, against: Decimal | None = None) -> str
         return "?"
     if amount == against:
         return format_whole_usd(amount)
-    places = 4
+    # Of what four decimals do not show, two digits: $0.000057 is neither $0.00006 nor $0.0001.
+    places = 4 if amount.adjusted() >= -4 or not amount else 1 - amount.adjusted()
     while True:
         unit = EXACT.scaleb(Decimal(1), -places)
         shown = amount.quantize(unit, ROUND_HALF_EVEN, EXACT)
-        differs = against is None or amount.compare(against) == shown.compare(
+        if against is None or amount.compare(against) == shown.compare(
             against.quantize(unit, ROUND_HALF_EVEN, EXACT)
-        )
-        if differs and bool(shown) == bool(amount):
+        ):
             return format_whole_usd(shown)
-        # Of what four decimals do not show, two digits: $0.000035 is neither $0.00003 nor $0.00004.
-        places = max(places + 1, 0 if shown else 1 - amount.adjusted())
+        places += 1
 
 
 def format_whole_usd(amount: Decimal) -> str:
