@@ -185,7 +185,7 @@ class ItemHooks(Hooks):
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Begin an attempt; a set-up that ends early may have spent."""
         __tracebackhide__ = True
-        self.session.enter(item, "setup")
+        self.session.begin(item)
         try:
             return (yield)
         except BaseException as error:
@@ -197,7 +197,9 @@ class ItemHooks(Hooks):
         """Judge a test when its body has run; a test that has failed itself fails only by that."""
         __tracebackhide__ = True
         session = self.session
-        session.enter(item, "call")
+        if session.test is not item:  # a plugin may run phases without the ones before
+            session.begin(item)
+        session.phase = "call"
         try:
             result = yield
         except BaseException as error:
@@ -264,14 +266,19 @@ class ItemHooks(Hooks):
         """Judge again, because fixtures may spend in their teardown."""
         __tracebackhide__ = True
         session = self.session
-        session.enter(item, "teardown")
+        if session.test is not item:
+            session.begin(item)
+        session.phase = "teardown"
         try:
             result = yield
         except BaseException as error:
             session.outcome = _outcome_of(item, error, "error")
             self._end_teardown(item, error)
             raise
-        self._end_teardown(item, None)
+        if session.attempt is not None or session.children.may_exist:
+            self._end_teardown(item, None)
+        else:  # as nearly all tests of nearly all suites
+            session.test = session.phase = None
         return result
 
     def _end_teardown(self, item: pytest.Item, error: BaseException | None) -> None:

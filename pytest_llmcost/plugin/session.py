@@ -272,16 +272,14 @@ class Session(_Findings):
             return sender_of(self.outside, None)
         return sender_of(self.attempt_of(test), phase)
 
-    def enter(self, item: pytest.Item, phase: Phase) -> None:
-        """Enter a phase of a test. This makes no object: most tests send nothing."""
-        if phase == "setup" or self.test is not item:  # a plugin may run phases without a set-up
-            if self.children.may_exist:
-                self.children.enter(item)
-            self._attempts[item.nodeid] = self._attempts.get(item.nodeid, 0) + 1
-            self.attempt, self.outcome = None, "passed"  # first: other threads read the test
-            self.test = item
-            self.failed_before = item.session.testsfailed
-        self.phase = phase
+    def begin(self, item: pytest.Item) -> None:
+        """Begin the next attempt of a test. This makes no object: most tests send nothing."""
+        if self.children.may_exist:
+            self.children.enter(item)
+        self._attempts[item.nodeid] = self._attempts.get(item.nodeid, 0) + 1
+        self.attempt, self.outcome = None, "passed"
+        self.test, self.phase = item, "setup"
+        self.failed_before = item.session.testsfailed
 
     def attempt_of(self, item: pytest.Item) -> TestAttempt:
         """Return the attempt of a test under way."""
