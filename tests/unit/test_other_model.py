@@ -311,9 +311,11 @@ class TestShards:
     def test_priced_with_another_card_are_compared_at_the_prices_of_this_one(
         self, tmp_path: Path
     ) -> None:
-        shard = asked({TEST: [priced(USAGE)]}, rate_card=CardId(version="0", sha256="0"))
-        _, other = self.merged(tmp_path, shard)
-        assert any("both sides are compared at the prices of" in note for note in other.notes)
+        for version, hint in (("0", ""), ("0+own.toml", "; for those of own.toml, give --prices")):
+            shard = asked({TEST: [priced(USAGE)]}, rate_card=CardId(version=version, sha256="0"))
+            _, other = self.merged(tmp_path, shard)
+            at = f"both sides are compared at the prices of {CARD.version}{hint}"
+            assert f"the run was priced with the rate card {version}; {at}" in other.notes
 
 
 def test_a_row_is_unknown_until_told_otherwise() -> None:
