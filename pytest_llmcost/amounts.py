@@ -250,7 +250,8 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
 
     def with_lost_calls(self, why: Iterable[str]) -> Amounts:
         """Take off the upper bounds if calls were made that are not in it, and give the reason."""
-        reasons = Reasons({("", each): (1, "", "") for each in why})
+        known = (each if each in _WORDS else f"calls were lost ({each})" for each in why)
+        reasons = Reasons({("", each): (1, "", "") for each in known})
         if not reasons:
             return self
         lost = Range(_ZERO, None, None, reasons)

@@ -377,5 +377,6 @@ class TestLostCalls:
         assert merge_ledgers(named(lost)).verdicts[0].state == "exceeded"
 
     def test_for_a_reason_of_a_later_version_do_so_too(self) -> None:
-        merged = merge_ledgers(named(shard(1, lost_calls=["something-new"])))
-        assert merged.verdicts[0].state == "unverified"
+        (verdict,) = merge_ledgers(named(shard(1, lost_calls=["something-new"]))).verdicts
+        assert verdict.state == "unverified"
+        assert verdict.reasons[0].what == "calls were lost (something-new)"
