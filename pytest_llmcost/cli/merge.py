@@ -30,7 +30,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     console.add_settings(parser, "max_suite", help=what)
     what = "the shards together are the whole suite, whatever each of them left out"
     parser.add_argument("--whole", action="store_true", help=what)
-    console.add_prices(parser)
+    what = "TOML file with the shards' own prices, for their sum on other models; repeatable"
+    console.add_settings(parser, "prices", action="append", default=[], help=what)
 
 
 def run(arguments: Namespace) -> int:
