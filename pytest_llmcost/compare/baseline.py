@@ -132,11 +132,11 @@ def spenders_by(card: RateCard, ledger: Ledger) -> tuple[list[Spender], list[str
     spenders = spenders_of(ledger)
     if ledger.rate_card.sha256 == card.sha256:
         return spenders, []
-    price, version = pricing(ledger, card), ledger.rate_card.version
-    own = "" if "+" in card.version else version.partition("+")[2]
+    price, own = pricing(ledger, card), ledger.rate_card.own
+    more = f"; for those of {own}, give --prices" if own and "+" not in card.version else ""
     note = (
-        f"the run was priced with the rate card {version}; both sides are compared at the prices "
-        f"of {card.version}{f'; for those of {own}, give --prices' if own else ''}"
+        f"the run was priced with the rate card {ledger.rate_card.version}; both sides are "
+        f"compared at the prices of {card.version}{more}"
     )
     return [replace(each, calls=tuple(map(price, each.calls))) for each in spenders], [note]
 

@@ -333,6 +333,11 @@ class CardId(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str = ""
     sources: tuple[str, ...] = ()
 
+    @property
+    def own(self) -> str:
+        """The name of the user's price file, which follows the shipped card; or nothing."""
+        return self.version.partition("+")[2]
+
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     """A whole run, as every file holds it."""

@@ -324,7 +324,7 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner], cause: run_wording.NotCo
     if any(each.needs_count and each.remedy for each in advice):
         lines.append("# count what is not counted yet (free)")
         lines.append(f"{command} --llmcost-record-mode=rewrite")
-    if own := run_wording.own_prices(ledger):
+    if own := ledger.rate_card.own:
         lines.append(f"# at the prices of {clean(own, 100)} (llmcost_prices)")
     comparison = ledger.comparison
     of_run = (mark.verdict for mark in run_wording.marks_of_run(ledger) if not mark.name)

@@ -116,14 +116,9 @@ def describe_live(ledger: Ledger) -> str:
     return dollars(ledger.totals.live_usd, is_least=is_least(ledger, live=True))
 
 
-def own_prices(ledger: Ledger) -> str:
-    """Return the name of the user's price file, which follows the shipped card; or nothing."""
-    return ledger.rate_card.version.partition("+")[2]
-
-
 def describe_prices(ledger: Ledger) -> str:
     """Say of which day the prices are, and of which file beside the shipped card."""
-    own = own_prices(ledger)
+    own = ledger.rate_card.own
     return f"prices of {ledger.price_date}{f' with {own}' if own else ''}"
 
 
