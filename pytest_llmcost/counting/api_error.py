@@ -141,10 +141,10 @@ _REMEDIES = {
     402: "see the organisation's billing settings",
     403: "use a key that may call this model",
     404: "check the model id, and ANTHROPIC_BASE_URL if it is set",
-    413: "send a smaller payload; the API would not take it from the application either",
-    429: "wait, then run again; what has been counted so far is kept",
+    413: "send a smaller payload: the application could not send this one either",
+    429: "wait, then run again: what has been counted so far is kept",
 }
-_RUN_LATER = "run again later; what has been counted so far is kept"
+_RUN_LATER = "run again later: what has been counted so far is kept"
 ELSEWHERE = (
     "it may not be the Messages API: check ANTHROPIC_BASE_URL, or what the client is made with"
 )

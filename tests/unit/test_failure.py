@@ -13,6 +13,7 @@ from sample_reports import make_budget, make_call
 
 from pytest_llmcost.budgets.budget import Verdict, judge_calls
 from pytest_llmcost.call import Before, Call, PricedSamplingCall
+from pytest_llmcost.counting.api_error import explain_failure
 from pytest_llmcost.prices.bill import ByCategory
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
@@ -28,6 +29,7 @@ from pytest_llmcost.reports.numbers import (
 from pytest_llmcost.reports.wording import (
     describe_call,
     render_failure,
+    render_missing_count,
     render_section,
     sentence,
     short_sentence,
@@ -155,6 +157,15 @@ def test_a_count_that_cannot_give_the_cost_is_not_advised() -> None:
     assert "  changed           system (since it was recorded)" in text
     assert "  to settle it      record it again, or state its cost with llmcost.record(...)" in text
     assert describe_call(NOT_RECOUNTED) == "claude-opus-4-7: cost unknown"
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404, 413, 418, 429, 500])
+def test_what_settles_a_failed_count_is_one_fact(status: int) -> None:
+    error = OSError("said")
+    error.status_code = status  # type: ignore[attr-defined]
+    why = explain_failure(error, model="m", host="h", seconds=60)
+    text, _ = render_missing_count(why, None, "t.py:3")
+    assert f"  cause             counting m failed with status {status}: said\n" in text
 
 
 class TestShortSentence:
