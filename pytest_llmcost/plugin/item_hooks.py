@@ -289,7 +289,8 @@ class ItemHooks(Hooks):
             session.children.end_child()
         if session.children.may_exist:
             session.catch_up()
-            session.attempt_of(item)  # it may have sent by a child alone, and that may be lost
+            if session.children.are_lost():
+                session.attempt_of(item)  # it may have sent by that child alone
         attempt = session.attempt
         if attempt is not None or isinstance(error, (LlmCostError, LiveCapError)):
             watch_reports(session)

@@ -533,6 +533,27 @@ def test_a_child_does_not_wait_for_what_another_thread_of_its_parent_imports(
     project.pytester.runpytest_subprocess(*given, timeout=120).assert_outcomes(passed=1)
 
 
+def test_a_child_that_sends_nothing_loads_nothing(project: Project) -> None:
+    """With a child for each test, each of them would load it anew."""
+    project.write(
+        test_app="""
+        import os
+        import sys
+
+        def test_forks():
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            os.waitpid(child, 0)
+
+        def test_after():
+            assert "pytest_llmcost.plugin.verdicts" not in sys.modules
+        """,
+    )
+    # Not in the Python of other tests, which begins with everything imported.
+    project.pytester.runpytest_subprocess("-p", "llmcost").assert_outcomes(passed=2)
+
+
 STRAYS = {
     "call": "def test_forks():\n    fork()",
     "setup": "@pytest.fixture\ndef forked():\n    fork()\n\ndef test_forks(forked): pass",

@@ -94,9 +94,9 @@ def follow(
     The paths of the cassettes that VCR writes are added to `saved`; what `ticket` returns is given
     to each child that is spawned.
     """
-    follower = Follower(begin, saved, ticket)
-    _followers.append(follower)
     _WATCHER.install()
+    follower = Follower(begin, saved, ticket)
+    _followers.append(follower)  # at the end: another thread may send at once
     return follower
 
 
