@@ -138,7 +138,12 @@ def declare(session: Session, answer: Answer) -> Call:
     doubtful = [each for each in owner.unfinished if _is_doubtful(each)]
     unread = [each for each in doubtful if each.call.has_caveat("unmetered-route")]
     if answer.ids:
-        doubtful = [each for each in doubtful if set(each.ids) == set(answer.ids)]
+        # The reply of a call that a count cannot give is known already, and no longer holds.
+        doubtful = [
+            each
+            for each in doubtful
+            if set(each.ids) == set(answer.ids) and not each.call.has_caveat("not-recounted")
+        ]
     if len(doubtful) != 1:
         doubtful = unread[:1]  # their ids were not read: it settles them in their order
     if not doubtful:
