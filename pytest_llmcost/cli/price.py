@@ -20,7 +20,6 @@ from pytest_llmcost.cli import console
 from pytest_llmcost.errors import RecordingError, SettingsError
 from pytest_llmcost.files import files_below
 from pytest_llmcost.ledger.ledger_file import to_json
-from pytest_llmcost.prices.usage import WRITTEN
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import dollars, format_count, usd_cell
 from pytest_llmcost.reports.tables import (
@@ -160,8 +159,8 @@ def _cells(amounts: Amounts) -> list[str]:
     if not amounts.calls:
         return ["", "", "", "", "free"]
     usage = amounts.usage
-    written = sum([getattr(usage, name) for name in WRITTEN.values()])
-    tokens = (usage.prompt_tokens, usage.cache_read_tokens, written, usage.output_tokens)
+    cached = (usage.cache_read_tokens, usage.written_tokens)
+    tokens = (usage.prompt_tokens, *cached, usage.output_tokens)
     return [*(f"{each:,}" for each in tokens), usd_cell(amounts.usd, is_least=_is_least(amounts))]
 
 

@@ -138,12 +138,9 @@ def declare(session: Session, answer: Answer) -> Call:
     doubtful = [each for each in owner.unfinished if _is_doubtful(each)]
     unread = [each for each in doubtful if each.call.has_caveat("unmetered-route")]
     if answer.ids:
-        # The reply of a call that a count cannot give is known already, and no longer holds.
-        doubtful = [
-            each
-            for each in doubtful
-            if set(each.ids) == set(answer.ids) and not each.call.has_caveat("not-recounted")
-        ]
+        doubtful = [each for each in doubtful if set(each.ids) == set(answer.ids)]
+        # The recorded reply to another prompt is known already, and settles nothing.
+        doubtful = [each for each in doubtful if not each.call.has_caveat("not-recounted")]
     if len(doubtful) != 1:
         doubtful = unread[:1]  # their ids were not read: it settles them in their order
     if not doubtful:
