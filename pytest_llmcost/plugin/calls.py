@@ -139,6 +139,8 @@ def declare(session: Session, answer: Answer) -> Call:
     unread = [each for each in doubtful if each.call.has_caveat("unmetered-route")]
     if answer.ids:
         doubtful = [each for each in doubtful if set(each.ids) == set(answer.ids)]
+        # The recorded reply to another prompt is known already, and settles nothing.
+        doubtful = [each for each in doubtful if not each.call.has_caveat("not-recounted")]
     if len(doubtful) != 1:
         doubtful = unread[:1]  # their ids were not read: it settles them in their order
     if not doubtful:

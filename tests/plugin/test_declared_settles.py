@@ -68,6 +68,7 @@ APP = """
         passes = [{"type": "message", "input_tokens": 1000, "output_tokens": 150}]
         call(json={**body, "usage": {**body["usage"], "iterations": passes}})
 
+    REFUSAL = {**reply(1000, 100), "content": [], "stop_reason": "refusal"}
     USAGE = {"input_tokens": 1000, "output_tokens": 100}
     OTHER = {"input_tokens": 500, "output_tokens": 0}
 """
@@ -177,6 +178,17 @@ def test_a_doubtful_call_stays_in_doubt(project: Project, kind: str) -> None:
     result, test = run(project, body)
     result.assert_outcomes(failed=1)
     assert (len(test["calls"]), test["verdict"]["state"]) == (calls, "unverified")
+
+
+@pytest.mark.parametrize("stated", ["USAGE, model=MODEL", "REFUSAL"])
+def test_a_reply_that_no_count_can_renew_is_not_settled_by_itself(
+    project: Project, stated: str
+) -> None:
+    project.write(pytest_ini="[pytest]\nllmcost_mocks = count\n")
+    _, test = run(project, f"call(json=REFUSAL); llmcost.record({stated})")
+    is_itself = stated == "REFUSAL"
+    assert len(test["calls"]) == (2 if is_itself else 1)
+    assert test["verdict"]["state"] == ("unverified" if is_itself else "within")
 
 
 def test_a_call_that_is_in_no_doubt_is_not_replaced_by_a_usage(project: Project) -> None:
