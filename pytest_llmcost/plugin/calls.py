@@ -139,8 +139,9 @@ def declare(session: Session, answer: Answer) -> Call:
     unread = [each for each in doubtful if each.call.has_caveat("unmetered-route")]
     if answer.ids:
         doubtful = [each for each in doubtful if set(each.ids) == set(answer.ids)]
-        # The recorded reply to another prompt is known already, and settles nothing.
-        doubtful = [each for each in doubtful if not each.call.has_caveat("not-recounted")]
+        # The reply to another prompt, and one that contradicts itself, are known already.
+        known = ("not-recounted", "usage-disagrees")
+        doubtful = [each for each in doubtful if not each.call.has_caveat(*known)]
     if len(doubtful) != 1:
         doubtful = unread[:1]  # their ids were not read: it settles them in their order
     if not doubtful:

@@ -191,6 +191,14 @@ def test_a_reply_that_no_count_can_renew_is_not_settled_by_itself(
     assert test["verdict"]["state"] == ("unverified" if is_itself else "within")
 
 
+def test_a_reply_that_contradicts_itself_keeps_its_upper_bound_beside_its_message(
+    project: Project,
+) -> None:
+    _, test = run(project, "disagreeing(); llmcost.record(reply(1000, 100))")
+    verdict = test["verdict"]
+    assert (len(test["calls"]), verdict["low"], verdict["high"]) == (2, "0.009", "0.00975")
+
+
 def test_a_call_that_is_in_no_doubt_is_not_replaced_by_a_usage(project: Project) -> None:
     result, test = run(project, "call(json=reply(1000, 100)); llmcost.record(USAGE, model=MODEL)")
     result.assert_outcomes(passed=1)
