@@ -495,6 +495,7 @@ def test_a_child_does_not_wait_for_what_another_thread_of_its_parent_imports(
     project.online(standin).write(
         app=APP,
         test_app=f"""
+        import encodings.idna  # or Python's sockets import it, in the thread, while the fork begins
         import faulthandler
         import os
         import sys
