@@ -136,7 +136,7 @@ class Inheritance(NamedTuple):
             cap = None if self.cap is None else pickle.loads(self.cap)  # noqa: S301 - our parent's
             capture.limit(self.stand_ins, cap)
             capture.when_idle = children.all_back
-            made.append(capture)  # of several threads that are here at once, each its own
+            made.append(capture)  # several threads may come here at once: all take the first
             follower.begin = made[0].begin
             return follower.begin(*sent)
 

@@ -42,8 +42,8 @@ def merge_ledgers(
 
     The suite is judged by `max_suite`, or else by the budget that the shards have in common; so
     is each path. `is_whole` states that the shards together are the whole suite: what each of
-    them left to the others counts as run. Of other models it has the names alone, because their
-    figures need prices: `compare` finds them for the sum as for a run.
+    them left to the others counts as run. Of other models it has the names alone: their
+    figures need prices, so `compare/other_model.py` adds them, as to a run.
 
     Raises:
         LedgerError: one attempt of a test in two of them; shards of different prices, settings or

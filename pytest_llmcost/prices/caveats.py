@@ -33,13 +33,10 @@ class Rule(NamedTuple):
     """Which stated tokens it makes uncertain; without any it concerns the price alone."""
     bounded_by: str = ""
     """The field in which a sampling call may state its bound, so that the bill has it already."""
+    may_be_stated: bool = False
+    """Whether what a test states by `llmcost.record(...)` takes the place of a call with it."""
     by_card: bool = False
     """Found by the rate card each time it prices a call, which then sets the bounds itself."""
-
-    @property
-    def may_be_stated(self) -> bool:
-        """Whether what a test states itself takes the place of a call with it."""
-        return "llmcost.record(" in self.remedy
 
     @property
     def meaning(self) -> str:
@@ -54,24 +51,28 @@ _READING = {
         "read it to the end, or pass its final message to llmcost.record(...)",
         _OUTPUT,
         "most_output_tokens",
+        may_be_stated=True,
     ),
     "lost-answer": Rule(
         "higher",
         "a request got no answer and may have been billed{detail}",
         "record its cost with llmcost.record(...)",
         _BOTH,
+        may_be_stated=True,
     ),
     "unreadable-response": Rule(
         "either",
         "the usage of a reply cannot be read{detail}",
         "record it with llmcost.record(...)",
         _BOTH,
+        may_be_stated=True,
     ),
     "unmetered-route": Rule(
         "higher",
         "a request took a route to Claude that is not metered{detail}",
         "state its usage with llmcost.record(...)",
         _BOTH,
+        may_be_stated=True,
     ),
     "left-out": Rule(
         "higher",
@@ -94,6 +95,7 @@ _READING = {
         "state the usage with llmcost.record(...)",
         _BOTH,
         "usage_high",
+        may_be_stated=True,
     ),
     "first-call-only": Rule(
         "higher",
@@ -147,6 +149,7 @@ _READING = {
         "a count cannot give the cost of a reply{detail}",
         "record it again, or state its cost with llmcost.record(...)",
         _BOTH,
+        may_be_stated=True,
     ),
     "uncounted": Rule(
         "either", "a payload is not counted yet{detail}", "count it (free): {command}", _BOTH

@@ -29,6 +29,12 @@ def test_what_opens_a_bound_has_a_sentence_for_a_message(name: str) -> None:
     assert CAVEATS[name].what
 
 
+@pytest.mark.parametrize("name", CAVEATS)
+def test_a_call_can_be_stated_where_the_message_says_so(name: str) -> None:
+    rule = CAVEATS[name]
+    assert rule.may_be_stated is ("llmcost.record(" in rule.remedy)
+
+
 def test_msgspec_s_hooks_take_nothing_but_caveats() -> None:
     assert decode_caveat(Caveat, "batched") == Caveat("batched")
     with pytest.raises(NotImplementedError, match="encoder"):
