@@ -335,9 +335,10 @@ def _passes_that_explain(top: Usage, served: Sequence[_Stated]) -> list[Usage]:
     demand the top level is all zero, so the passes are the bill. Source:
     https://platform.claude.com/docs/en/build-with-claude/compaction
     """
-    fees = Usage(**{name: getattr(top, name) for name in FEES})
-    usages = [each.usage for each in served]
-    if not usages or (sum(usages, fees) != top and top != fees):
+    if not served:
+        return []
+    usages, fees = [each.usage for each in served], Usage(**top.only(FEES))
+    if sum(usages, fees) != top and top != fees:
         return []
     return [usages[0] + fees, *usages[1:]]
 
