@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pytest_llmcost.ledger.ledger import Ledger
     from pytest_llmcost.plugin.fixture import Counted, LlmCost
     from pytest_llmcost.plugin.owners import tag
-    from pytest_llmcost.prices.bill import Cost, Rates
-    from pytest_llmcost.prices.rate_card import RateCard
+    from pytest_llmcost.prices.bill import Cost
+    from pytest_llmcost.prices.rate_card import RateCard, Rates
     from pytest_llmcost.prices.usage import Usage
 
     max_cost: pytest.MarkDecorator

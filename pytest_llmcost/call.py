@@ -16,7 +16,7 @@ from msgspec.structs import asdict, replace
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.json_values import written
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.bill import ByCategory, CacheState, in_cache_state, total
+from pytest_llmcost.prices.bill import ByCategory, CacheState, in_cache_state, price_sampling, total
 from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
 from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.rate_card import RateCard
@@ -205,7 +205,7 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
         costs = []
         for sampling in call.sampling_calls:
             try:
-                cost = card.price_sampling(sampling, terms, on=on, cache_state=cache_state)
+                cost = price_sampling(card, sampling, terms, on=on, cache_state=cache_state)
             except UnknownModelError as error:
                 found_by_card.add(f"unknown-model: {error}")
                 sampling_calls.append(_unpriced(sampling))
@@ -224,7 +224,7 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
         if lost is not None and high is not None:
             uncertain = dict.fromkeys(("refusal", "usage_low", "usage_high", "most_output_tokens"))
             attempt = replace(call.sampling_calls[0], usage=lost, **uncertain)
-            most = card.price_sampling(attempt, terms, on=on).high
+            most = price_sampling(card, attempt, terms, on=on).high
             high = None if most is None else EXACT.fma(most, call.lost_attempts or 0, high)
     else:
         sampling_calls += map(_unpriced, call.sampling_calls)

@@ -9,9 +9,8 @@ from datetime import date
 from pytest_llmcost.cli import console
 from pytest_llmcost.errors import SettingsError, UnknownModelError
 from pytest_llmcost.money import plain_usd
-from pytest_llmcost.prices.bill import Rates
 from pytest_llmcost.prices.price_file import RATE_KEYS
-from pytest_llmcost.prices.rate_card import RateCard
+from pytest_llmcost.prices.rate_card import RateCard, Rates
 
 _HEADS = {"cache_write_5m": "5m write", "cache_write_1h": "1h write", "cache_read": "read"}
 

@@ -14,6 +14,7 @@ from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.ledger.ledger import Ledger, calls_of, function_of, own_verdicts
 from pytest_llmcost.ledger.totals import counted_calls, spenders_of
 from pytest_llmcost.money import EXACT, format_usd
+from pytest_llmcost.prices.bill import price_sampling
 from pytest_llmcost.prices.rate_card import RateCard
 
 _NEAR = Decimal("0.9")
@@ -56,10 +57,10 @@ def length_band_notes(ledger: Ledger, card: RateCard, on: date) -> tuple[str, ..
                     above = next((band.above for band in bands if tokens <= band.above), 0)
                     if not above or tokens < _NEAR * above:
                         continue
-                    here = card.price_sampling(each, call.context, on=on).usd
+                    here = price_sampling(card, each, call.context, on=on).usd
                     more = usage.input_tokens + above + 1 - tokens
                     longer = replace(each, usage=replace(usage, input_tokens=more))
-                    beyond = card.price_sampling(longer, call.context, on=on).usd
+                    beyond = price_sampling(card, longer, call.context, on=on).usd
                 except UnknownModelError:
                     continue
                 note = (

@@ -33,11 +33,11 @@ from pytest_llmcost.plugin.prompts import (
 )
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.plugin.verdicts import budget_failure, judge_budget
+from pytest_llmcost.prices.bill import Cost, price_request
 from pytest_llmcost.responses.declared import read_declared
 
 if TYPE_CHECKING:
     from pytest_llmcost.counting.segments import CachedPrompt, PromptParts, Segment
-    from pytest_llmcost.prices.bill import Cost
     from pytest_llmcost.prices.usage import Usage
 
 
@@ -145,7 +145,9 @@ class Counted:
         elif call.declared_usd is not None:  # whatever its tokens would cost
             raise PriceError("a price that was stated has no itemised bill; read usd instead")
         on = session.price_date
-        return session.card.price(sampling_calls, call.context, on=on, cache_state=cache_state)
+        return price_request(
+            session.card, sampling_calls, call.context, on=on, cache_state=cache_state
+        )
 
     def _known(self) -> Call:
         if self.call is None:

@@ -1,11 +1,11 @@
 """The bill: usage and rates to exact amounts, each with a low and a high bound.
 
-Knows no dates and no model names: the rate card says which rates and multipliers hold.
+Knows no rules of dates or names: the rate card says which rates and multipliers hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from decimal import Decimal
 from functools import partial, reduce
@@ -16,9 +16,8 @@ import msgspec
 from msgspec.structs import astuple, replace
 
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.price_file import STANDARD, CardFile
+from pytest_llmcost.prices.rate_card import PriceList, RateCard, Rates
 from pytest_llmcost.prices.usage import (
-    FEES,
     WRITTEN,
     SamplingCall,
     SamplingKind,
@@ -30,118 +29,9 @@ from pytest_llmcost.prices.usage import (
 CacheState = Literal["as-billed", "cold", "warm"]
 """As billed; with every cache read as the write it would be; with every write as a read."""
 
-_ZERO, _ONE = Decimal(0), Decimal(1)
-LISTED_TIERS = (None, "standard", "batch")
-"""Service tiers with a list price; None if a response or a report does not name its tier."""
+_ZERO = Decimal(0)
 USD_OF = {name: f"{name.rpartition('_')[0]}_usd" for name in Usage.__struct_fields__}
 """What the amount of each field of `Usage` is called in `ByCategory`."""
-
-
-class Rates(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model's tokens cost on a day, at one speed and in one length band.
-
-    Units: US dollars per million tokens, before the multipliers of batch, geography and endpoint.
-    """
-
-    model: str
-    speed: str = STANDARD
-    above: int = 0
-    """These rates hold for prompts longer than this."""
-    from_on: date
-    """The first day of the row they come from."""
-    usd: Mapping[str, Decimal]
-    """By the keys of a price file: `input`, `output`, ..."""
-    ended_on: date | None = None
-    """The day on which this speed ended; its last rates stay."""
-    checked_on: date | None = None
-    sources: tuple[str, ...] = ()
-
-
-class PriceList(msgspec.Struct, frozen=True, kw_only=True):
-    """What requests of one model, kind and terms cost on one day."""
-
-    bands: tuple[Rates, ...]
-    """One for each length band, the lowest first."""
-    alternative: tuple[Rates, ...] | None = None
-    """The rates that may hold instead, if the speed is unknown."""
-    multiplier: Decimal
-    """Batch, geography and endpoint together."""
-    multiplier_low: Decimal
-    multiplier_high: Decimal | None
-    """None if nothing bounds it."""
-    fees: Mapping[str, Decimal]
-    """Of a million uses of each server tool; no multiplier changes them."""
-    caveats: tuple[str, ...] = ()
-
-
-def price_list_of(card: CardFile, bands: tuple[Rates, ...], terms: Terms, on: date) -> PriceList:
-    """Work out what requests on some terms cost on a day."""
-    model = bands[0].model
-    entry = card.models[model]
-    caveats: list[str] = []
-    # What the price of tokens is multiplied by, None for 1; and what may come on top of that.
-    multipliers: list[Decimal | None] = []
-    surcharges: list[Decimal] = []
-
-    # A batch costs half, caches included.
-    # Source: https://platform.claude.com/docs/en/build-with-claude/batch-processing (2026-08-22)
-    tier = terms.service_tier
-    is_odd_tier = tier not in (*LISTED_TIERS, "priority")
-    if tier == "batch":
-        multipliers.append(card.batch_multiplier)
-    elif tier == "priority":
-        # Such tokens draw on capacity that was paid for ahead; they have no list price of their
-        # own and count as standard ones.
-        # Source: https://platform.claude.com/docs/en/api/service-tiers
-        caveats.append("priority-tier")
-    elif is_odd_tier:
-        caveats.append(f"unknown-tier: {tier}")
-
-    # Inference in the US costs a tenth more, from the 4.6 generation on; so does Foundry's US data
-    # zone. Source: https://platform.claude.com/docs/en/manage-claude/data-residency (2026-08-22)
-    geography = terms.inference_geo or ""
-    # `asked-us`: only the request names it. At list price everywhere, it makes no difference.
-    named = geography.removeprefix("asked-")
-    if named and named not in card.geographies_at_list:
-        if geography in entry.geography:
-            multipliers.append(entry.geography[geography])
-        else:
-            # No published multiplier of this place or model: at most the highest one of the card.
-            published = (each.geography.values() for each in card.models.values())
-            surcharges.append(max(chain([_ONE], *published)))
-            only = "" if geography == named else ", which only the request names"
-            caveats.append(f"unknown-geography: {named}{only}")
-
-    # Regional endpoints of Bedrock and Google Cloud cost a tenth more, from 4.5 on.
-    # Source: https://platform.claude.com/docs/en/about-claude/pricing (2026-10-08)
-    # AWS GovCloud costs 1.2 for every model, in place of that tenth. Source: litellm 1.110.2, which
-    # cites the AWS price feed (BerriAI/litellm#39764)
-    cloud, _, endpoint = (terms.platform or "").partition("-")
-    regional = entry.regional or _ONE
-    if endpoint == "gov":
-        multipliers.append(card.bedrock_gov_multiplier)
-    elif endpoint == "regional":
-        multipliers.append(regional)
-    elif endpoint == "unknown" and regional != 1:
-        surcharges.append(max(regional, _ONE))
-        caveats.append(f"unknown-endpoint: {cloud}")
-
-    if entry.retires_on is not None and entry.retires_on <= on:
-        caveats.append(f"retired-model: {model} on {entry.retires_on}")
-    if bands[0].ended_on is not None:
-        caveats.append(f"ended-fast-mode: {model} on {bands[0].ended_on}")
-    # The three stack on every kind of token. Fees, as of searches, are added after them: no batch
-    # halves them. Source: https://platform.claude.com/docs/en/about-claude/pricing (2026-10-08)
-    multiplier = reduce(EXACT.multiply, filter(None, multipliers), _ONE)
-    per_1000 = {name: f"{name.removesuffix('_requests')}_usd_per_1000" for name in FEES}
-    return PriceList(
-        bands=bands,
-        multiplier=multiplier,
-        multiplier_low=_ZERO if is_odd_tier else multiplier,
-        multiplier_high=None if is_odd_tier else reduce(EXACT.multiply, surcharges, multiplier),
-        fees={name: EXACT.scaleb(getattr(card, key) or _ZERO, 3) for name, key in per_1000.items()},
-        caveats=tuple(caveats),
-    )
 
 
 class ByCategory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -228,18 +118,40 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(charge for sampling in self.sampling_calls for charge in sampling.charges)
 
 
-def bill_sampling(
-    sampling: SamplingCall,
-    prices: PriceList,
+def price_request(
+    card: RateCard,
+    sampling_calls: Iterable[SamplingCall],
+    terms: Terms,
     *,
-    cache_state: CacheState,
-    refusal_billed: bool | None,
-) -> SamplingCost:
-    """Price one sampling call, whose model is its exact id.
+    on: date,
+    cache_state: CacheState = "as-billed",
+) -> Cost:
+    """Price one request: its sampling calls, at list price on a day.
 
-    `refusal_billed` says whether a refusal before any output is charged; None is unknown, which
-    counts as free, with the full price as the high bound.
+    Raises:
+        UnknownModelError: when a model has no price; nothing is ever taken for $0.
     """
+    of_one = partial(price_sampling, card, terms=terms, on=on, cache_state=cache_state)
+    return total([*map(of_one, sampling_calls)])
+
+
+def price_sampling(
+    card: RateCard,
+    sampling: SamplingCall,
+    terms: Terms,
+    *,
+    on: date,
+    cache_state: CacheState = "as-billed",
+) -> SamplingCost:
+    """Price one sampling call of a request, as `price_request` does."""
+    prices = card.price_list(sampling.model, sampling.kind, terms, on)
+    model = prices.bands[0].model
+    if model != sampling.model:
+        sampling = replace(sampling, model=model)
+    refusal_billed: bool | None = True
+    if sampling.refusal is not None:
+        # What may be free counts as free, with the full price as the high bound.
+        refusal_billed = card.is_refusal_billed(sampling.refusal, on)
     usage = in_cache_state(sampling, cache_state)
     billed = usage if refusal_billed else Usage()
     rates = band_of(prices.bands, sampling.usage)

@@ -5,28 +5,20 @@ from __future__ import annotations
 import hashlib
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import date, timedelta
+from decimal import Decimal
 from functools import cache, partial, reduce
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from pytest_llmcost.errors import RateCardError, UnknownModelError
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.bill import (
-    CacheState,
-    Cost,
-    PriceList,
-    Rates,
-    SamplingCost,
-    band_of,
-    bill_sampling,
-    price_list_of,
-    total,
-)
 from pytest_llmcost.prices.model_names import Resolved, find_model, likely_model, mask_account
 from pytest_llmcost.prices.price_file import (
     RATE_KEYS,
@@ -40,11 +32,121 @@ from pytest_llmcost.prices.price_file import (
     read_card_file,
     row_on,
 )
-from pytest_llmcost.prices.usage import SamplingCall, SamplingKind, Terms, Usage
+from pytest_llmcost.prices.usage import FEES, SamplingKind, Terms
 
 _SHIPPED = "anthropic.toml"
 _VERSION = re.compile(r"-(\d{1,2})-(\d{1,2})(?!\d)")
 _DATED_TOOL = re.compile(r"(?P<name>[a-z_]+)_(?P<date>\d{8})")
+_ZERO, _ONE = Decimal(0), Decimal(1)
+LISTED_TIERS = (None, "standard", "batch")
+"""Service tiers with a list price; None if a response or a report does not name its tier."""
+
+
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model's tokens cost on a day, at one speed and in one length band.
+
+    Units: US dollars per million tokens, before the multipliers of batch, geography and endpoint.
+    """
+
+    model: str
+    speed: str = STANDARD
+    above: int = 0
+    """These rates hold for prompts longer than this."""
+    from_on: date
+    """The first day of the row they come from."""
+    usd: Mapping[str, Decimal]
+    """By the keys of a price file: `input`, `output`, ..."""
+    ended_on: date | None = None
+    """The day on which this speed ended; its last rates stay."""
+    checked_on: date | None = None
+    sources: tuple[str, ...] = ()
+
+
+class PriceList(msgspec.Struct, frozen=True, kw_only=True):
+    """What requests of one model, kind and terms cost on one day."""
+
+    bands: tuple[Rates, ...]
+    """One for each length band, the lowest first."""
+    alternative: tuple[Rates, ...] | None = None
+    """The rates that may hold instead, if the speed is unknown."""
+    multiplier: Decimal
+    """Batch, geography and endpoint together."""
+    multiplier_low: Decimal
+    multiplier_high: Decimal | None
+    """None if nothing bounds it."""
+    fees: Mapping[str, Decimal]
+    """Of a million uses of each server tool; no multiplier changes them."""
+    caveats: tuple[str, ...] = ()
+
+
+def _price_list_of(card: CardFile, bands: tuple[Rates, ...], terms: Terms, on: date) -> PriceList:
+    """Work out what requests on some terms cost on a day."""
+    model = bands[0].model
+    entry = card.models[model]
+    caveats: list[str] = []
+    # What the price of tokens is multiplied by, None for 1; and what may come on top of that.
+    multipliers: list[Decimal | None] = []
+    surcharges: list[Decimal] = []
+
+    # A batch costs half, caches included.
+    # Source: https://platform.claude.com/docs/en/build-with-claude/batch-processing (2026-08-22)
+    tier = terms.service_tier
+    is_odd_tier = tier not in (*LISTED_TIERS, "priority")
+    if tier == "batch":
+        multipliers.append(card.batch_multiplier)
+    elif tier == "priority":
+        # Such tokens draw on capacity that was paid for ahead; they have no list price of their
+        # own and count as standard ones.
+        # Source: https://platform.claude.com/docs/en/api/service-tiers
+        caveats.append("priority-tier")
+    elif is_odd_tier:
+        caveats.append(f"unknown-tier: {tier}")
+
+    # Inference in the US costs a tenth more, from the 4.6 generation on; so does Foundry's US data
+    # zone. Source: https://platform.claude.com/docs/en/manage-claude/data-residency (2026-08-22)
+    geography = terms.inference_geo or ""
+    # `asked-us`: only the request names it. At list price everywhere, it makes no difference.
+    named = geography.removeprefix("asked-")
+    if named and named not in card.geographies_at_list:
+        if geography in entry.geography:
+            multipliers.append(entry.geography[geography])
+        else:
+            # No published multiplier of this place or model: at most the highest one of the card.
+            published = (each.geography.values() for each in card.models.values())
+            surcharges.append(max(chain([_ONE], *published)))
+            only = "" if geography == named else ", which only the request names"
+            caveats.append(f"unknown-geography: {named}{only}")
+
+    # Regional endpoints of Bedrock and Google Cloud cost a tenth more, from 4.5 on.
+    # Source: https://platform.claude.com/docs/en/about-claude/pricing (2026-10-08)
+    # AWS GovCloud costs 1.2 for every model, in place of that tenth. Source: litellm 1.110.2, which
+    # cites the AWS price feed (BerriAI/litellm#39764)
+    cloud, _, endpoint = (terms.platform or "").partition("-")
+    regional = entry.regional or _ONE
+    if endpoint == "gov":
+        multipliers.append(card.bedrock_gov_multiplier)
+    elif endpoint == "regional":
+        multipliers.append(regional)
+    elif endpoint == "unknown" and regional != 1:
+        surcharges.append(max(regional, _ONE))
+        caveats.append(f"unknown-endpoint: {cloud}")
+
+    if entry.retires_on is not None and entry.retires_on <= on:
+        caveats.append(f"retired-model: {model} on {entry.retires_on}")
+    if bands[0].ended_on is not None:
+        caveats.append(f"ended-fast-mode: {model} on {bands[0].ended_on}")
+    # The three stack on every kind of token. Fees, as of searches, are added after them: no batch
+    # halves them. Source: https://platform.claude.com/docs/en/about-claude/pricing (2026-10-08)
+    multiplier = reduce(EXACT.multiply, filter(None, multipliers), _ONE)
+    per_1000 = {name: f"{name.removesuffix('_requests')}_usd_per_1000" for name in FEES}
+    return PriceList(
+        bands=bands,
+        multiplier=multiplier,
+        multiplier_low=_ZERO if is_odd_tier else multiplier,
+        multiplier_high=None if is_odd_tier else reduce(EXACT.multiply, surcharges, multiplier),
+        fees={name: EXACT.scaleb(getattr(card, key) or _ZERO, 3) for name, key in per_1000.items()},
+        caveats=tuple(caveats),
+    )
 
 
 class RateCard:
@@ -72,7 +174,9 @@ class RateCard:
         self.find: Callable[[str], Resolved | None] = cache(partial(find_model, self._spellings))
         """Returns the model that a name stands for, as `resolve` does, or None if it is unknown."""
         self._rates_on = cache(self._find_rates)
-        self._price_list = cache(self._find_price_list)
+        self.price_list: Callable[[str, SamplingKind, Terms, date], PriceList]
+        self.price_list = cache(self._find_price_list)
+        """Returns what requests of a model and kind cost, on some terms and a day."""
         # A search through all names, and several calls of a run may misspell alike.
         self.likely: Callable[[str], str | None] = cache(partial(likely_model, self._spellings))
         """Returns the exact id that an unknown name may misspell, or None."""
@@ -151,18 +255,20 @@ class RateCard:
             f'TOML file ([models."{shown}"] rates = [...]) and pass that with --llmcost-prices'
         )
 
-    def rates(
-        self, model: str, *, on: date, speed: str | None = None, prompt_tokens: int = 0
-    ) -> Rates:
-        """Return what a model's tokens cost on a day, for a prompt of that length.
+    def rates(self, model: str, *, on: date, speed: str | None = None) -> Rates:
+        """Return what a model's tokens cost on a day, in its lowest length band.
 
         Raises:
             UnknownModelError: unknown, not yet priced on that day, or never at that speed.
         """
-        return band_of(self.bands(model, on=on, speed=speed), Usage(input_tokens=prompt_tokens))
+        return self.bands(model, on=on, speed=speed)[0]
 
     def bands(self, model: str, *, on: date, speed: str | None = None) -> tuple[Rates, ...]:
-        """Return a model's rates on a day at one speed, one for each length band."""
+        """Return a model's rates on a day at one speed, one for each length band, lowest first.
+
+        Raises:
+            UnknownModelError: as `rates` does.
+        """
         return self._rates_on(self.resolve(model).model, on, speed or STANDARD)
 
     def speeds(self, model: str) -> tuple[str, ...]:
@@ -215,44 +321,17 @@ class RateCard:
             raise UnknownModelError(f"no price for {model}{at_speed} on {on}: {why}")
         return tuple(bands)
 
-    def price(
-        self,
-        sampling_calls: Iterable[SamplingCall],
-        terms: Terms,
-        *,
-        on: date,
-        cache_state: CacheState = "as-billed",
-    ) -> Cost:
-        """Price one request: its sampling calls, at list price on a day.
+    def is_refusal_billed(self, category: str, on: date) -> bool | None:
+        """Return whether a refusal before any output is charged; None if that is unknown.
 
-        Raises:
-            UnknownModelError: when a model has no price; nothing is ever taken for $0.
+        It depends on the refusal's category, and on the day.
+        Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
         """
-        price = partial(self.price_sampling, terms=terms, on=on, cache_state=cache_state)
-        return total([*map(price, sampling_calls)])
-
-    def price_sampling(
-        self,
-        sampling: SamplingCall,
-        terms: Terms,
-        *,
-        on: date,
-        cache_state: CacheState = "as-billed",
-    ) -> SamplingCost:
-        """Price one sampling call of a request, as `price` does."""
-        prices = self._price_list(sampling.model, sampling.kind, terms, on)
-        model = prices.bands[0].model
-        if model != sampling.model:
-            sampling = replace(sampling, model=model)
-        billed: bool | None = True
-        if (category := sampling.refusal) is not None:
-            # Whether one before any output is charged depends on its category, and on the day.
-            # Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
-            rules = [rule for rule in self._settings.refusals if rule.from_on <= on]
-            rule = max(rules, key=lambda rule: rule.from_on, default=None)
-            if rule is not None and category not in rule.billed:
-                billed = None if rule.free and category not in rule.free else False
-        return bill_sampling(sampling, prices, cache_state=cache_state, refusal_billed=billed)
+        rules = [rule for rule in self._settings.refusals if rule.from_on <= on]
+        rule = max(rules, key=lambda rule: rule.from_on, default=None)
+        if rule is None or category in rule.billed:
+            return True
+        return None if rule.free and category not in rule.free else False
 
     def _find_price_list(self, name: str, kind: SamplingKind, terms: Terms, on: date) -> PriceList:
         stated = terms.speed or STANDARD
@@ -279,7 +358,7 @@ class RateCard:
                 # whether a fast request's advisor is fast is documented nowhere. The standard rates
                 # are the price, the fast ones the high bound.
                 caveat = f"advisor-fast: {bands[0].model}" if is_known else "unknown-speed"
-        prices = price_list_of(self._settings, bands, terms, on)
+        prices = _price_list_of(self._settings, bands, terms, on)
         if caveat is None:
             return prices
         high = prices.multiplier_high if fast else None

@@ -19,8 +19,8 @@ from pytest_llmcost.call import Call
 from pytest_llmcost.errors import ReconcileError, UnknownModelError
 from pytest_llmcost.ledger.ledger import Ledger, calls_of
 from pytest_llmcost.ledger.totals import is_live
-from pytest_llmcost.prices.bill import LISTED_TIERS, USD_OF
-from pytest_llmcost.prices.rate_card import RateCard
+from pytest_llmcost.prices.bill import USD_OF, price_sampling
+from pytest_llmcost.prices.rate_card import LISTED_TIERS, RateCard
 from pytest_llmcost.prices.usage import FEES, PROMPT, Usage
 from pytest_llmcost.reconcile.admin_api import (
     BUCKETS,
@@ -140,7 +140,7 @@ class _Side:
             is_priced = True
             for sampling in call.sampling_calls:
                 try:
-                    cost = card.price_sampling(sampling, call.context, on=on)
+                    cost = price_sampling(card, sampling, call.context, on=on)
                 except UnknownModelError:
                     is_priced = False
                     side.usage[sampling.model] += sampling.usage

@@ -11,6 +11,7 @@ import pytest
 from pytest_llmcost.compare.model_support import features_of
 from pytest_llmcost.counting.segments import calls_until_it_pays
 from pytest_llmcost.money import format_usd
+from pytest_llmcost.prices.bill import price_request
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
 
@@ -21,7 +22,7 @@ ON = date(2026, 11, 22)
 
 def usd(usage: Usage) -> Decimal:
     card = shipped_card()
-    return card.price([SamplingCall(model=MODEL, usage=usage)], Terms(), on=ON).usd
+    return price_request(card, [SamplingCall(model=MODEL, usage=usage)], Terms(), on=ON).usd
 
 
 INPUT = Decimal(5)

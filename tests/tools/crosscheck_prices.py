@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_llmcost.errors import UnknownModelError
-from pytest_llmcost.prices.bill import Rates
+from pytest_llmcost.prices.bill import price_request
 from pytest_llmcost.prices.price_file import RATE_KEYS
-from pytest_llmcost.prices.rate_card import RateCard, shipped_card
+from pytest_llmcost.prices.rate_card import RateCard, Rates, shipped_card
 from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
 
 GENAI_PRICES_KEYS = {
@@ -114,7 +114,7 @@ def our_figures(card: RateCard, on: date) -> dict[Place, Decimal]:
                 found[Place(model, rates.speed, rates.above, key)] = rates.usd[key]
         sampling = SamplingCall(model=model, usage=Usage(web_search_requests=1_000))
         first = min(row.from_on for row in entry.rates)
-        fee = card.price([sampling], Terms(), on=max(on, first)).usd
+        fee = price_request(card, [sampling], Terms(), on=max(on, first)).usd
         found[Place(model, "standard", 0, "web search")] = fee
         found[Place(model, "standard", 0, "us")] = entry.geography.get("us", Decimal(1))
     return found

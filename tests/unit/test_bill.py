@@ -10,7 +10,7 @@ import pytest
 
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.money import plain_usd
-from pytest_llmcost.prices.bill import CacheState, Cost
+from pytest_llmcost.prices.bill import CacheState, Cost, price_request
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
 
@@ -30,7 +30,9 @@ def price(
     **context: Any,
 ) -> Cost:
     sampling_calls = [SamplingCall(model=model, usage=usage, **(sampling or {}))]
-    return shipped_card().price(sampling_calls, Terms(**context), on=on, cache_state=cache_state)
+    return price_request(
+        shipped_card(), sampling_calls, Terms(**context), on=on, cache_state=cache_state
+    )
 
 
 def bounds(cost: Cost) -> tuple[str, str, str | None]:
@@ -160,7 +162,7 @@ def test_a_bill_of_several_sampling_calls_prices_each_by_its_own_model_and_band(
         ),
         SamplingCall(kind="advisor", model="claude-opus-5", usage=Usage(input_tokens=1_000)),
     ]
-    cost = shipped_card().price(sampling_calls, Terms(), on=ON)
+    cost = price_request(shipped_card(), sampling_calls, Terms(), on=ON)
     assert [sampling.usd for sampling in cost.sampling_calls] == [
         Decimal("0.01005"),
         Decimal("0.0502505"),
@@ -402,7 +404,7 @@ def test_one_open_sampling_call_opens_the_whole_bill() -> None:
         SamplingCall(model="claude-opus-5-5", usage=MILLION_EACH_WAY),
         SamplingCall(kind="declined", model="claude-fable-5", usage=Usage()),
     ]
-    cost = shipped_card().price(sampling_calls, Terms(), on=ON)
+    cost = price_request(shipped_card(), sampling_calls, Terms(), on=ON)
     assert bounds(cost) == ("24", "24", None)
 
 

@@ -33,6 +33,7 @@ from pytest_llmcost.counting.segments import (
     plan_caching,
     split_prompt,
 )
+from pytest_llmcost.prices.bill import price_request
 from pytest_llmcost.prices.price_file import ModelEntry
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
@@ -331,7 +332,7 @@ def test_worked_example_with_opus_4_7s_prices() -> None:
 
     def usd(usage: Usage) -> Decimal:
         sampling = SamplingCall(model="claude-opus-4-7", usage=usage)
-        return CARD.price([sampling], Terms(), on=ON).usd
+        return price_request(CARD, [sampling], Terms(), on=ON).usd
 
     assert usd(prompt.usage("cold")) == Decimal("0.065")  # 10,000 x 6.25 + 500 x 5
     assert usd(prompt.usage("warm")) == Decimal("0.0075")  # 10,000 x 0.50 + 500 x 5

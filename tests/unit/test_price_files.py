@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_llmcost.errors import RateCardError, UnknownModelError
+from pytest_llmcost.prices.bill import price_request
 from pytest_llmcost.prices.price_file import RATE_KEYS
 from pytest_llmcost.prices.rate_card import RateCard, shipped_card
 from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
@@ -87,7 +88,7 @@ def test_a_factor_is_a_discount_on_every_rate_speed_and_band(overlay: Overlay) -
     assert rates(card, "claude-opus-5-5") == ["3.2", "4", "6.4", "0.16", "16"]
     assert rates(card, "claude-opus-5-5", ON, "fast") == ["6.4", "8", "12.8", "0.32", "32"]
     assert rates(card, "claude-opus-5-5", date(2026, 10, 31))[0] == "4"
-    beyond = card.rates("claude-haiku-5-5", on=ON, prompt_tokens=100_001)
+    _, beyond = card.bands("claude-haiku-5-5", on=ON)
     assert (beyond.usd["input"], beyond.usd["output"]) == (Decimal("0.25"), Decimal("1.25"))
 
 
@@ -230,11 +231,11 @@ def test_facts_of_a_model_and_of_the_card_can_be_changed(overlay: Overlay) -> No
     usage = Usage(input_tokens=1_000_000, web_search_requests=5)
     sampling_calls = [SamplingCall(model="claude-opus-5-5", usage=usage)]
     context = Terms(inference_geo="eu", platform="vertex-regional", service_tier="batch")
-    cost = card.price(sampling_calls, context, on=ON)
+    cost = price_request(card, sampling_calls, context, on=ON)
     assert cost.usd == Decimal(4) * Decimal("0.4") * Decimal("1.2")
     assert cost.caveats == ("retired-model: claude-opus-5-5 on 2026-11-01",)
     assert card.about("claude-opus-5-5").min_cacheable_tokens == 2_048
-    us = card.price(sampling_calls, Terms(inference_geo="us"), on=ON)
+    us = price_request(card, sampling_calls, Terms(inference_geo="us"), on=ON)
     assert us.usd == Decimal("4.4")
 
 
@@ -245,7 +246,7 @@ def test_facts_of_a_model_and_of_the_card_can_be_changed(overlay: Overlay) -> No
 def test_a_file_can_settle_what_an_endpoint_costs(overlay: Overlay, rates: str, usd: str) -> None:
     card = overlay(f"[models.claude-opus-5-5]\nregional = 1\nrates = [{rates}]")
     sampling = SamplingCall(model="claude-opus-5-5", usage=Usage(input_tokens=1_000_000))
-    cost = card.price([sampling], Terms(platform="vertex-unknown"), on=ON)
+    cost = price_request(card, [sampling], Terms(platform="vertex-unknown"), on=ON)
     assert cost.usd == cost.low == cost.high == Decimal(usd)
     assert cost.caveats == ()
 

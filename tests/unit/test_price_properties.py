@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from pytest_llmcost.call import Call, PricedSamplingCall, reprice
 from pytest_llmcost.call import price as price_answer
 from pytest_llmcost.errors import UnknownModelError
-from pytest_llmcost.prices.bill import CacheState, Cost, in_cache_state
+from pytest_llmcost.prices.bill import CacheState, Cost, in_cache_state, price_request
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
 from pytest_llmcost.responses.message import read_message, read_usage
@@ -54,7 +54,7 @@ def price(
     sampling: SamplingCall, context: Terms, on: date = ON, cache_state: CacheState = "as-billed"
 ) -> Cost:
     try:
-        return CARD.price([sampling], context, on=on, cache_state=cache_state)
+        return price_request(CARD, [sampling], context, on=on, cache_state=cache_state)
     except UnknownModelError:
         assume(False)
         raise
@@ -110,7 +110,7 @@ def test_the_order_of_sampling_calls_and_of_calls_changes_nothing(
     one_by_one = [price(sampling, context) for sampling in several]
     shuffled = list(several)
     random.shuffle(shuffled)
-    together = CARD.price(shuffled, context, on=ON)
+    together = price_request(CARD, shuffled, context, on=ON)
     assert together.usd == sum(each.usd for each in one_by_one)
     assert together.low == sum(each.low for each in one_by_one)
     highs = [each.high for each in one_by_one if each.high is not None]
@@ -230,7 +230,7 @@ def test_once_a_model_has_a_price_it_never_loses_it(model: str, context: Terms, 
     first = min(row.from_on for row in CARD.models[model].rates)
     sampling = SamplingCall(model=model, usage=Usage(input_tokens=1))
     context = msgspec.structs.replace(context, speed=None)
-    assert CARD.price([sampling], context, on=first + timedelta(days=later)).usd > 0
+    assert price_request(CARD, [sampling], context, on=first + timedelta(days=later)).usd > 0
 
 
 @pytest.mark.parametrize("model", CARD.models)
@@ -238,4 +238,4 @@ def test_no_category_of_any_model_is_free(model: str) -> None:
     on = max(ON, min(row.from_on for row in CARD.models[model].rates))
     for field in FIELDS:
         sampling = SamplingCall(model=model, usage=Usage(**{field: 1}))
-        assert CARD.price([sampling], Terms(), on=on).usd > 0
+        assert price_request(CARD, [sampling], Terms(), on=on).usd > 0

@@ -12,6 +12,7 @@ import pytest
 from pytest_llmcost.call import Call, PricedSamplingCall, reprice
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.prices import rate_card
+from pytest_llmcost.prices.bill import band_of, price_request
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
 
@@ -148,7 +149,8 @@ def test_a_misspelt_name_is_told_from_another_model(name: str, likely: str | Non
     [(0, 0, "0.1"), (100_000, 0, "0.1"), (100_001, 100_000, "0.5"), (10**9, 100_000, "0.5")],
 )
 def test_rates_are_those_of_the_prompts_length(prompt_tokens: int, above: int, usd: str) -> None:
-    rates = shipped_card().rates("claude-haiku-5-5", on=ON, prompt_tokens=prompt_tokens)
+    bands = shipped_card().bands("claude-haiku-5-5", on=ON)
+    rates = band_of(bands, Usage(input_tokens=prompt_tokens))
     assert (rates.above, rates.usd["input"]) == (above, Decimal(usd))
 
 
@@ -201,8 +203,8 @@ def test_the_shipped_card_is_read_once_and_says_what_it_is() -> None:
 def test_a_price_worked_out_once_answers_for_every_later_call() -> None:
     card = shipped_card()
     sampling_calls = [SamplingCall(model="claude-opus-5-5", usage=Usage(input_tokens=7))]
-    first = card.price(sampling_calls, Terms(), on=ON).sampling_calls[0].rates
-    assert card.price(sampling_calls, Terms(), on=ON).sampling_calls[0].rates is first
+    first = price_request(card, sampling_calls, Terms(), on=ON).sampling_calls[0].rates
+    assert price_request(card, sampling_calls, Terms(), on=ON).sampling_calls[0].rates is first
 
 
 def test_an_unknown_models_name_is_shown_without_what_a_terminal_or_a_file_chokes_on() -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from pytest_llmcost.errors import UnknownModelError
+from pytest_llmcost.prices.bill import band_of, price_request
 from pytest_llmcost.prices.price_file import RATE_KEYS
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
@@ -53,13 +54,14 @@ BANDS = [pin for pin in PINS if pin.above]
 
 def usd_of(pin: Pin, on: date, usage: Usage) -> Decimal:
     sampling = SamplingCall(model=pin.model, usage=usage)
-    return shipped_card().price([sampling], Terms(speed=pin.speed), on=on).usd
+    return price_request(shipped_card(), [sampling], Terms(speed=pin.speed), on=on).usd
 
 
 @pytest.mark.parametrize("pin", PINS, ids=lambda pin: f"{pin.model}-{pin.from_on}-{pin.speed}")
 def test_a_million_of_each_category_costs_what_is_pinned(pin: Pin) -> None:
     for on in pin.days:
-        rates = shipped_card().rates(pin.model, on=on, speed=pin.speed, prompt_tokens=pin.above + 1)
+        bands = shipped_card().bands(pin.model, on=on, speed=pin.speed)
+        rates = band_of(bands, Usage(input_tokens=pin.above + 1))
         assert tuple(rates.usd[key] for key in RATE_KEYS) == pin.rates
 
 
