@@ -343,36 +343,3 @@ def most(alternatives: Sequence[Amounts]) -> Amounts:
 
     ranges = {kind: reduce(highest, [each[kind] for each in alternatives]) for kind in first.ranges}
     return replace(first, unpriced=max(each.unpriced for each in alternatives), ranges=ranges)
-
-
-def is_uncounted(call: Call) -> bool:
-    """Return whether a call stands for a count that failed."""
-    is_count = call.evidence == "counted"  # no reply that only lacks the count of its prompt
-    return is_count and not call.sampling_calls and call.has_caveat("count-failed", "uncounted")
-
-
-def settled(calls: Iterable[Call]) -> tuple[Call, ...]:
-    """Leave out counts of a payload that was sent too: a count is the estimate of a request.
-
-    Of one fingerprint, n counts and m requests are max(n, m) calls, in whatever order they came:
-    all requests, and the most expensive of the counts that are left over. A failed count stands
-    for its payload only while there is nothing else. The calls must be those of one owner, such
-    as one attempt of a test.
-    """
-    calls = tuple(calls)
-    if len(calls) < 2:
-        return calls
-    payloads: dict[str, list[int]] = {}
-    for index, call in enumerate(calls):
-        if call.fingerprint:
-            payloads.setdefault(call.fingerprint, []).append(index)
-    dropped: set[int] = set()
-    for indices in payloads.values():
-        if len(indices) > 1:
-            failed = [index for index in indices if is_uncounted(calls[index])]
-            rest = [index for index in indices if index not in failed]
-            dropped.update(failed if rest else failed[1:])
-            counts = [index for index in rest if calls[index].evidence == "counted"]
-            counts.sort(key=lambda index: (calls[index].usd is None, calls[index].usd or _ZERO))
-            dropped.update(counts[: len(rest) - len(counts)])
-    return tuple(call for index, call in enumerate(calls) if index not in dropped)

@@ -130,6 +130,12 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
         }
         return bounded if self.lost_usage is None else {*bounded, "lost-answer"}
 
+    @property
+    def is_uncounted(self) -> bool:
+        """Whether it stands for a count that failed."""
+        is_count = self.evidence == "counted"  # no reply that only lacks the count of its prompt
+        return is_count and not self.sampling_calls and self.has_caveat("count-failed", "uncounted")
+
     def has_caveat(self, *names: str) -> bool:
         """Return whether one of its caveats has one of these names."""
         return any(caveat.name in names for caveat in self.caveats)

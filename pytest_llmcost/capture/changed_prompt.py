@@ -11,8 +11,13 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from pytest_llmcost.counting.payload import Payload, Prefix, changed_parts, describe_changes
-from pytest_llmcost.counting.prompt import as_list
+from pytest_llmcost.counting.payload import (
+    Payload,
+    Prefix,
+    as_list,
+    changed_parts,
+    describe_changes,
+)
 from pytest_llmcost.counting.segments import CachedPrompt, Plan, ReadCut, plan_caching
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import FEES, WRITTEN, Usage, reply_limit

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from msgspec.structs import asdict, replace
 
-from pytest_llmcost.amounts import Amounts, is_uncounted
+from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import IncreaseLimit, judge_increase
 from pytest_llmcost.call import Call, reprice
 from pytest_llmcost.compare.repriced import in_column
@@ -318,7 +318,7 @@ def _failed(base: Ledger, head: Ledger, fates: Fates | None) -> Iterator[str]:
     now = {test.nodeid: test for test in head.tests}  # of several attempts the last one
     for name, test in now.items():
         has_failed = test.outcome != "passed" and failed_otherwise(test)
-        if has_failed and not any(map(is_uncounted, test.calls)):
+        if has_failed and not any(call.is_uncounted for call in test.calls):
             yield name
     if fates:
         without_row = {test.nodeid for test in base.tests} - now.keys()

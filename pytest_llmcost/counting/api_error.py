@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_llmcost.counting.own_requests import pause_of
-from pytest_llmcost.counting.payload import tool_name
-from pytest_llmcost.counting.prompt import as_list
+from pytest_llmcost.counting.payload import as_list, tool_name
 from pytest_llmcost.credentials import without_keys
 from pytest_llmcost.errors import CountError
 from pytest_llmcost.json_values import JsonValue

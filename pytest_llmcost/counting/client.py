@@ -36,8 +36,15 @@ from pytest_llmcost.counting.own_requests import (
     past_recorders,
     start,
 )
-from pytest_llmcost.counting.payload import RECIPE, Payload, changed_parts, describe_changes
-from pytest_llmcost.counting.prompt import COUNTED, KNOWN, NEEDS_BETA
+from pytest_llmcost.counting.payload import (
+    COUNTED,
+    KNOWN,
+    NEEDS_BETA,
+    RECIPE,
+    Payload,
+    changed_parts,
+    describe_changes,
+)
 from pytest_llmcost.counting.record_mode import RecordMode
 from pytest_llmcost.counting.volatile import describe_suspicious
 from pytest_llmcost.errors import CountCassetteError, CountError, CountMissingError

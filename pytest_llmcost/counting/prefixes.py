@@ -12,8 +12,7 @@ from hashlib import sha256
 from itertools import count
 from typing import NamedTuple
 
-from pytest_llmcost.counting.payload import CachedValue, Payload
-from pytest_llmcost.counting.prompt import Place
+from pytest_llmcost.counting.payload import CachedValue, Payload, Place
 from pytest_llmcost.counting.segments import CachedPrompt
 from pytest_llmcost.counting.volatile import LONGEST, skeleton
 from pytest_llmcost.json_values import JsonValue, canonical

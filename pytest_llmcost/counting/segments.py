@@ -16,14 +16,16 @@ import msgspec
 from msgspec.structs import replace
 
 from pytest_llmcost.counting.cassette import Count
-from pytest_llmcost.counting.payload import Payload, joined_turns, tool_names
-from pytest_llmcost.counting.prompt import (
+from pytest_llmcost.counting.payload import (
     THINKING,
     WITH_MESSAGES,
     WITH_TOOLS,
     Breakpoint,
+    Payload,
     Place,
     as_list,
+    joined_turns,
+    tool_names,
 )
 from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from itertools import chain
 from operator import itemgetter
 from threading import RLock
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import asdict, replace
 
-from pytest_llmcost.amounts import Amounts, settled
+from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import Budget, Verdict
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.ledger import FixtureRow, Ledger, PayloadFacts, TestRow
@@ -249,3 +250,32 @@ class LedgerBuilder:
             **facts,
         )
         return closed(ledger, budgets)
+
+
+def settled(calls: Iterable[Call]) -> tuple[Call, ...]:
+    """Leave out counts of a payload that was sent too: a count is the estimate of a request.
+
+    Of one fingerprint, n counts and m requests are max(n, m) calls, in whatever order they came:
+    all requests, and the most expensive of the counts that are left over. A failed count stands
+    for its payload only while there is nothing else. The calls must be those of one owner, such
+    as one attempt of a test.
+    """
+    calls = tuple(calls)
+    if len(calls) < 2:
+        return calls
+    payloads: dict[str, list[int]] = {}
+    for index, call in enumerate(calls):
+        if call.fingerprint:
+            payloads.setdefault(call.fingerprint, []).append(index)
+    dropped: set[int] = set()
+    for indices in payloads.values():
+        if len(indices) > 1:
+            failed = [index for index in indices if calls[index].is_uncounted]
+            rest = [index for index in indices if index not in failed]
+            dropped.update(failed if rest else failed[1:])
+            counts = [index for index in rest if calls[index].evidence == "counted"]
+            counts.sort(
+                key=lambda index: (calls[index].usd is None, calls[index].usd or Decimal(0))
+            )
+            dropped.update(counts[: len(rest) - len(counts)])
+    return tuple(call for index, call in enumerate(calls) if index not in dropped)

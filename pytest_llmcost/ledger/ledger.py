@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from pytest_llmcost.amounts import is_uncounted
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.call import Call
 from pytest_llmcost.json_values import written
@@ -402,7 +401,7 @@ def failed_otherwise(test: TestRow) -> bool:
     if test.outcome not in ("failed", "error"):
         return False
     is_within = all(verdict.state == "within" for verdict in own_verdicts(test))
-    return is_within or any(map(is_uncounted, test.calls))  # the error has probably ended the test
+    return is_within or any(call.is_uncounted for call in test.calls)  # which probably ended it
 
 
 def calls_of(ledger: Ledger) -> list[Call]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -11,18 +13,24 @@ from msgspec.structs import replace
 
 from pytest_llmcost.call import Call, Evidence, price, reprice
 from pytest_llmcost.capture.capture import Capture
+from pytest_llmcost.capture.changed_prompt import ReplayedReply, obstacle_to_recount
 from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.counting.payload import Payload
 from pytest_llmcost.counting.prefixes import Readable
-from pytest_llmcost.counting.segments import CachedPrompt
+from pytest_llmcost.counting.segments import CachedPrompt, is_part_of
+from pytest_llmcost.counting.volatile import describe_volatile
+from pytest_llmcost.errors import CountCassetteError, CountError, CountMissingError, PayloadError
 from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.plugin.live_cap import LiveCap
+from pytest_llmcost.plugin.marker import limits_of
+from pytest_llmcost.plugin.options import MARKER
 from pytest_llmcost.plugin.owners import Owner, Sender, TestAttempt, nodeid_of
-from pytest_llmcost.plugin.prompts import learn_parts, meter, read_normalised, with_caveats
 from pytest_llmcost.plugin.session import FAILURES, Session
 from pytest_llmcost.plugin.warm_cache import RecordedCall, WarmCache
 from pytest_llmcost.prices.bill import CacheState, in_cache_state
+from pytest_llmcost.prices.caveats import sorted_caveats
+from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.message import Answer
 
 _UNREAD = ("truncated-stream", "unreadable-response", "unmetered-route")
@@ -38,7 +46,7 @@ def capture_of(session: Session) -> Capture:
         """Give equal requests one fingerprint, as the user's hook normalises them."""
         item = _sender_of(request).owner.item
         try:
-            return read_normalised(session, body, item, betas=betas, model=model).fingerprint
+            return session.counts.read(body, item, betas=betas, model=model).fingerprint
         except FAILURES:  # of the user's hook; called again, it raises again
             return None
 
@@ -106,7 +114,7 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
     if request.answer is None:
         return
     try:
-        answer, payload, evidence = meter(session, owner, request, request.answer)
+        answer, payload, evidence = _meter(session, owner, request, request.answer)
     except FAILURES as error:  # of a hook of the user, whatever it is
         session.failures.append(error)
         why = f"not-comparable: {type(error).__name__} while the request was compared"
@@ -116,6 +124,140 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
     # One that is still under way is reported again, even if no more of its usage comes.
     facts = {**request.sending, "captured": request if is_open or not request.is_over else None}
     record(session, sender, answer, payload, evidence, in_place_of=before, **facts)
+
+
+# What a captured answer uses now
+
+
+def _meter(
+    session: Session, owner: Owner, request: CapturedRequest, answer: Answer
+) -> tuple[Answer, Payload | None, Evidence]:
+    """Compare what was sent with what was recorded, and return what the reply uses now.
+
+    Also what was sent; None if that could not be read.
+    """
+    if request.is_refused:
+        return answer, None, "refused" if answer.declared_usd is not None else "billed"
+    if request.endpoint.kind == "unmetered":  # nothing to compare: there are no figures
+        return answer, None, "mocked" if request.is_mocked else "billed"
+
+    def read(body: Mapping[str, Any] | None, **how: Any) -> Payload | None:
+        try:
+            return None if body is None else session.counts.read(body, owner.item, **how)
+        except PayloadError:  # a live API will have refused it, too
+            return None
+
+    replay, model = request.replay, request.endpoint.model
+    payload = read(request.payload, betas=request.betas, model=model)
+    if request.is_mocked:
+        now, evidence = _mocked(session, owner, request, answer, payload)
+        return now, payload, evidence
+    if replay is None or replay.is_same:
+        return answer, payload, "billed"
+    # If the cassette hides its betas, they are taken for those of today.
+    betas = request.betas if replay.betas is None else replay.betas
+    recorded = payload and read(replay.body, betas=betas, model=replay.model or model)
+    if payload is None or recorded is None:
+        obstacle = replay.obstacle or "the recorded request is unknown"
+        if payload is None:
+            obstacle = "what is sent now cannot be read"
+        session.notes.add(
+            f"replayed replies cannot be checked against what is sent now: {obstacle}; keep the "
+            "request's body in the cassette (see docs/how-it-works/changed-prompts.md)"
+        )
+        return with_caveats(answer, f"not-comparable: {obstacle}"), payload, "billed"
+    reply = ReplayedReply(answer, payload, recorded)
+    now, evidence = _compare(session, owner, request, reply)
+    if now.before is not None:
+        places = describe_volatile(recorded, payload, datetime.now(timezone.utc))
+        now = with_caveats(now, *([f"volatile: {places}"] if places else ()))
+    left = reply.left_in_the_cache(now.usage)
+    # A call that is still under way is metered once more, and must not seem to repeat itself.
+    if left is not None and evidence != "stale" and request.is_over:
+        owner.cached_prefixes.append(left)
+    return now, payload, evidence
+
+
+def _compare(
+    session: Session, owner: Owner, request: CapturedRequest, reply: ReplayedReply
+) -> tuple[Answer, Evidence]:
+    """Return what a replayed reply uses for the payload that is sent now."""
+    answer, payload, _ = reply
+    if reply.is_as_billed():
+        # The prompt is the same; a reply that was cut may be longer now.
+        return with_caveats(answer, *reply.reply_caveats(session.tokenizer)), "billed"
+    obstacle = obstacle_to_recount(answer) or request.uncountable
+    if obstacle is not None:
+        return reply.without_figures(obstacle), "stale"
+
+    plan = reply.plan(session.counts.reader(owner.item, payload))
+    prompt: CachedPrompt | None = None
+    caveats: tuple[str, ...] = ()
+    try:
+        if plan is not None:
+            caveats = session.counts.count(owner, payload).caveats
+            prompt = session.counts.split(owner, plan)
+    except CountError as error:
+        return reply.without_figures(None, _failed_count(session, error)), "stale"
+    earlier, tokenizer = owner.cached_prefixes, session.tokenizer
+    now = reply.recount(prompt, earlier=earlier, caveats=caveats, tokenizer=tokenizer)
+    return now, "recounted"
+
+
+def _mocked(
+    session: Session,
+    owner: Owner,
+    request: CapturedRequest,
+    answer: Answer,
+    payload: Payload | None,
+) -> tuple[Answer, Evidence]:
+    """Trust a mock's figures, or take the input from a count, as `llmcost_mocks` says."""
+    if session.settings.mocks == "trust" or not answer.sampling_calls:
+        return answer, "mocked"
+    obstacle = obstacle_to_recount(answer) or request.uncountable
+    if payload is None:
+        obstacle = "the request cannot be read"
+    caveat = f"not-recounted: {obstacle}"
+    if payload is not None and obstacle is None:
+        try:
+            count = session.counts.count(owner, payload)
+        except CountError as error:
+            caveat = _failed_count(session, error) or "uncounted: the answer is a mock's"
+        else:
+            (sampling,) = answer.sampling_calls
+            usage = sampling.usage
+            # A count says nothing of the cache: a prompt that marks nothing is uncached, and of one
+            # that does, what the mock reads or writes is a part.
+            if not payload.breakpoints:
+                usage = Usage(output_tokens=usage.output_tokens)
+            usage = replace(usage, input_tokens=max(0, count.input_tokens - usage.cached_tokens))
+            counted = replace(answer, usage=usage, sampling_calls=(replace(sampling, usage=usage),))
+            return with_caveats(counted, *count.caveats), "recounted"
+    unknown = replace(answer, sampling_calls=())
+    return with_caveats(unknown, caveat), "mocked"
+
+
+def _failed_count(session: Session, error: CountError) -> str:
+    """Note why a count has failed that was tried, and return its caveat; "" if none was tried."""
+    if isinstance(error, CountMissingError):
+        return ""
+    session.notes.add(f"not counted: {error}")
+    return describe_failed_count(error)
+
+
+def describe_failed_count(error: CountError) -> str:
+    """Return the caveat of a count that was tried and failed."""
+    if isinstance(error, CountCassetteError):
+        return "count-failed: the test's count cassette cannot be read; restore or delete it"
+    return f"count-failed: {error}"
+
+
+def with_caveats(answer: Answer, *caveats: str) -> Answer:
+    """Return an answer with further caveats."""
+    return replace(answer, caveats=sorted_caveats([*answer.caveats, *caveats]))
+
+
+# What is recorded
 
 
 def declare(session: Session, answer: Answer) -> Call:
@@ -227,12 +369,40 @@ def record(
         if hook.get_hookimpls():  # seldom, and to call it takes long even so
             hook(call=call, item=owner.item)
         if payload is not None:
-            learn_parts(session, owner, call, payload)
+            _learn_parts(session, owner, call, payload)
             for callback in session.after_call:
                 callback(sender, call, payload)
     except FAILURES as error:  # of a hook of the user, whatever it is
         session.failures.append(error)
     return call
+
+
+def _learn_parts(session: Session, owner: Owner, call: Call, payload: Payload) -> None:
+    """Count the parts of a prompt that have a budget, or all if that was asked for."""
+    settings, item = session.settings, owner.item
+    names = [name for name, _ in settings.max_parts]
+    # Not for every call: it takes long to read all limits of a test.
+    if item is not None and any("parts" in mark.kwargs for mark in item.iter_markers(MARKER)):
+        limits = limits_of(item, settings)
+        names += [each.part for each in limits.budgets if each.part is not None]
+    names = [*dict.fromkeys(names)]
+    if payload.fingerprint in owner.parts or not (names or settings.parts):
+        return
+    if call.has_caveat("count-failed", "uncounted"):  # it would only fail, or wait, again
+        return
+    owner.parts[payload.fingerprint] = known = {}
+    # Those with a budget may be counted where the others are not.
+    for asked in [None, names] if settings.parts else [names]:
+        with contextlib.suppress(CountError, PayloadError):  # what is unknown, the budget reports
+            found = session.counts.parts(owner, payload, asked)
+            break
+    else:
+        return
+    for name in dict.fromkeys([*found, *names]):
+        if not any(is_part_of(each, name) for each in found.left_out):  # those are too low
+            known[name] = found.get(name, 0)
+    facts = PayloadFacts(model=payload.model, parts=payload.parts, parts_tokens=known)
+    session.ledger.learn(payload.fingerprint, facts)
 
 
 def _note_prefix(

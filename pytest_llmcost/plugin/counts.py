@@ -1,22 +1,43 @@
-"""Token counts of a session: whose cassette, in which mode, by which command, how far they are."""
+"""Token counts of a session: of whole prompts, of their parts, and of what is cached of them.
+
+Also whose cassette they are in, in which mode, by which command they are made, how far they are.
+"""
 
 from __future__ import annotations
 
+import copy
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
+import pluggy
 import pytest
+from msgspec.structs import replace
 
-from pytest_llmcost.counting.cassette import CountCassette
-from pytest_llmcost.counting.client import Asker, Counter, Job, PayloadCount, Progress
-from pytest_llmcost.counting.payload import Payload
+from pytest_llmcost.counting.cassette import Count, CountCassette
+from pytest_llmcost.counting.client import Asker, Counter, Job, PayloadCount, Progress, count_all
+from pytest_llmcost.counting.payload import Payload, read_payload
 from pytest_llmcost.counting.record_mode import RecordMode
-from pytest_llmcost.errors import CountCassetteError
+from pytest_llmcost.counting.segments import (
+    CachedPrompt,
+    Plan,
+    PromptParts,
+    plan_parts,
+    split_parts,
+    split_prompt,
+)
+from pytest_llmcost.errors import (
+    CountCassetteError,
+    CountMissingError,
+    PayloadError,
+    SettingsError,
+)
 from pytest_llmcost.plugin.owners import Owner, SharedFixture, TestAttempt
 from pytest_llmcost.plugin.pytest_recording import cassette_path, fixture_cassette_path, record_mode
+from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.settings import Settings
 
 _SECONDS_BETWEEN = 0.1
@@ -24,18 +45,22 @@ _SECONDS_BETWEEN = 0.1
 
 
 class Counts:
-    """The counter, and the count cassettes that are open."""
+    """The counter, the count cassettes that are open, and how payloads are read to be counted."""
 
     def __init__(
         self,
         config: pytest.Config,
         settings: Settings,
+        card: RateCard,
+        hook: Callable[[str], pluggy.HookCaller],
         make_client: Callable[[], object],
         notes: set[str],
     ) -> None:
-        """Open nothing yet: neither client nor cassette."""
+        """Open nothing yet: neither client nor cassette. `hook` returns one of ours by its name."""
         self._config = config
         self._settings = settings
+        self._card = card
+        self._hook = hook
         self._notes = notes
         self._sources: dict[Owner, tuple[CountCassette, RecordMode, Asker]] = {}
         self._asked: dict[str, set[str]] = {}
@@ -52,6 +77,77 @@ class Counts:
             CountError: not recorded and not allowed to ask, or the API did not count it.
         """
         return self.counter.count(self.job(owner, payload))
+
+    def read(self, body: Mapping[str, Any], item: pytest.Item | None, **how: Any) -> Payload:
+        """Read a payload as it is sent, with the fingerprint that the user's hook gives it.
+
+        Raises:
+            PayloadError: it is not JSON.
+            SettingsError: the hook's result is not.
+        """
+        sent = read_payload(body, find=self._card.find, **how)
+        hook = self._hook("pytest_llmcost_normalize_payload")
+        if not hook.get_hookimpls():
+            return sent
+        # A copy: what a hook changes in place must not change what is counted.
+        normalised = hook(payload=copy.deepcopy(sent.body), item=item)
+        if normalised is None:
+            return sent
+        how = {**how, "model": how.get("model") or sent.model, "betas": sent.betas}
+        try:
+            read = read_payload(normalised, find=self._card.find, **how)
+        except PayloadError as error:
+            raise SettingsError(
+                f"pytest_llmcost_normalize_payload returned what is not a payload: {error}; "
+                "return plain JSON, as messages.create takes it, or None to leave it as it is"
+            ) from error
+        return replace(sent, fingerprint=read.fingerprint, parts=read.parts, compared=read.prompt)
+
+    def split(self, owner: Owner, plan: Plan) -> CachedPrompt:
+        """Count all that a plan needs, and return the prompt by what is cached of it."""
+        what = f"the cached prefixes ({', '.join(str(cut.point.place) for cut in plan.cuts[1:])})"
+        about = self._card.about(plan.whole.model)
+        return split_prompt(plan, self._count_cuts(owner, plan, what), about)
+
+    def parts(
+        self, owner: Owner, payload: Payload, names: Sequence[str] | None = None
+    ) -> PromptParts:
+        """Count the parts of a prompt that are named, or all.
+
+        Raises:
+            CountError: as by `count`.
+            PayloadError: it has no messages.
+        """
+        plan = plan_parts(payload, names, read=self.reader(owner.item, payload))
+        what = f"the parts ({', '.join(names)})" if names else "the parts"
+        about = self._card.about(payload.model)
+        return split_parts(plan, self._count_cuts(owner, plan, what), about)
+
+    def reader(self, item: pytest.Item | None, payload: Payload) -> Callable[..., Payload]:
+        """Return what reads a piece of a payload as that itself is read."""
+        return partial(self.read, item=item, betas=payload.betas)
+
+    def _count_cuts(self, owner: Owner, plan: Plan, what: str) -> dict[str, Count]:
+        """Return the count of each payload of a plan; a missing one is named by what it is for."""
+        jobs = [self.job(owner, part) for part in plan.payloads]
+        found: dict[str, Count] = {}
+        is_missing = False
+        for job, outcome in zip(jobs, count_all(self.counter, jobs), strict=True):
+            if isinstance(outcome, Count):
+                found[job.payload.fingerprint] = outcome
+            elif isinstance(outcome, CountMissingError):
+                is_missing = True
+            else:
+                raise outcome
+        if is_missing:
+            command = jobs[0].asker.command
+            raise CountMissingError(
+                f"{what} of this prompt are not counted yet for {plan.whole.model}. Count them "
+                f"(free): {command}",
+                command=command,
+                what=f"{what} of a prompt are",
+            )
+        return found
 
     def job(self, owner: Owner, payload: Payload) -> Job:
         """Return all that it takes to count a payload for its owner later."""

@@ -3,46 +3,73 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from inspect import currentframe
 from pathlib import Path
 from traceback import walk_stack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 from msgspec.structs import replace
 
-from pytest_llmcost.amounts import Amounts, settled
+from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import Budget
 from pytest_llmcost.call import Call
-from pytest_llmcost.counting.segments import PromptState, calls_until_it_pays
-from pytest_llmcost.errors import CountError, LlmCostError, PriceError, SettingsError
-from pytest_llmcost.files import show_path
-from pytest_llmcost.money import parse_usd
-from pytest_llmcost.plugin.calls import calls_in, calls_of, declare, note_change, record
-from pytest_llmcost.plugin.marker import limits_of
-from pytest_llmcost.plugin.owners import entered_blocks, tag
-from pytest_llmcost.plugin.prompts import (
-    count_parts,
-    expect_answer,
-    read_normalised,
-    uncounted_answer,
+from pytest_llmcost.counting.payload import Payload, changed_parts, describe_changes
+from pytest_llmcost.counting.segments import (
+    CachedPrompt,
+    PromptState,
+    calls_until_it_pays,
+    plan_caching,
 )
+from pytest_llmcost.errors import (
+    CountError,
+    CountMissingError,
+    LlmCostError,
+    PriceError,
+    SettingsError,
+)
+from pytest_llmcost.files import show_path
+from pytest_llmcost.ledger.builder import settled
+from pytest_llmcost.ledger.ledger import PayloadFacts
+from pytest_llmcost.money import parse_usd, show_value
+from pytest_llmcost.plugin.calls import (
+    calls_in,
+    calls_of,
+    declare,
+    describe_failed_count,
+    note_change,
+    record,
+)
+from pytest_llmcost.plugin.marker import limits_of
+from pytest_llmcost.plugin.owners import Owner, entered_blocks, tag
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.plugin.verdicts import budget_failure, judge_budget
 from pytest_llmcost.prices.bill import Cost, price_request
+from pytest_llmcost.prices.caveats import sorted_caveats
+from pytest_llmcost.prices.usage import (
+    LONGEST,
+    WRITTEN,
+    SamplingCall,
+    Terms,
+    Usage,
+    is_quantity,
+    reply_limit,
+)
 from pytest_llmcost.responses.declared import read_declared
+from pytest_llmcost.responses.endpoints import bedrock_platform
+from pytest_llmcost.responses.message import Answer
 
 if TYPE_CHECKING:
-    from pytest_llmcost.counting.segments import CachedPrompt, PromptParts, Segment
-    from pytest_llmcost.prices.usage import Usage
+    from pytest_llmcost.counting.segments import PromptParts, Segment
 
 
 OFF = "llmcost is off (--no-llmcost), so there is no figure to look at"
 """A test that looks at a figure is skipped then; one that only counts runs on."""
+_STATES = get_args(PromptState)
 
 
 @dataclass(frozen=True)
@@ -205,17 +232,17 @@ class LlmCost:
         if session is None:
             return Counted(None)
         try:
-            sent = read_normalised(session, given, item)
+            sent = session.counts.read(given, item)
             sender = session.sender()
             try:
-                answer, prompt = expect_answer(
+                answer, prompt = _expect_answer(
                     session, sender.owner, sent, item, output_tokens, cache
                 )
             except CountError as error:
                 if likely := session.card.likely(sent.model):
                     session.notes.add(f"{sent.model} has no price. Did you mean {likely}?")
                 # The payload does not become free if the test catches this, or fails by it.
-                record(session, sender, uncounted_answer(sent, error), sent, "counted")
+                record(session, sender, _uncounted_answer(sent, error), sent, "counted")
                 raise
             call = record(session, sender, answer, sent, "counted", prompt)
             return Counted(call, session, prompt)
@@ -261,10 +288,10 @@ class LlmCost:
         if session is None:
             pytest.skip(OFF)
         try:
-            sent = read_normalised(session, given, self._item)
+            sent = session.counts.read(given, self._item)
             owner = session.owner
             owner.has_spent = True  # so that its counts are saved, and an error is explained
-            return count_parts(session, owner, sent)
+            return session.counts.parts(owner, sent)
         except LlmCostError as error:
             raise error.with_traceback(None) from None
 
@@ -366,3 +393,119 @@ class LlmCost:
             note_change(session, owner)
         if verdict.fails(session.settings.unverified):
             raise budget_failure(owner, verdict, spent)
+
+
+# The answer that a payload is expected to get
+
+
+def _expect_answer(
+    session: Session,
+    owner: Owner,
+    payload: Payload,
+    item: pytest.Item,
+    asked_output: int | str | None,
+    state: PromptState | None,
+) -> tuple[Answer, CachedPrompt | None]:
+    """Count a payload, and its cached prefixes if the test, its marker or the run asks for them.
+
+    Without an output, the answer is that of the input alone. Its errors are those of `count(...)`.
+    """
+    output_tokens = _read_output(payload, asked_output)
+    if state is not None and state not in _STATES:
+        raise SettingsError(f"cache={show_value(state)} is not one of {', '.join(_STATES)}")
+    is_column, prompt = False, None
+    if state is None and payload.breakpoints:
+        limits = limits_of(item, session.settings)
+        cache = limits.cache or session.settings.cache
+        state = None if cache == "as-billed" else cache
+        has_worst = any(budget.kind == "worst" for budget in limits.budgets)
+        is_column = state is None and (has_worst or bool(session.settings.columns))
+    count = session.counts.count(owner, payload)
+    if state is not None or is_column:
+        read = session.counts.reader(item, payload)
+        # A column that cannot be filled fails no test; a budget may.
+        harmless = (CountError,) if is_column else ()
+        with contextlib.suppress(*harmless):
+            prompt = session.counts.split(owner, plan_caching(payload, read=read))
+            cold = prompt.usage("cold")
+            written: dict[str, int] = {life: getattr(cold, name) for life, name in WRITTEN.items()}
+            facts = PayloadFacts(model=payload.model, parts=payload.parts, cached=written)
+            session.ledger.learn(payload.fingerprint, facts)
+    usage = Usage(input_tokens=count.input_tokens, output_tokens=output_tokens or 0)
+    cached: dict[str, Any] = {}
+    if prompt is not None and state is not None:
+        usage = replace(prompt.usage(state), output_tokens=usage.output_tokens)
+        cached["read_lifetime"] = payload.lifetime if usage.cache_read_tokens else None
+    elif payload.breakpoints:
+        least = session.least_cacheable(payload.model)
+        if least is None or count.input_tokens >= least:
+            # A prompt priced as plain input may be cached: a bound, the most expensive of several.
+            cached["may_cache"] = payload.lifetime or LONGEST
+    caveats = [*count.caveats]
+    if output_tokens is None:
+        caveats.append("input-only")
+    before = None
+    if count.before is not None:
+        before = count.before.input_tokens
+        changes = describe_changes(changed_parts(count.before.parts, payload.parts))
+        caveats += [f"changed-prompt: {changes}"] if changes else []
+    return _answer(payload, usage, caveats=caveats, before=before, **cached), prompt
+
+
+def _uncounted_answer(payload: Payload, error: CountError) -> Answer:
+    """Return what is known of a payload whose count failed: an unknown price, not $0."""
+    if not isinstance(error, CountMissingError):
+        return _answer(payload, None, caveats=[describe_failed_count(error)])
+    changes = describe_changes(error.changed)
+    why = f"uncounted: changed: {changes}" if changes else "uncounted: no recorded count"
+    return _answer(payload, None, caveats=[why], before=error.before)
+
+
+def _answer(
+    payload: Payload,
+    usage: Usage | None,
+    *,
+    caveats: Sequence[str] = (),
+    before: int | None = None,
+    **cached: Any,
+) -> Answer:
+    """Return what a payload uses, None if unknown; `before` its input tokens until it changed."""
+    asked = str(payload.body.get("model", ""))
+    speed, geography = payload.body.get("speed"), payload.body.get("inference_geo")
+    then = None
+    if before is not None:
+        output_tokens = 0 if usage is None else usage.output_tokens
+        then = _answer(payload, Usage(input_tokens=before, output_tokens=output_tokens))
+    sampling_calls: tuple[SamplingCall, ...] = ()
+    if usage is not None:
+        sampling_calls = (SamplingCall(model=payload.model, usage=usage, **cached),)
+    return Answer(
+        model=payload.model,
+        usage=Usage() if usage is None else usage,
+        sampling_calls=sampling_calls,
+        terms=Terms(  # a response may say otherwise
+            speed=speed if isinstance(speed, str) else None,
+            inference_geo=geography if isinstance(geography, str) else None,
+            platform=bedrock_platform(asked) if "anthropic." in asked else None,
+        ),
+        caveats=sorted_caveats(caveats) if caveats else (),
+        before=then,
+    )
+
+
+def _read_output(payload: Payload, output_tokens: int | str | None) -> int | None:
+    """Return how long a reply is taken to be; `"max"` is the payload's `max_tokens`."""
+    if output_tokens == "max":
+        most = reply_limit(payload.body)
+        if most is None:
+            raise SettingsError(
+                'output_tokens="max", but the payload has no usable max_tokens; set it, or pass a '
+                "number as output_tokens="
+            )
+        return most
+    if output_tokens is not None and not is_quantity(output_tokens):
+        raise SettingsError(
+            f"output_tokens={show_value(output_tokens)} is neither a number from 0 to 10^9 nor "
+            '"max"'
+        )
+    return output_tokens

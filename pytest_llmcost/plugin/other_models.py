@@ -25,7 +25,6 @@ from pytest_llmcost.errors import CountCassetteError, CountError
 from pytest_llmcost.ledger.ledger import Ledger, PayloadFacts, calls_of
 from pytest_llmcost.plugin.counts import count_command_of_run, showing_progress
 from pytest_llmcost.plugin.owners import Sender
-from pytest_llmcost.plugin.prompts import read_normalised
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.reports.terminal import View
 
@@ -60,7 +59,7 @@ class OtherModels:
             else:
                 # The same payload for another model, as the user's hook normalises it.
                 body = {**payload.body, "model": model}
-                other = read_normalised(session, body, sender.owner.item, betas=payload.betas)
+                other = session.counts.read(body, sender.owner.item, betas=payload.betas)
                 job = session.counts.job(sender.owner, replace(other, headers=payload.headers))
                 if job.recorded is not None:
                     facts = _with_count(facts, model, job.recorded)

@@ -193,7 +193,9 @@ class Session(_Findings):
         """The token counts of this session."""
         from pytest_llmcost.plugin.counts import Counts
 
-        return Counts(self.config, self.settings, self._make_client, self.notes)
+        return Counts(
+            self.config, self.settings, self.card, self.hook, self._make_client, self.notes
+        )
 
     @cached_property
     def card(self) -> RateCard:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_llmcost.counting.prompt import read_prompt
+from pytest_llmcost.counting.payload import read_prompt
 
 FIVE = {"type": "ephemeral"}
 HOUR = {"type": "ephemeral", "ttl": "1h"}

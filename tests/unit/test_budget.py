@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from pytest_llmcost.amounts import NO_REASONS, Amounts, Kind, Range, most, settled
+from pytest_llmcost.amounts import NO_REASONS, Amounts, Kind, Range, most
 from pytest_llmcost.budgets.budget import Budget, decide, judge, judge_calls
 from pytest_llmcost.call import Call, Evidence, PricedSamplingCall
+from pytest_llmcost.ledger.builder import settled
 from pytest_llmcost.prices.caveats import CAVEATS, sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 

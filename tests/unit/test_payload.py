@@ -11,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standin import StandIn
 
-from pytest_llmcost.counting import prompt
 from pytest_llmcost.counting.payload import (
+    COUNTED,
+    HEADERS,
+    KNOWN,
+    NEEDS_BETA,
     changed_parts,
     describe_changes,
     fingerprint,
@@ -42,7 +45,7 @@ IGNORED = {
     "anthropic_version": "bedrock-2023-05-31",
     "timeout": 5,
 }
-COUNTED = {
+CHANGES_COST = {
     "model": "claude-opus-4-8",
     "system": "Be briefer.",
     "messages": [],
@@ -78,9 +81,9 @@ def test_what_changes_no_token_and_no_rate_is_not_in_the_fingerprint(key: str) -
     assert print_of(**{key: IGNORED[key]}) == print_of()
 
 
-@pytest.mark.parametrize("key", COUNTED)
+@pytest.mark.parametrize("key", CHANGES_COST)
 def test_everything_else_is_in_the_fingerprint(key: str) -> None:
-    assert print_of(**{key: COUNTED[key]}) != print_of()
+    assert print_of(**{key: CHANGES_COST[key]}) != print_of()
 
 
 @given(st.dictionaries(st.sampled_from(sorted(IGNORED)), st.integers(1, 9)), st.randoms())
@@ -193,14 +196,14 @@ def test_whose_request_it_is_goes_out_as_headers() -> None:
 
 
 def test_every_field_that_the_sdk_has_is_known() -> None:
-    """A new one goes into a set of `counting/prompt.py`, by what it does to the prompt."""
+    """A new one goes into a set of `counting/payload.py`, by what it does to the prompt."""
     beta, plain = anthropic.types.beta, anthropic.types
     create = {*beta.message_create_params.MessageCreateParamsBase.__annotations__}
     count = {*beta.message_count_tokens_params.MessageCountTokensParams.__annotations__}
     of_count = {*plain.message_count_tokens_params.MessageCountTokensParams.__annotations__}
-    assert create <= prompt.KNOWN
-    assert count - {"betas", *prompt.HEADERS} <= prompt.COUNTED
-    assert count - of_count - {"betas"} <= prompt.NEEDS_BETA
+    assert create <= KNOWN
+    assert count - {"betas", *HEADERS} <= COUNTED
+    assert count - of_count - {"betas"} <= NEEDS_BETA
 
 
 def test_a_log_in_token_of_an_mcp_server_is_in_no_hash() -> None:

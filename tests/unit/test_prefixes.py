@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from pytest_llmcost.counting.payload import read_payload
+from pytest_llmcost.counting.payload import Place, read_payload
 from pytest_llmcost.counting.prefixes import CachedPrefixes, Readable
-from pytest_llmcost.counting.prompt import Place
 
 CACHED = {"type": "ephemeral"}
 RULES = "You answer tickets. " * 20

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_llmcost.counting.payload import Payload, changed_parts, read_payload
-from pytest_llmcost.counting.prompt import Place
+from pytest_llmcost.counting.payload import Payload, Place, changed_parts, read_payload
 
 Body = dict[str, Any]
 FIVE = {"type": "ephemeral"}
