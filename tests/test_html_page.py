@@ -18,7 +18,7 @@ from pytest_llmcost.budgets.budget import judge_calls
 from pytest_llmcost.ledger.ledger import Ledger, PayloadFacts
 from pytest_llmcost.ledger.run_history import Run
 from pytest_llmcost.reports.html import render_html
-from pytest_llmcost.reports.numbers import usd_cell
+from pytest_llmcost.reports.plain_text import usd_cell
 
 pytestmark = pytest.mark.skipif(bool(why_no_browser()), reason=why_no_browser() or "-")
 

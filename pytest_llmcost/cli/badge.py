@@ -15,8 +15,8 @@ from pytest_llmcost.ledger.ledger import Comparison, Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, write_file
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.reports.comparisons import change_of
-from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.markdown import describe_run
+from pytest_llmcost.reports.plain_text import clean
 from pytest_llmcost.reports.run_wording import (
     describe_budgets,
     describe_total,

@@ -12,7 +12,7 @@ from pytest_llmcost.cli import console
 from pytest_llmcost.credentials import keys_in_cassette
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.files import files_below, show_path
-from pytest_llmcost.reports.numbers import format_count
+from pytest_llmcost.reports.plain_text import format_count
 from pytest_llmcost.reports.run_wording import describe_keys
 
 _SUFFIXES = (".har", ".json", ".yaml", ".yml")

@@ -14,9 +14,9 @@ from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
 from pytest_llmcost.reports.comparisons import render_comparison
 from pytest_llmcost.reports.markdown import render_markdown
+from pytest_llmcost.reports.plain_text import as_text
 from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.run_wording import marks_of_run
-from pytest_llmcost.reports.tables import as_text
 from pytest_llmcost.reports.terminal import render_verdicts
 
 

@@ -13,8 +13,7 @@ from io import TextIOWrapper
 from typing import Any
 
 from pytest_llmcost.prices.rate_card import RateCard, shipped_card
-from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.tables import Screen, TableRow, as_text, text_table
+from pytest_llmcost.reports.plain_text import Screen, TableRow, as_text, clean, text_table
 from pytest_llmcost.settings import FORMATS, OPTIONS, parse_date, parse_report_path
 
 

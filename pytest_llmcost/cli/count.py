@@ -22,8 +22,7 @@ from pytest_llmcost.counting.record_mode import MODES
 from pytest_llmcost.errors import CountError, PayloadError
 from pytest_llmcost.money import parse_quantity
 from pytest_llmcost.prices.rate_card import shipped_card
-from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import token_cell
+from pytest_llmcost.reports.plain_text import clean, token_cell
 
 _FOLDER = "llmcost-counts"
 _MOST_BYTES = 32_000_000

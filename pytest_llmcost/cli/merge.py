@@ -10,7 +10,7 @@ from pytest_llmcost.compare.other_model import with_other_models
 from pytest_llmcost.ledger.ledger import own_verdicts
 from pytest_llmcost.ledger.ledger_file import read_ledger, render_json
 from pytest_llmcost.ledger.shards import merge_ledgers
-from pytest_llmcost.reports.numbers import format_count
+from pytest_llmcost.reports.plain_text import format_count
 from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.run_wording import (
     describe_live,

@@ -20,14 +20,16 @@ from pytest_llmcost.cli import console
 from pytest_llmcost.errors import RecordingError, SettingsError
 from pytest_llmcost.files import files_below
 from pytest_llmcost.ledger.ledger_file import to_json
-from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import dollars, format_count, usd_cell
-from pytest_llmcost.reports.tables import (
+from pytest_llmcost.reports.plain_text import (
     Line,
     Screen,
     TableRow,
     as_text,
+    clean,
+    dollars,
+    format_count,
     text_table,
+    usd_cell,
     wrap,
 )
 from pytest_llmcost.responses.recorded_files import MOST_BYTES, Found, read_calls, read_recordings

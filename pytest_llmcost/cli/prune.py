@@ -23,7 +23,7 @@ from pytest_llmcost.cli import console
 from pytest_llmcost.counting.cassette import CountCassette
 from pytest_llmcost.errors import CountCassetteError, SettingsError
 from pytest_llmcost.files import show_path
-from pytest_llmcost.reports.numbers import format_count
+from pytest_llmcost.reports.plain_text import format_count
 
 _SCOPES = ("session", "package", "module", "class")
 _COLLECT = ("-m", "pytest", "--collect-only", "-q")

@@ -38,9 +38,8 @@ from pytest_llmcost.reconcile.matching import (
     reconcile,
     with_windows,
 )
-from pytest_llmcost.reports.escape import clean, prose
-from pytest_llmcost.reports.numbers import format_count, signed
-from pytest_llmcost.reports.tables import markdown_row, markdown_table
+from pytest_llmcost.reports.markdown import markdown_row, markdown_table, prose
+from pytest_llmcost.reports.plain_text import clean, format_count, signed
 
 _PAUSE = timedelta(minutes=1)
 """The API asks for no more than one request a minute; the source is that of `FRESH_AFTER`."""

@@ -9,8 +9,8 @@ from pytest_llmcost.cli import console
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.ledger.ledger_file import read_ledger
 from pytest_llmcost.ledger.run_history import read_history
+from pytest_llmcost.reports.plain_text import as_text
 from pytest_llmcost.reports.report_file import write_report
-from pytest_llmcost.reports.tables import as_text
 from pytest_llmcost.reports.terminal import View, render_summary
 from pytest_llmcost.settings import FORMATS, parse_report_path
 

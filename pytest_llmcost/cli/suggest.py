@@ -28,8 +28,7 @@ from pytest_llmcost.ledger.ledger import (
 from pytest_llmcost.ledger.ledger_file import read_ledger
 from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.money import parse_percent
-from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import dollars, round_up, write_round_usd
+from pytest_llmcost.reports.plain_text import clean, dollars, round_up, write_round_usd
 from pytest_llmcost.reports.run_wording import describe_partial, last_attempts
 from pytest_llmcost.reports.wording import limit_of
 

@@ -37,7 +37,7 @@ from pytest_llmcost.plugin.session import Session, utc_now
 from pytest_llmcost.plugin.verdicts import judge_late
 from pytest_llmcost.reports.github import render_annotations, render_job_summary
 from pytest_llmcost.reports.junit import suite_properties, test_properties, with_properties
-from pytest_llmcost.reports.numbers import first_of, format_count
+from pytest_llmcost.reports.plain_text import first_of, format_count
 from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.run_wording import (
     describe_total,

@@ -108,7 +108,7 @@ class SessionHooks(Hooks):
             what = "test with a budget was" if number == 1 else "tests with a budget were"
             terminalreporter.write_line(f"llmcost: {number:,} {what} skipped")
         if keys := self._find_keys():
-            from pytest_llmcost.reports.numbers import format_count
+            from pytest_llmcost.reports.plain_text import format_count
             from pytest_llmcost.reports.run_wording import describe_keys
 
             cassettes, fails = format_count(len(keys), "cassette"), self._fails_by_keys

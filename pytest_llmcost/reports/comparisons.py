@@ -20,9 +20,12 @@ from pytest_llmcost.ledger.ledger import (
 from pytest_llmcost.ledger.run_history import Run, average
 from pytest_llmcost.ledger.totals import largest_prompt, parts_of, spenders_of
 from pytest_llmcost.prices.usage import PROMPT
-from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import (
+from pytest_llmcost.reports.plain_text import (
     UNKNOWN,
+    Line,
+    Screen,
+    TableRow,
+    clean,
     dollars,
     first_of,
     format_count,
@@ -30,10 +33,11 @@ from pytest_llmcost.reports.numbers import (
     growth,
     short_commit,
     signed,
+    text_table,
     usd_cell,
+    wrap,
 )
 from pytest_llmcost.reports.rows import OUTSIDE
-from pytest_llmcost.reports.tables import Line, Screen, TableRow, text_table, wrap
 from pytest_llmcost.reports.wording import MOST_PARTS, limit_of, show_part
 
 _MOST_NAMED = 3

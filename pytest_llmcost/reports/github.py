@@ -6,8 +6,8 @@ Source: https://docs.github.com/en/actions/reference/workflow-commands-for-githu
 from __future__ import annotations
 
 from pytest_llmcost.ledger.ledger import Ledger
-from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.markdown import render_markdown
+from pytest_llmcost.reports.plain_text import clean
 from pytest_llmcost.reports.run_wording import Finding, findings
 
 MOST_ANNOTATIONS = 10

@@ -10,7 +10,7 @@ from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.ledger.ledger import Ledger, TestRow, own_verdicts
 from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.money import plain_usd
-from pytest_llmcost.reports.numbers import UNKNOWN
+from pytest_llmcost.reports.plain_text import UNKNOWN
 from pytest_llmcost.reports.run_wording import marks_of_run
 from pytest_llmcost.reports.wording import urgency
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, starmap
@@ -17,10 +18,9 @@ from typing import NamedTuple, TypeVar
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.ledger.ledger import Change, Ledger, OtherModel, PartChange
 from pytest_llmcost.money import plain_usd
-from pytest_llmcost.reports import comparisons, numbers, rows, run_wording, wording
-from pytest_llmcost.reports.escape import clean, code, prose
+from pytest_llmcost.reports import comparisons, plain_text, rows, run_wording, wording
 from pytest_llmcost.reports.gates import GATES
-from pytest_llmcost.reports.tables import markdown_row, markdown_table
+from pytest_llmcost.reports.plain_text import MOST_CHARACTERS, clean
 
 MARKER = "<!-- pytest-llmcost -->"
 """The first line, by which a workflow finds the comment that it is to update."""
@@ -97,7 +97,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     fold("What is in the prompts", room.fit(parts, 2, _part, heads=("test", "part", "size")))
     for other in ledger.other_models:
         fold(f"On {code(other.model)}", room.fit(_other_model(other), 2))
-    calls = numbers.format_count(ledger.totals.calls, "call")
+    calls = plain_text.format_count(ledger.totals.calls, "call")
     title = f"All tests: {run_wording.describe_total(ledger)} at list price, {calls}"
     heads = ("test", "cost:", "budget:", "used:", *_TOKEN_HEADS)
     fold(title, room.fit(rows.rows_of(ledger), 1, _row, heads=heads))
@@ -157,7 +157,7 @@ def describe_run(ledger: Ledger) -> str:
         change = comparisons.change_of(comparison)
         what, where = "the suite", "per run of the suite"
         if comparison.partial or comparison.failed:
-            tests = numbers.format_count(len(comparison.failed), "failed test")
+            tests = plain_text.format_count(len(comparison.failed), "failed test")
             what = "the tests that ran" if comparison.partial else f"a run with {tests}"
             where = f"in {what}"
         if change is None:
@@ -165,7 +165,7 @@ def describe_run(ledger: Ledger) -> str:
         elif not change:
             text = f"Merging does not change the cost of {what}"
         else:
-            amount = f"{numbers.dollars(abs(change))}{comparisons.growth_of(comparison)}"
+            amount = f"{plain_text.dollars(abs(change))}{comparisons.growth_of(comparison)}"
             text = f"Merging {'adds' if change > 0 else 'saves'} {amount} {where}"
     else:
         usd, budget = ledger.totals.usd, run_wording.suite_budget(ledger)
@@ -174,7 +174,9 @@ def describe_run(ledger: Ledger) -> str:
             text += " an unknown amount"
         else:
             limit = budget.limit if budget else None
-            text += f" {numbers.dollars(usd, is_least=run_wording.is_least(ledger), against=limit)}"
+            text += (
+                f" {plain_text.dollars(usd, is_least=run_wording.is_least(ledger), against=limit)}"
+            )
             text += f" of {wording.limit_of(budget)}" if budget else ""
     return " · ".join(filter(None, (text, run_wording.describe_budgets(ledger)[1])))
 
@@ -249,10 +251,10 @@ def _counts(ledger: Ledger, owners: Sequence[_Owner]) -> str:
         counts["within"] = counts["expected"] = counts["unlimited"] = 0
         named = sum(each.change is None and counts[each.state] > 0 for each in owners)
         counts["unchanged"] = max(0, comparison.unchanged - named)
-        base = f"against {numbers.short_commit(comparison.base_commit) or 'the baseline'}"
+        base = f"against {plain_text.short_commit(comparison.base_commit) or 'the baseline'}"
     states = [f"{counts[each]:,} {word}" for each, word in _WORDS.items() if counts[each]]
     text = " · ".join(filter(None, (*states, comparisons.count_vanished(comparison))))
-    commits = " ".join(filter(None, (numbers.short_commit(ledger.run.commit), base)))
+    commits = " ".join(filter(None, (plain_text.short_commit(ledger.run.commit), base)))
     return " — ".join(filter(None, (text, commits)))
 
 
@@ -281,7 +283,7 @@ def _failed_or_changed(
         what = comparisons.what_differs(change, shared) if change else ""
         if row and not what:
             parts = sorted(wording.all_changed_parts(row.calls))
-            what = numbers.first_of(parts, wording.MOST_PARTS)
+            what = plain_text.first_of(parts, wording.MOST_PARTS)
         sign = _SIGNS.get(owner.state, _SIGNS["near"] if verdict and verdict.is_near else "")
         file, _, name = owner.name.partition("::")
         where = f"<br><sub>{prose(file)}</sub>" if name else ""  # beside it, no figure has room
@@ -338,7 +340,7 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner], cause: run_wording.NotCo
     base = comparison.base_path if comparison else ""
     if comparison and base:
         path = shlex.quote(clean(base, 200))
-        commit = numbers.short_commit(comparison.base_commit)
+        commit = plain_text.short_commit(comparison.base_commit)
         lines.append(f"# {path} is the baseline{commit and f', measured at {commit}'}")
         if comparison.base_fetch:
             lines.append(clean(comparison.base_fetch, 500))
@@ -367,7 +369,7 @@ def _categories(ledger: Ledger) -> Iterator[str]:
     for each in found:
         yield markdown_row(each.name, *each.cells(usd, is_least=is_least))
     if found:
-        yield markdown_row("total", "", numbers.usd_cell(usd, is_least=is_least), "")
+        yield markdown_row("total", "", plain_text.usd_cell(usd, is_least=is_least), "")
 
 
 def _other_model(other: OtherModel) -> Iterator[str]:
@@ -375,12 +377,12 @@ def _other_model(other: OtherModel) -> Iterator[str]:
     text = "Unknown: none of the calls could be compared"
     now, then = other.usd, other.usd_then
     if now is not None and then is not None:
-        change = f"**{numbers.signed(then - now)}**{numbers.grown_by(now, then)}"
-        sides = f"{numbers.dollars(now)} → {numbers.dollars(then)}"
-        calls = numbers.format_count(other.calls, "call")
+        change = f"**{plain_text.signed(then - now)}**{plain_text.grown_by(now, then)}"
+        sides = f"{plain_text.dollars(now)} → {plain_text.dollars(then)}"
+        calls = plain_text.format_count(other.calls, "call")
         text = f"{change}: {sides} for {calls}, {comparisons.SAME_PROMPTS}"
         if other.unknown_calls:
-            text += f"; {numbers.format_count(other.unknown_calls, 'call')} without a figure"
+            text += f"; {plain_text.format_count(other.unknown_calls, 'call')} without a figure"
     yield f"{text}."
     if remarks := [f"- {prose(text)}" for text in comparisons.other_model_remarks(other)]:
         yield from ("", *remarks)
@@ -398,7 +400,7 @@ def _terms(ledger: Ledger) -> str:
         text += f", cache priced {prose(ledger.cache_state, most=40)}"
     totals = ledger.totals
     if totals.unpriced_calls:
-        calls = numbers.format_count(totals.calls, "call")
+        calls = plain_text.format_count(totals.calls, "call")
         text += f" · {totals.unpriced_calls:,} of {calls} of unknown cost"
     return f"{text} · {run_wording.describe_live(ledger)} spent live in this run"
 
@@ -411,15 +413,15 @@ def _row(row: rows.Row) -> str:
     against = verdict.limit if verdict and verdict.kind == "usd" else None
     sign = f"{_SIGNS[row.mark]} " if row.mark else ""
     name = code(row.name if row.group in (rows.OUTSIDE, row.name) else f"{row.group}::{row.name}")
-    usd = numbers.dollars(row.usd, is_least=spent.is_least, against=against)
+    usd = plain_text.dollars(row.usd, is_least=spent.is_least, against=against)
     budget = (prose(wording.limit_of(verdict)), rows.share_of(verdict))
-    cost = numbers.REFUSED if row.is_refused else usd
+    cost = plain_text.REFUSED if row.is_refused else usd
     return markdown_row(f"{sign}{name}", cost, *budget, f"{spent.calls:,}", *row.token_cells)
 
 
 def _share(share: rows.Share) -> str:
     total = share.total
-    usd = numbers.dollars(total.usd, is_least=share.is_least)
+    usd = plain_text.dollars(total.usd, is_least=share.is_least)
     tokens = rows.token_cells(total.usage, is_least=share.is_least)
     return markdown_row(code(share.name), usd, f"{total.calls:,}", *tokens)
 
@@ -427,3 +429,65 @@ def _share(share: rows.Share) -> str:
 def _part(each: PartChange) -> str:
     figure = comparisons.describe_part(each.before, each.after)
     return markdown_row(code(each.name), code(each.part), prose(figure))
+
+
+# Foreign text, made harmless: what could mean something is written as a character reference, which
+# Markdown never reads as markup
+
+_UNBROKEN = re.compile(r"(\S{40})(?=\S)")
+"""Where a long name may be broken, so that the figures in its table stay in sight."""
+_NAMED = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_REFERENCES = {each: _NAMED.get(each, f"&#{ord(each)};") for each in string.punctuation}
+_JOINED = {"@": "&#64;&#8203;", "#": "&#35;&#8203;"}
+"""With a space of no width behind, no forge takes them for a mention or a reference."""
+
+
+def _table(harmless: str, **others: str) -> dict[int, str]:
+    kept = {each: text for each, text in _REFERENCES.items() if each not in harmless}
+    return str.maketrans({**kept, **others})
+
+
+_IN_CODE = _table("_/.:,=-")
+_IN_PROSE = _table("_/.:,;=()?'%$>-", **_JOINED)
+
+_LEFT_OVER = re.compile(r"(?<![^\W_])_|_(?![^\W_])|(?<=:)/|(?<=www)\.|\$(?!\d)", re.IGNORECASE)
+"""What means something by its place alone: emphasis, addresses, formulas."""
+_EMAIL = re.compile(r"&#64;(?=[\w-]*\.)")
+"""In code, too, GitHub makes a link of `a@b.c`. Any other name is left as it is, to be copied."""
+
+
+def code(text: str) -> str:
+    """Write a name as code, in a table cell or a sentence of Markdown.
+
+    Example:
+        >>> code("t.py::test_a[x|y]")
+        '<code>t.py::test_a&#91;x&#124;y&#93;</code>'
+    """
+    shown = _UNBROKEN.sub("\\1\0", clean(text))  # which is printable
+    written = _EMAIL.sub(_JOINED["@"], _escape(shown, _IN_CODE))
+    return f"<code>{written.replace(chr(0), '<wbr>')}</code>"
+
+
+def prose(text: str, most: int = MOST_CHARACTERS) -> str:
+    """Write a sentence with foreign parts as plain text of Markdown.
+
+    Example:
+        >>> prose("ask @team, cost $1 > $0.50")
+        'ask &#64;&#8203;team, cost $1 > $0.50'
+    """
+    return _escape(clean(text, most), _IN_PROSE)
+
+
+def _escape(text: str, table: dict[int, str]) -> str:
+    return _LEFT_OVER.sub(lambda match: _REFERENCES[match[0]], text.translate(table))
+
+
+def markdown_row(*cells: str) -> str:
+    """Write one row of a Markdown table, of cells that are escaped already."""
+    return f"| {' | '.join(cells)} |"
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[str]) -> list[str]:
+    """Put heads over rows; a head that ends in a colon is over numbers, as in `text_table`."""
+    rule = markdown_row(*("---:" if head.endswith(":") else "---" for head in heads))
+    return [markdown_row(*(head.removesuffix(":") for head in heads)), rule, *rows]

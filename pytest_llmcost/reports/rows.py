@@ -30,8 +30,7 @@ from pytest_llmcost.ledger.totals import most_expensive, shared_fixtures
 from pytest_llmcost.money import format_share
 from pytest_llmcost.prices.bill import ByCategory
 from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import REFUSED, UNKNOWN, percent, token_cell, usd_cell
+from pytest_llmcost.reports.plain_text import REFUSED, UNKNOWN, clean, percent, token_cell, usd_cell
 from pytest_llmcost.reports.run_wording import NotCounted, is_least, last_attempts
 from pytest_llmcost.reports.wording import BROKEN, figure_of, state_of, urgency, worst_of
 

@@ -16,8 +16,13 @@ from pytest_llmcost.credentials import how_to_filter
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, calls_of, own_verdicts
 from pytest_llmcost.ledger.totals import amounts_of, counted_calls, is_live, spenders_of
 from pytest_llmcost.reports import wording
-from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import dollars, first_of, format_count, write_round_usd
+from pytest_llmcost.reports.plain_text import (
+    clean,
+    dollars,
+    first_of,
+    format_count,
+    write_round_usd,
+)
 
 _MOST_SHOWN = 3
 """Breaks, and causes of cache misses, in the one line that a summary has for each."""

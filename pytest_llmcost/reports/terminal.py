@@ -15,8 +15,19 @@ from pytest_llmcost.compare.repriced import Column
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.totals import counted_calls, live_spenders, parts_of
 from pytest_llmcost.reports import comparisons, run_wording, wording
-from pytest_llmcost.reports.escape import MOST_WITH_COMMAND, clean
-from pytest_llmcost.reports.numbers import dollars, format_count, usd_cell
+from pytest_llmcost.reports.plain_text import (
+    MOST_WITH_COMMAND,
+    Line,
+    Screen,
+    TableRow,
+    clean,
+    dollars,
+    format_count,
+    text_table,
+    usd_cell,
+    width_of,
+    wrap,
+)
 from pytest_llmcost.reports.rows import (
     TOKEN_HEADS,
     Row,
@@ -26,7 +37,6 @@ from pytest_llmcost.reports.rows import (
     shown,
     tags_of,
 )
-from pytest_llmcost.reports.tables import Line, Screen, TableRow, text_table, width_of, wrap
 
 _COLOURS = {"exceeded": "red", "unverified": "yellow", "near": "yellow", "within": "green"}
 _MOST_LIVE = 5

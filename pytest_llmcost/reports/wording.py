@@ -22,10 +22,10 @@ from pytest_llmcost.errors import CountError, CountMissingError
 from pytest_llmcost.ledger.totals import largest_prompt
 from pytest_llmcost.money import format_share, format_usd, format_whole_usd
 from pytest_llmcost.prices.usage import FEES
-from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.gates import GATES
-from pytest_llmcost.reports.numbers import (
+from pytest_llmcost.reports.plain_text import (
     REFUSED,
+    clean,
     dollars,
     format_count,
     grown_by,

@@ -23,7 +23,7 @@ from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import write_ledger
 from pytest_llmcost.ledger.run_history import SCHEMA, Run, append_run, average, read_history, run_of
-from pytest_llmcost.reports.numbers import usd_cell
+from pytest_llmcost.reports.plain_text import usd_cell
 
 HISTORY = "--llmcost-history=history.jsonl"
 

@@ -17,7 +17,7 @@ from pytest_llmcost.counting.api_error import explain_failure
 from pytest_llmcost.prices.bill import ByCategory
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.reports.numbers import (
+from pytest_llmcost.reports.plain_text import (
     dollars,
     first_of,
     format_count,

@@ -30,9 +30,9 @@ from pytest_llmcost.prices.bill import ByCategory
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.comparisons import COMPARED_WITH, compare_runs, run_cells
-from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.html import render_html
 from pytest_llmcost.reports.markdown import render_markdown
+from pytest_llmcost.reports.plain_text import clean
 from pytest_llmcost.reports.rows import categories_of
 from pytest_llmcost.reports.run_wording import describe_total, marks_of, notes_of
 from pytest_llmcost.reports.terminal import View, render_summary

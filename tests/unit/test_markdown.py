@@ -22,9 +22,8 @@ from pytest_llmcost.call import Call
 from pytest_llmcost.compare.vanished import judge_vanished
 from pytest_llmcost.ledger.ledger import Change, Comparison, Ledger, RunRecord
 from pytest_llmcost.prices.caveats import sorted_caveats
-from pytest_llmcost.reports.escape import clean, code, prose
-from pytest_llmcost.reports.markdown import COMMENT_BYTES, MARKER, render_markdown
-from pytest_llmcost.reports.tables import as_text
+from pytest_llmcost.reports.markdown import COMMENT_BYTES, MARKER, code, prose, render_markdown
+from pytest_llmcost.reports.plain_text import as_text, clean
 from pytest_llmcost.reports.terminal import View, render_summary
 
 NASTY = st.text(alphabet=st.sampled_from("ab/:._*`|<>&@#~[]()!\\$%_-+={}\n\r\t\x00\x1b\u202e "))

@@ -23,7 +23,7 @@ from pytest_llmcost.reports.comparisons import (
 )
 from pytest_llmcost.reports.html import render_html
 from pytest_llmcost.reports.markdown import render_markdown
-from pytest_llmcost.reports.tables import Screen
+from pytest_llmcost.reports.plain_text import Screen
 from pytest_llmcost.reports.terminal import Pricing, View, render_summary
 
 MODEL = "claude-opus-5-5"

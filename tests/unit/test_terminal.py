@@ -30,8 +30,8 @@ from pytest_llmcost.reports.comparisons import render_comparison
 from pytest_llmcost.reports.github import render_annotations
 from pytest_llmcost.reports.html import render_html
 from pytest_llmcost.reports.markdown import render_markdown
+from pytest_llmcost.reports.plain_text import Screen, wrap
 from pytest_llmcost.reports.rows import rows_of, share_of
-from pytest_llmcost.reports.tables import Screen, wrap
 from pytest_llmcost.reports.terminal import View, render_short, render_summary
 from pytest_llmcost.reports.wording import limit_of
 

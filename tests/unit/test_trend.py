@@ -4,7 +4,7 @@ from decimal import Decimal
 
 from pytest_llmcost.ledger.ledger import Change, Comparison
 from pytest_llmcost.reports.comparisons import render_comparison
-from pytest_llmcost.reports.tables import Screen
+from pytest_llmcost.reports.plain_text import Screen
 
 
 def change(name: str, usd: str | None, **fields: object) -> Change:

@@ -1,7 +1,7 @@
 """A run as one HTML file that needs no network: verdicts, where the money goes, and every call.
 
 The page is made by a template, `page.html`, and what may be long by `page.js` when it is looked
-at. Every figure is written here, in the forms of `wording` and `numbers`: the script sorts,
+at. Every figure is written here, in the forms of `wording` and `plain_text`: the script sorts,
 searches and draws, and never adds up. The numbers beside the figures give only order and widths.
 """
 
@@ -22,9 +22,8 @@ from pytest_llmcost.ledger.run_history import Run
 from pytest_llmcost.ledger.totals import is_live
 from pytest_llmcost.prices.bill import USD_OF
 from pytest_llmcost.prices.usage import PROMPT
-from pytest_llmcost.reports import comparisons, numbers, rows, run_wording, wording
-from pytest_llmcost.reports.escape import MOST_WITH_COMMAND, clean
-from pytest_llmcost.reports.numbers import REFUSED, percent, usd_cell
+from pytest_llmcost.reports import comparisons, plain_text, rows, run_wording, wording
+from pytest_llmcost.reports.plain_text import MOST_WITH_COMMAND, REFUSED, clean, percent, usd_cell
 from pytest_llmcost.reports.rows import OUTSIDE, Row
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
         ledger=ledger,
         wording=wording,
         run_wording=run_wording,
-        numbers=numbers,
+        plain_text=plain_text,
         rows=rows,
         comparisons=comparisons,
         # Not escaped: they are files of ours, which no ledger has a part in.
