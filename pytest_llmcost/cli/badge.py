@@ -11,8 +11,7 @@ import msgspec
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.cli import console
-from pytest_llmcost.ledger.ledger import Comparison, Ledger
-from pytest_llmcost.ledger.ledger_file import read_ledger, write_file
+from pytest_llmcost.ledger.ledger import Comparison, Ledger, read_ledger, write_file
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.reports.comparisons import change_of
 from pytest_llmcost.reports.markdown import describe_run

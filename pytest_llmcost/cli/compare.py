@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from itertools import chain
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -10,13 +11,11 @@ from msgspec.structs import replace
 from pytest_llmcost.budgets.budget import IncreaseLimit, parse_increase
 from pytest_llmcost.cli import console
 from pytest_llmcost.compare.baseline import compare
-from pytest_llmcost.ledger.ledger import Ledger
-from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
+from pytest_llmcost.ledger.ledger import Ledger, read_ledger, to_json
 from pytest_llmcost.reports.comparisons import render_comparison
 from pytest_llmcost.reports.markdown import render_markdown
 from pytest_llmcost.reports.plain_text import as_text
 from pytest_llmcost.reports.report_file import write_report
-from pytest_llmcost.reports.run_wording import marks_of_run
 from pytest_llmcost.reports.terminal import render_verdicts
 
 
@@ -53,7 +52,8 @@ def run(arguments: Namespace) -> int:
     )
     compared = replace(arguments.head, comparison=comparison)
     alone = Ledger(comparison=comparison)
-    verdicts = [mark.verdict for mark in marks_of_run(alone)]
+    of_changes = (change.verdicts for change in comparison.changes)
+    verdicts = [*comparison.verdicts, *chain.from_iterable(of_changes)]
     if arguments.format == "json":
         console.write_json(to_json(comparison))
     elif arguments.format == "md":

@@ -13,7 +13,7 @@ from pytest_llmcost.cli import console
 from pytest_llmcost.cli.settings_file import find_table, lookup, parse, read
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.files import show_path
-from pytest_llmcost.ledger.ledger_file import write_file
+from pytest_llmcost.ledger.ledger import write_file
 from pytest_llmcost.reports.plain_text import format_count
 
 _SETTINGS: dict[str, tuple[str | list[str], str]] = {

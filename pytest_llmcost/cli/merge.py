@@ -7,8 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pytest_llmcost.budgets.budget import Budget
 from pytest_llmcost.cli import console
 from pytest_llmcost.compare.other_model import with_other_models
-from pytest_llmcost.ledger.ledger import own_verdicts
-from pytest_llmcost.ledger.ledger_file import read_ledger, render_json
+from pytest_llmcost.ledger.ledger import own_verdicts, read_ledger, render_json
 from pytest_llmcost.ledger.shards import merge_ledgers
 from pytest_llmcost.reports.plain_text import format_count
 from pytest_llmcost.reports.report_file import write_report

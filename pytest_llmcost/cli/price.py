@@ -19,7 +19,7 @@ from pytest_llmcost.call import Call, price
 from pytest_llmcost.cli import console
 from pytest_llmcost.errors import RecordingError, SettingsError
 from pytest_llmcost.files import files_below
-from pytest_llmcost.ledger.ledger_file import to_json
+from pytest_llmcost.ledger.ledger import to_json
 from pytest_llmcost.reports.plain_text import (
     Line,
     Screen,

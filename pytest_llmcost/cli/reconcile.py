@@ -16,7 +16,7 @@ from typing import Any
 
 from pytest_llmcost.cli import console
 from pytest_llmcost.errors import ReconcileError, SettingsError
-from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
+from pytest_llmcost.ledger.ledger import read_ledger, to_json
 from pytest_llmcost.money import format_usd, parse_percent, plain_usd
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reconcile.admin_api import (

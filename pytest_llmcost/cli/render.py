@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pytest_llmcost.cli import console
 from pytest_llmcost.errors import SettingsError
-from pytest_llmcost.ledger.ledger_file import read_ledger
+from pytest_llmcost.ledger.ledger import read_ledger
 from pytest_llmcost.ledger.run_history import read_history
 from pytest_llmcost.reports.plain_text import as_text
 from pytest_llmcost.reports.report_file import write_report

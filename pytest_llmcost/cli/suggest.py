@@ -24,8 +24,8 @@ from pytest_llmcost.ledger.ledger import (
     failed_otherwise,
     function_of,
     own_verdicts,
+    read_ledger,
 )
-from pytest_llmcost.ledger.ledger_file import read_ledger
 from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.money import parse_percent
 from pytest_llmcost.reports.plain_text import clean, dollars, round_up, write_round_usd

@@ -13,8 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from pytest_llmcost.budgets.budget import IncreaseLimit, State, parse_increase
-from pytest_llmcost.compare.baseline import compare, keep_rows, write_baseline
-from pytest_llmcost.compare.vanished import Fates
+from pytest_llmcost.compare.baseline import Fates, compare, keep_rows, write_baseline
 from pytest_llmcost.counting.segments import REST
 from pytest_llmcost.errors import LedgerError, LlmCostError
 from pytest_llmcost.ledger.ledger import (

@@ -433,7 +433,7 @@ def check_settings(session: Session) -> None:
         budgets_of_run(settings)
     path = settings.baseline if session.worker is None else None
     if path is not None and path.exists():
-        from pytest_llmcost.ledger.ledger_file import read_ledger
+        from pytest_llmcost.ledger.ledger import read_ledger
 
         with settings.naming("baseline"):
             session.base = read_ledger(path)

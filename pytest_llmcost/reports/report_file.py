@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_llmcost.ledger.ledger import Ledger
-from pytest_llmcost.ledger.ledger_file import write_file, write_ledger
+from pytest_llmcost.ledger.ledger import Ledger, write_file, write_ledger
 from pytest_llmcost.ledger.run_history import Run
 from pytest_llmcost.reports.markdown import render_markdown
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from pytest_llmcost.budgets.budget import Budget
 from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.ledger.builder import LedgerBuilder, TestOwner
-from pytest_llmcost.ledger.ledger import CardId, Ledger, PayloadFacts
-from pytest_llmcost.ledger.ledger_file import read_ledger, write_ledger
+from pytest_llmcost.ledger.ledger import CardId, Ledger, PayloadFacts, read_ledger, write_ledger
 from pytest_llmcost.ledger.shards import merge_ledgers
 from pytest_llmcost.prices.usage import Usage
 

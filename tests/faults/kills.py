@@ -29,7 +29,7 @@ from clean_environment import clean_environment
 from standin import StandIn
 
 from pytest_llmcost.counting.cassette import read_entries
-from pytest_llmcost.ledger.ledger_file import read_ledger
+from pytest_llmcost.ledger.ledger import read_ledger
 
 TESTS, PAYLOADS = 12, 4
 ROOT = Path(__file__).resolve().parents[2]

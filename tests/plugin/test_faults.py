@@ -15,7 +15,7 @@ from faults.kills import bytes_of, complete, counts_in, kill_often, write_suite
 from standin import StandIn
 from warm_python import warm_python
 
-from pytest_llmcost.ledger.ledger_file import read_ledger
+from pytest_llmcost.ledger.ledger import read_ledger
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="process groups and limits of POSIX")
 COUNTS = """

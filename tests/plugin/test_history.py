@@ -20,8 +20,7 @@ from spending_suite import EVERYTHING, run_suite, write_files
 
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.errors import LedgerError
-from pytest_llmcost.ledger.ledger import Ledger
-from pytest_llmcost.ledger.ledger_file import write_ledger
+from pytest_llmcost.ledger.ledger import Ledger, write_ledger
 from pytest_llmcost.ledger.run_history import SCHEMA, Run, append_run, average, read_history, run_of
 from pytest_llmcost.reports.plain_text import usd_cell
 

@@ -13,8 +13,7 @@ import pytest
 from conftest import Project
 from standin import StandIn
 
-from pytest_llmcost.ledger.ledger import Ledger
-from pytest_llmcost.ledger.ledger_file import write_ledger
+from pytest_llmcost.ledger.ledger import Ledger, write_ledger
 from pytest_llmcost.plugin.session import KEY
 from pytest_llmcost.settings import OPTIONS, Settings
 

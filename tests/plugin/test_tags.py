@@ -11,7 +11,7 @@ from spending_suite import APP, run_suite, without_workers, write_files
 from standin import StandIn
 
 from pytest_llmcost.cli.main import main
-from pytest_llmcost.ledger.ledger_file import read_ledger
+from pytest_llmcost.ledger.ledger import read_ledger
 from pytest_llmcost.ledger.totals import amounts_of
 
 SUITE = {

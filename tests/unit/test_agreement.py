@@ -18,8 +18,7 @@ from pytest_llmcost.budgets.budget import judge
 from pytest_llmcost.call import Call
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.ledger.builder import Owner
-from pytest_llmcost.ledger.ledger import Ledger
-from pytest_llmcost.ledger.ledger_file import parse_ledger, render_json, write_ledger
+from pytest_llmcost.ledger.ledger import Ledger, parse_ledger, render_json, write_ledger
 from pytest_llmcost.ledger.shards import merge_ledgers
 from pytest_llmcost.reports.github import render_annotations
 from pytest_llmcost.reports.junit import suite_properties

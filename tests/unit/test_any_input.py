@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.counting.cassette import read_entries
 from pytest_llmcost.errors import LlmCostError
-from pytest_llmcost.ledger.ledger_file import parse_ledger
+from pytest_llmcost.ledger.ledger import parse_ledger
 from pytest_llmcost.plugin.marker import budgets_of_run
 from pytest_llmcost.prices.price_file import read_card_file
 from pytest_llmcost.responses.message import read_usage

@@ -19,8 +19,17 @@ from pytest_llmcost.call import reprice as reprice_call
 from pytest_llmcost.compare.baseline import compare, keep_rows, write_baseline
 from pytest_llmcost.errors import LedgerError, SettingsError
 from pytest_llmcost.ledger.builder import Owner
-from pytest_llmcost.ledger.ledger import CardId, Change, Comparison, Ledger, PayloadFacts, TestRow
-from pytest_llmcost.ledger.ledger_file import parse_ledger, read_ledger, render_json
+from pytest_llmcost.ledger.ledger import (
+    CardId,
+    Change,
+    Comparison,
+    Ledger,
+    PayloadFacts,
+    TestRow,
+    parse_ledger,
+    read_ledger,
+    render_json,
+)
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.comparisons import describe_vanished

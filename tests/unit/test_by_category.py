@@ -16,8 +16,7 @@ from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call, price, reprice
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.builder import Owner
-from pytest_llmcost.ledger.ledger import Ledger, ModelTotals
-from pytest_llmcost.ledger.ledger_file import parse_ledger, render_json
+from pytest_llmcost.ledger.ledger import Ledger, ModelTotals, parse_ledger, render_json
 from pytest_llmcost.ledger.shards import merge_ledgers
 from pytest_llmcost.prices.bill import USD_OF, ByCategory
 from pytest_llmcost.prices.price_file import RATE_KEYS, CardFile, RateRow

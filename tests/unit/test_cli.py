@@ -12,7 +12,7 @@ import pytest
 from sample_reports import MODEL, a_test, make_call, make_report
 
 from pytest_llmcost.cli.main import COMMANDS, main
-from pytest_llmcost.ledger.ledger_file import write_ledger
+from pytest_llmcost.ledger.ledger import write_ledger
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "commands.md"
 

@@ -15,8 +15,7 @@ from sample_reports import a_test, make_budget, make_call, make_report, suite_bu
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import judge
 from pytest_llmcost.cli.main import main
-from pytest_llmcost.ledger.ledger import Comparison, Ledger, RunRecord
-from pytest_llmcost.ledger.ledger_file import write_ledger
+from pytest_llmcost.ledger.ledger import Comparison, Ledger, RunRecord, write_ledger
 from pytest_llmcost.reports.markdown import render_markdown
 
 

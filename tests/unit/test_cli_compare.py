@@ -10,8 +10,7 @@ from sample_reports import a_fixture, a_test, make_call, make_report
 from pytest_llmcost.call import Call, PricedSamplingCall, reprice
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.ledger.builder import Owner
-from pytest_llmcost.ledger.ledger import CardId, Ledger, PayloadFacts
-from pytest_llmcost.ledger.ledger_file import read_ledger, write_ledger
+from pytest_llmcost.ledger.ledger import CardId, Ledger, PayloadFacts, read_ledger, write_ledger
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.settings import parse_date

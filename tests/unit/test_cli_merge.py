@@ -11,8 +11,7 @@ from sample_reports import a_test, make_budget, make_call, make_report, suite_bu
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import judge
 from pytest_llmcost.cli.main import main
-from pytest_llmcost.ledger.ledger import Ledger, RunRecord
-from pytest_llmcost.ledger.ledger_file import read_ledger, write_ledger
+from pytest_llmcost.ledger.ledger import Ledger, RunRecord, read_ledger, write_ledger
 
 
 def shard(number: int, usd: str | None = "0.5", *, limit: str | None = None) -> Ledger:

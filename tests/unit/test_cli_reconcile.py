@@ -27,8 +27,7 @@ from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.cli import reconcile
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.cli.reconcile import Clock
-from pytest_llmcost.ledger.ledger import RunRecord
-from pytest_llmcost.ledger.ledger_file import write_ledger
+from pytest_llmcost.ledger.ledger import RunRecord, write_ledger
 from pytest_llmcost.prices.usage import Terms, Usage
 from pytest_llmcost.reconcile.admin_api import TooManyRequests
 

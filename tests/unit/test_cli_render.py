@@ -14,7 +14,7 @@ from sample_run import sample_run
 from standin import StandIn
 
 from pytest_llmcost.cli.main import main
-from pytest_llmcost.ledger.ledger_file import read_ledger, write_ledger
+from pytest_llmcost.ledger.ledger import read_ledger, write_ledger
 from pytest_llmcost.ledger.run_history import append_run, run_of
 
 TESTS = """

@@ -20,8 +20,7 @@ from pytest_llmcost.budgets.budget import judge_calls
 from pytest_llmcost.budgets.path_globs import matches, parse_path_budget
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.ledger.builder import LedgerBuilder
-from pytest_llmcost.ledger.ledger import Ledger
-from pytest_llmcost.ledger.ledger_file import write_ledger
+from pytest_llmcost.ledger.ledger import Ledger, write_ledger
 from pytest_llmcost.ledger.totals import amounts_of
 
 

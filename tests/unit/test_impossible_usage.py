@@ -17,8 +17,7 @@ from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.call import price as price_answer
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.errors import LedgerError, UsageDataError
-from pytest_llmcost.ledger.ledger import PayloadFacts
-from pytest_llmcost.ledger.ledger_file import parse_ledger, render_json
+from pytest_llmcost.ledger.ledger import PayloadFacts, parse_ledger, render_json
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.declared import read_declared

@@ -34,8 +34,6 @@ from pytest_llmcost.ledger.ledger import (
     Ledger,
     PayloadFacts,
     RunRecord,
-)
-from pytest_llmcost.ledger.ledger_file import (
     parse_ledger,
     read_ledger,
     render_json,

@@ -19,7 +19,7 @@ from sample_run import sample_run
 
 from pytest_llmcost.budgets.budget import Budget, Verdict, judge_calls
 from pytest_llmcost.call import Call
-from pytest_llmcost.compare.vanished import judge_vanished
+from pytest_llmcost.compare.baseline import judge_vanished
 from pytest_llmcost.ledger.ledger import Change, Comparison, Ledger, RunRecord
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.reports.markdown import COMMENT_BYTES, MARKER, code, prose, render_markdown

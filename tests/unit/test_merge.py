@@ -23,8 +23,15 @@ from pytest_llmcost.budgets.budget import judge_calls
 from pytest_llmcost.call import Call
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.builder import LedgerBuilder, Owner
-from pytest_llmcost.ledger.ledger import CardId, Comparison, Ledger, PayloadFacts, RunRecord
-from pytest_llmcost.ledger.ledger_file import parse_ledger, render_json
+from pytest_llmcost.ledger.ledger import (
+    CardId,
+    Comparison,
+    Ledger,
+    PayloadFacts,
+    RunRecord,
+    parse_ledger,
+    render_json,
+)
 from pytest_llmcost.ledger.notes import missing_notes
 from pytest_llmcost.ledger.shards import NOT_COMPARED, merge_ledgers
 

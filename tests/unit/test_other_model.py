@@ -30,8 +30,11 @@ from pytest_llmcost.ledger.ledger import (
     OtherModel,
     OtherModelRow,
     PayloadFacts,
+    parse_ledger,
+    read_ledger,
+    render_json,
+    write_ledger,
 )
-from pytest_llmcost.ledger.ledger_file import parse_ledger, read_ledger, render_json, write_ledger
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Terms, Usage
 

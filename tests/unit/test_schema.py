@@ -11,8 +11,7 @@ import msgspec
 import pytest
 from sample_reports import OUTSIDE, a_fixture, a_test, make_call, make_report, suite_budget
 
-from pytest_llmcost.ledger.ledger import SCHEMA, Ledger, PayloadFacts
-from pytest_llmcost.ledger.ledger_file import render_json
+from pytest_llmcost.ledger.ledger import SCHEMA, Ledger, PayloadFacts, render_json
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "docs" / "ledger.schema.json"
 
