@@ -37,9 +37,9 @@ class Batches:
         for custom_id, params in {"": None}.items() if listed is None else listed.items():
             request = created.variant(
                 endpoint=Endpoint(kind="messages", platform=created.endpoint.platform),
-                payload=params,
+                asked=(params, None),
                 replay=replay,
-                attempts=1,  # how often the batch was sent is not how often its requests were
+                is_of_batch=True,
                 lost_attempts=None,
             )
             if replay is not None and replay.body is not None and listed is not None:
@@ -63,7 +63,7 @@ class Batches:
         if opened is None and (is_bought or request.owner in readers):
             return None
         readers.append(request.owner)
-        settled = request.variant(answer=None, attempts=1, lost_attempts=None)
+        settled = request.variant(answer=None, is_of_batch=True, lost_attempts=None)
         if result.outcome in ("succeeded", "unreadable"):
             settled.read_messages([StreamedMessage(body=result.body or {})], batch=True)
         return settled if settled.answer is not None or settled.supersedes is not None else None

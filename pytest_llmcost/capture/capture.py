@@ -103,7 +103,6 @@ class Capture:
             if lost is not None:
                 request.lost_attempts = (lost.lost_attempts or 0) + lost.is_lost
                 request.sent_again = lost.sent_again
-                request.attempts += lost.sent_again
                 request.supersedes = lost if lost.answer is not None else lost.supersedes
             self._open.add(request)
         except Exception as error:

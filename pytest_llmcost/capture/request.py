@@ -88,6 +88,10 @@ class _Outcome:
     """Why that cap would have refused it, had anything shown that it was about to leave."""
     has_left_inside: bool = False
     """Whether its transport has sent the same call by another client, which has the reservation."""
+    asked: tuple[Mapping[str, Any] | None, str | None] | None = None
+    """What `read_body` returns of what was sent, once it is read, or a request of a batch."""
+    is_of_batch: bool = False
+    """Whether it is one of a batch; how often that was sent is not how often it was."""
     is_lost: bool = False
     """Whether it may be billed although no response came."""
     is_seen: bool = True
@@ -152,24 +156,30 @@ class CapturedRequest(_Outcome):
 
     # What was sent
 
-    @cached_property
+    @property
     def payload(self) -> Mapping[str, Any] | None:
         """The request in the Messages API's form; None if its body could not be read."""
-        return read_body(self.endpoint, self.sent)[0]
+        self.asked = self.asked or read_body(self.endpoint, self.sent)
+        return self.asked[0]
 
     @property
     def uncountable(self) -> str | None:
         """Why count_tokens does not count this payload, if its form says so."""
-        return read_body(self.endpoint, self.sent)[1]
+        self.asked = self.asked or read_body(self.endpoint, self.sent)
+        return self.asked[1]
 
     @cached_property
     def headers(self) -> Mapping[str, str]:
         """Those that say something about its price, by their names in lower case; no key."""
         return read_headers(getattr(self.source, "headers", self.source))
 
-    @cached_property
+    @property
     def attempts(self) -> int:
-        """How often the client has sent this call by now; SDK and botocore say so in a header."""
+        """How often this call was sent by now; SDK and botocore say in a header what they know."""
+        return 1 if self.is_of_batch else self._client_attempts + self.sent_again
+
+    @property
+    def _client_attempts(self) -> int:
         if match := _ATTEMPT.search(self.headers.get("amz-sdk-request", "")):
             return int(match[1])
         match = _RETRIES.fullmatch(self.headers.get("x-stainless-retry-count", ""))
@@ -212,7 +222,7 @@ class CapturedRequest(_Outcome):
     def is_retry_of(self, lost: CapturedRequest) -> bool:
         """Whether it is the next attempt of a request that got no answer."""
         return (
-            self.attempts == lost.attempts - lost.sent_again + 1
+            self._client_attempts == lost._client_attempts + 1
             and self.owner == lost.owner
             and self.client is lost.client
             and self.endpoint == lost.endpoint
@@ -281,7 +291,6 @@ class CapturedRequest(_Outcome):
         self.leave(again=is_again)
         if is_again:  # the attempt before may have been billed
             self.lost_attempts = (self.lost_attempts or 0) + 1
-            self.attempts += 1
             self.sent_again += 1
         self.is_on_wire = True
         self.is_unrefused |= not is_log_in

@@ -270,10 +270,11 @@ def settled(calls: Iterable[Call]) -> tuple[Call, ...]:
     dropped: set[int] = set()
     for indices in payloads.values():
         if len(indices) > 1:
-            failed = [index for index in indices if calls[index].is_uncounted]
+            counts = [index for index in indices if calls[index].evidence == "counted"]
+            failed = [index for index in counts if calls[index].is_uncounted]
             rest = [index for index in indices if index not in failed]
             dropped.update(failed if rest else failed[1:])
-            counts = [index for index in rest if calls[index].evidence == "counted"]
+            counts = [index for index in counts if index not in failed]
             counts.sort(
                 key=lambda index: (calls[index].usd is None, calls[index].usd or Decimal(0))
             )
