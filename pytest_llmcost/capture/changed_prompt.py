@@ -57,13 +57,15 @@ class ReplayedReply(NamedTuple):
         Where the marks stand within one prompt does not matter, but their lifetimes do; and a
         cached prefix must be the same byte for byte, so that a reordered key makes another one.
         """
-        if not self._is_same_prompt():
+        sent, recorded = self.sent, self.recorded
+        if sent.unmarked != recorded.unmarked:
             return False
-        if not self.answer.usage.cached_tokens and not self.sent.breakpoints:
+        if not self.answer.usage.cached_tokens and not sent.breakpoints:
             return True
-        marked_then = (self.sent.prefix_to(each.place) for each in self.recorded.breakpoints)
-        return {*_lives(self.sent)} == {*_lives(self.recorded)} and all(
-            _is_unchanged(prefix, self.recorded) for prefix in (*self.sent.prefixes, *marked_then)
+        return (
+            {*_lives(sent)} == {*_lives(recorded)}
+            and all(map(recorded.begins_with, sent.prefixes))
+            and all(map(sent.begins_with, recorded.prefixes))
         )
 
     def plan(self, read: ReadCut) -> Plan | None:
@@ -73,7 +75,7 @@ class ReplayedReply(NamedTuple):
         Nothing where the prompt is the same and only the use of the cache has changed.
         """
         keeps_tokens = not self.sent.breakpoints or self._keeps_cached_tokens()
-        if keeps_tokens and self._is_same_prompt():
+        if keeps_tokens and self.sent.unmarked == self.recorded.unmarked:
             return None
         points = () if keeps_tokens else self.sent.breakpoints
         return plan_caching(self.sent, points=points, read=read)
@@ -215,35 +217,24 @@ class ReplayedReply(NamedTuple):
         for prefix in reversed(earlier):
             # What an earlier call of this owner wrote in the recording, and writes now.
             is_read = prefix.recorded_tokens == read
-            is_read = is_read and _is_unchanged(prefix.recorded, self.recorded)
-            if is_read and _is_unchanged(prefix.now, self.sent):
+            is_read = is_read and self.recorded.begins_with(prefix.recorded)
+            if is_read and self.sent.begins_with(prefix.now):
                 return prefix.tokens, True
         for own in reversed(self.sent.prefixes):
-            if _is_unchanged(own, self.recorded):
+            if self.recorded.begins_with(own):
                 end = prompt.tokens_to(str(own.place))
                 return min(end, read), end >= read
         return 0, False
-
-    def _is_same_prompt(self) -> bool:
-        sent, recorded = self.sent.parts, self.recorded.parts
-        names = (sent.keys() | recorded.keys()) - {"cache_control"}
-        return all(sent.get(name) == recorded.get(name) for name in names)
 
     def _keeps_cached_tokens(self) -> bool:
         """Whether the last cached prefix is the recorded one, so that its tokens hold."""
         sent, recorded = self.sent, self.recorded
         if not sent.breakpoints or not recorded.breakpoints:
             return False
-        if sent.breakpoints[-1].place != recorded.breakpoints[-1].place:
-            return False
         # Several new lifetimes share out what was written in a way that only counts can tell.
         is_shared_out = len({*_lives(sent)}) > 1 and _lives(sent) != _lives(recorded)
-        return not is_shared_out and _is_unchanged(sent.prefixes[-1], recorded)
+        return not is_shared_out and sent.prefixes[-1].digest == recorded.prefixes[-1].digest
 
 
 def _lives(payload: Payload) -> list[str]:
     return [each.ttl for each in payload.breakpoints]
-
-
-def _is_unchanged(prefix: Prefix, other: Payload) -> bool:
-    return other.prefix_to(prefix.place).digest == prefix.digest

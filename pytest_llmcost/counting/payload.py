@@ -400,6 +400,8 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     headers: Mapping[str, str] = {}
     """What the SDK sends as headers besides the betas."""
     fingerprint: str
+    unmarked: str
+    """The fingerprint that it would have without its `cache_control`."""
     parts: Mapping[str, str]
     """Part -> digest, in the prompt's order: model, system, tools, messages, the rest."""
     breakpoints: tuple[Breakpoint, ...] = ()
@@ -437,6 +439,10 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """Return the prefix that ends with a block, for comparison with another payload's."""
         values = _values_to(place, self._values_compared)
         return Prefix(place, values[-1].prefix if values else "", self.model, values)
+
+    def begins_with(self, prefix: Prefix) -> bool:
+        """Return whether it begins with a prefix of another payload, however that is split."""
+        return any(each.prefix == prefix.digest for each in self._values_compared)
 
     @property
     def cached_values(self) -> list[CachedValue]:
@@ -532,7 +538,7 @@ def read_payload(
     # What has no price can still be counted and compared.
     exact = mask_account(asked) if known is None else known.model
     prompt = read_prompt(body, exact)
-    identity, parts = _identify(prompt, exact, betas)
+    identity, unmarked, parts = _identify(prompt, exact, betas)
     tools, longest_reply = tools_and_longest_reply(body)
     sampling_tools = {
         tool_name(tool, index) for index, tool in enumerate(tools) if may_run_on_server(tool)
@@ -550,6 +556,7 @@ def read_payload(
         betas=betas,
         headers=owner,
         fingerprint=identity,
+        unmarked=unmarked,
         parts=parts,
         breakpoints=prompt.breakpoints,
         sampling_tools=tuple(sorted(sampling_tools)),
@@ -573,19 +580,24 @@ def fingerprint(payload: Mapping[str, JsonValue]) -> str:
     return _identify(read_prompt(payload, model), model, betas)[0]
 
 
-def _identify(prompt: Prompt, model: str, betas: tuple[str, ...]) -> tuple[str, dict[str, str]]:
-    """Return a fingerprint, which is made of the digests of the parts, and the short digests."""
+def _identify(
+    prompt: Prompt, model: str, betas: tuple[str, ...]
+) -> tuple[str, str, dict[str, str]]:
+    """Return a fingerprint, made of the digests of the parts; that without marks; and the parts."""
     parts = _parts(prompt, model, betas)
-    whole, short = "", dict[str, str]()
+    pieces, short = list[str](), dict[str, str]()
     for (name, _), digest in zip(parts, digests([value for _, value in parts]), strict=True):
-        short[name] = digest[:_DIGEST_DIGITS]
-        # Messages are known by their order alone: what the API joins has other numbers.
-        whole += f"{'messages' if name.startswith('messages.') else name}={digest};"
-    return f"{RECIPE}:{sha256(whole.encode()).hexdigest()}", short
+        short[name] = short.get(name, "") + digest[:_DIGEST_DIGITS]  # two may have one name
+        pieces.append(f"{'messages' if name.startswith('messages.') else name}={digest};")
+    unmarked = [each for each in pieces if not each.startswith("cache_control=")]
+    whole, prompt_alone = (
+        f"{RECIPE}:{sha256(''.join(each).encode()).hexdigest()}" for each in (pieces, unmarked)
+    )
+    return whole, prompt_alone, short
 
 
 def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> list[tuple[str, JsonValue]]:
-    """Return `model`, `system`, `tools.<name>`, `messages.<index>`, then the rest by name.
+    """Return `model`, `system`, `tools.<name>`, `messages.<number>`, then the rest by name.
 
     A key of the body may be spelled like one of them, and both are part of the payload.
     """
@@ -597,8 +609,9 @@ def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> list[tuple[str
     elif prompt.tools is not None:
         parts.append(("tools", prompt.tools))
     if isinstance(prompt.messages, list):
-        turns = joined_turns(prompt.messages)
-        parts += ((f"messages.{number}", turn) for number, turn in turns.items())
+        # By their order: the numbers of messages that the API joins say nothing.
+        turns = enumerate(joined_turns(prompt.messages).values())
+        parts += ((f"messages.{number}", turn) for number, turn in turns)
     elif prompt.messages is not None:
         parts.append(("messages", prompt.messages))
     if betas:
@@ -661,6 +674,8 @@ def changed_parts(old: Mapping[str, object], new: Mapping[str, object]) -> list[
     Example:
         >>> changed_parts({"system": "a", "messages.1": "b"}, {"system": "c", "tools.find": "d"})
         ['system', 'tools.find (new)', 'messages.1 (removed)']
+        >>> changed_parts({"tools.a": "1", "tools.b": "2"}, {"tools.b": "2", "tools.a": "1"})
+        ['tools (order)']
     """
 
     def place(change: str) -> tuple[int, int]:
@@ -671,6 +686,9 @@ def changed_parts(old: Mapping[str, object], new: Mapping[str, object]) -> list[
     changes = [
         name if name in old else f"{name} (new)" for name in new if old.get(name) != new[name]
     ]
+    tools = {name for name in old if name in new and name.startswith("tools.")}
+    if [*filter(tools.__contains__, old)] != [*filter(tools.__contains__, new)]:
+        changes.append("tools (order)")
     return sorted([*changes, *(f"{name} (removed)" for name in old if name not in new)], key=place)
 
 

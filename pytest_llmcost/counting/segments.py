@@ -7,6 +7,7 @@ Knows no prices, and not where counts come from.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -364,7 +365,7 @@ def plan_parts(payload: Payload, names: Sequence[str] | None = None, *, read: Re
 def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
     """Yield each block of a prompt with the name of the smallest part that it belongs to."""
     prompt = payload.prompt
-    tools, starts = tool_names(prompt.tools), joined_turns(prompt.messages)
+    tools, starts = tool_names(prompt.tools), [*joined_turns(prompt.messages)]
     if tools:
         yield FIXED, _FIXED
     is_before_messages = any(payload.body.get(key) for key in WITH_MESSAGES)
@@ -378,7 +379,7 @@ def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
         kind = str(block.get("type")) if isinstance(block, dict) else "text"
         # No request may end with thinking, so that it counts with the block behind it.
         if kind not in THINKING:
-            turn = max(start for start in starts if start <= place.number)
+            turn = bisect_right(starts, place.number) - 1
             yield f"messages.{turn}.{kind}", place
 
 

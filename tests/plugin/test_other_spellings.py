@@ -72,6 +72,10 @@ def answered(*results: Any, calls: int = 1, **marks: Any) -> Body:
     return {**ask(), "tools": [TOOL], "messages": messages}
 
 
+def talk(*turns: tuple[str, Any]) -> Body:
+    return {**ask(), "messages": [{"role": role, "content": content} for role, content in turns]}
+
+
 def document(**more: Any) -> Body:
     source = {"type": "text", "media_type": "text/plain", "data": "A bell."}
     return ask([{"type": "document", "source": source, **more}, HI])
@@ -136,6 +140,15 @@ SAME: dict[str, tuple[Body, Body]] = {
     "tool-flags": (
         ask(tools=[TOOL]),
         ask(tools=[{**TOOL, "strict": False, "defer_loading": False}]),
+    ),
+    # API, messages: consecutive turns of one role are combined, here with others behind them
+    "turns-in-a-row": (
+        talk(("user", "Hi"), ("assistant", "A"), ("assistant", "B"), ("user", "And?")),
+        talk(
+            ("user", "Hi"),
+            ("assistant", [{**HI, "text": "A"}, {**HI, "text": "B"}]),
+            ("user", "And?"),
+        ),
     ),
     # SDK, ToolResultBlockParam.is_error; API: defaults to false
     "is-error": (answered("A bell."), answered("A bell.", is_error=False)),
@@ -238,6 +251,14 @@ DIFFERENT: dict[str, tuple[Body, Body]] = {
         ask(tools=[TOOL], tool_choice={"type": "auto", "disable_parallel_tool_use": True}),
     ),
     "no-tools-to-be-used": (ask(tools=[TOOL]), ask(tools=[TOOL], tool_choice={"type": "none"})),
+    "order-of-tools": (
+        ask(tools=[TOOL, {**TOOL, "name": "ask"}]),
+        ask(tools=[{**TOOL, "name": "ask"}, TOOL]),
+    ),
+    "the-first-of-two-tools-with-one-name": (
+        ask(tools=[TOOL, TOOL]),
+        ask(tools=[{**TOOL, "description": "It asks."}, TOOL]),
+    ),
     "is-error": (answered("A bell."), answered("A bell.", is_error=True)),
     "citations": (document(), document(citations={"enabled": True})),
     "effort": (ask(), ask(output_config={"effort": "low"})),
@@ -348,6 +369,19 @@ def test_a_cached_prefix_with_its_keys_in_another_order_may_have_been_written_an
     assert (low, high) == (usd(warm(recorded)), usd(cold(recorded)))
     (call,) = row["calls"]
     assert any("cache" in each and "tools.find" in each for each in call["caveats"])
+
+
+@pytest.mark.parametrize("state", [cold, warm], ids=["written", "read"])
+def test_a_cached_prefix_is_the_same_however_its_turns_are_divided_up(
+    project: Project, state: Any
+) -> None:
+    long = with_tools(TOOL)["system"][0]
+    then = talk(("user", "Hi"), ("user", [long]), ("user", "And?"))
+    now = talk(("user", [{**HI, "text": "Hi"}, long, {**HI, "text": "And?"}]))
+    usage = {**state(then).usage(), "output_tokens": OUTPUT}
+    row = one_row(project, Exchange(then, now, usage))
+    assert read(row)[:3] == ("within", "billed", [])
+    assert Decimal(row["usd"]) == usd(state(then))
 
 
 @pytest.mark.parametrize("state", [cold, warm], ids=["written", "read"])
