@@ -53,7 +53,10 @@ class Batches:
             self._bought.add((batch_id, custom_id))
 
     def settle(self, results: CapturedRequest, result: BatchResult) -> CapturedRequest | None:
-        """Return what a result costs, once: for who created the batch, else for who reads it."""
+        """Return what a result costs, once: for who created the batch, else for who reads it.
+
+        A request that failed has no answer, but was made.
+        """
         key = (results.endpoint.batch_id or "", result.custom_id)
         opened = self.open.pop(key, None)
         request = opened or results
@@ -66,7 +69,7 @@ class Batches:
         settled = request.variant(answer=None, is_of_batch=True, lost_attempts=None)
         if result.outcome in ("succeeded", "unreadable"):
             settled.read_messages([StreamedMessage(body=result.body or {})], batch=True)
-        return settled if settled.answer is not None or settled.supersedes is not None else None
+        return settled
 
 
 def _requests(listed: object) -> dict[str, dict[str, object]] | None:

@@ -321,13 +321,28 @@ ERRORS = """
             200, content=events, headers={"content-type": "text/event-stream"})
         with pytest.raises(anthropic.APIStatusError):
             [*sdk(stream).messages.create(**ASKED, stream=True)]
+
+    @pytest.mark.parametrize("is_created", [True, False])
+    @max_cost("$0.01")
+    def test_batch(is_created):
+        batch = {"id": "b", "type": "message_batch", "processing_status": "ended",
+                 "results_url": f"{URL}/batches/b/results"}
+        kinds = ("errored", "expired", "canceled")
+        ends = [json.dumps({"custom_id": kind, "result": {"type": kind}}) for kind in kinds]
+        read = httpx2.Response(200, content="\\n".join(ends).encode())
+        client = sdk(lambda request: read if request.url.path.endswith("results")
+                     else httpx2.Response(200, json=batch))
+        if is_created:
+            client.messages.batches.create(
+                requests=[{"custom_id": kind, "params": ASKED} for kind in kinds])
+        [*client.messages.batches.results("b")]
 """
 
 
 def test_mocked_errors_are_requests_that_cost_nothing(project: Project) -> None:
     project.write(test_app=ERRORS)
     result = project.run("--llmcost-max-suite=$0.01", "--llmcost-report=r.json")
-    result.assert_outcomes(passed=9)
+    result.assert_outcomes(passed=11)
     ledger = project.ledger("r.json")
     assert ledger["totals"]["calls"] == 0
     verdicts = [*ledger["verdicts"], *(row["verdict"] for row in ledger["tests"])]
