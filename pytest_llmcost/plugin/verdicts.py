@@ -98,7 +98,7 @@ def judge(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> None:
     try:
         limits = limits_of(attempt.item, session.settings)
     except SettingsError as error:  # a marker that was added while the test ran
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
     state = limits.cache or session.settings.cache
     calls = calls_in(session, calls_of(session, attempt), state)
     verdicts = list[Verdict]()

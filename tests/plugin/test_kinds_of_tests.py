@@ -290,6 +290,7 @@ def test_a_marker_that_is_added_while_the_test_is_set_up_holds(project: Project)
             "FAILED test_app.py::test_wrong - *max_cost: 'cheap' is not an amount*",
         ]
     )
+    assert result.stdout.str().count("'cheap' is not an amount of money; write") == 1
 
 
 def test_what_is_expected_to_fail_or_is_not_run_after_spending_gets_no_failure(
