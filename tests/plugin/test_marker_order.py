@@ -204,6 +204,10 @@ def test_markers_of_several_objects_and_added_ones_go_on_working(project: Projec
     def test_at_run_time_and_marked(request):
         request.node.add_marker(max_cost("$0.15"))
 
+    @max_cost("$0.02")
+    def test_at_run_time_and_in_front(request):
+        request.node.add_marker(max_cost("$0.01"), append=False)
+
     @max_cost("$0.03")
     class Base: pass
 
@@ -228,6 +232,7 @@ def test_markers_of_several_objects_and_added_ones_go_on_working(project: Projec
         "test_before": "0.13",
         "test_at_run_time": "0.15",
         "test_at_run_time_and_marked": "0.02",
+        "test_at_run_time_and_in_front": "0.01",
         "TestAdded::test_in_class": "0.14",
         "TestOver::test_it": "0.05",
     }
