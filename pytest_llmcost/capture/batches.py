@@ -68,7 +68,7 @@ class Batches:
         readers.append(request.owner)
         settled = request.variant(answer=None, is_of_batch=True, lost_attempts=None)
         if result.outcome in ("succeeded", "unreadable"):
-            settled.read_messages([StreamedMessage(body=result.body or {})], batch=True)
+            settled.read_messages([StreamedMessage(body=result.body or {})])
         return settled
 
 

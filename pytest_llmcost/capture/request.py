@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -421,23 +422,29 @@ class CapturedRequest(_Outcome):
             caveat = f"unreadable-response{why}" if self._is_whole else "truncated-stream"
             self.set_unknown(caveat)
 
-    def read_messages(self, messages: Sequence[StreamedMessage], batch: bool | None = None) -> None:
+    def read_messages(self, messages: Sequence[StreamedMessage]) -> None:
         """Read what these messages used."""
         try:
-            answer = read_answer(
-                messages,
-                endpoint=self.endpoint,
-                payload=self.payload,
-                batch=batch,
-                latency=self.headers.get(LATENCY),
-            )
+            self.answer = self.read_reply(partial(read_answer, messages))
         except UsageDataError as error:
             ids = tuple(str(each.body["id"]) for each in messages if each.body.get("id"))
             is_cut = not self._is_whole and not all(each.body.get("usage") for each in messages)
             caveat = "truncated-stream" if is_cut else f"unreadable-response: {error}"
             self.set_unknown(caveat, ids)
-        else:
-            self._set(answer)
+
+    def read_reply(self, read: Callable[..., Answer]) -> Answer:
+        """Return what `read` makes of a reply to this request; it takes what `read_answer` does.
+
+        Raises:
+            UsageDataError: as `read`.
+        """
+        answer = read(
+            endpoint=self.endpoint,
+            payload=self.payload,
+            batch=self.is_of_batch or None,
+            latency=self.headers.get(LATENCY),
+        )
+        return self._complete(answer)
 
     def so_far(self) -> CapturedRequest:
         """Return what is known of a message that is still under way."""
@@ -479,7 +486,8 @@ class CapturedRequest(_Outcome):
 
     def set_unknown(self, caveat: str, ids: tuple[str, ...] = ()) -> None:
         """Note that its cost is unknown, and why; of messages with these ids, if it has some."""
-        self._set(replace(unknown_answer(self.endpoint, self.payload, caveat), ids=ids))
+        answer = unknown_answer(self.endpoint, self.payload, caveat)
+        self.answer = self._complete(replace(answer, ids=ids))
 
     def variant(self, **changes: Any) -> CapturedRequest:
         """Return the same request with other facts: a part of it, or what is known by now."""
@@ -488,13 +496,13 @@ class CapturedRequest(_Outcome):
             setattr(other, name, value)
         return other
 
-    def _set(self, answer: Answer) -> None:
+    def _complete(self, answer: Answer) -> Answer:
         more = ["lost-answer"] if self.lost_attempts else []
         if self.past_cap is not None:
             more.append(self.past_cap)
         if self.endpoint.form == "chat":
             more.append("chat/completions")
-        self.answer = replace(
+        return replace(
             answer,
             stream=bool(self.endpoint.stream or (self.payload or {}).get("stream")),
             caveats=sorted_caveats([*answer.caveats, *more]) if more else answer.caveats,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from decimal import Decimal
 from functools import partial
 from typing import Any
 
@@ -21,7 +20,6 @@ from pytest_llmcost.counting.segments import CachedPrompt, is_part_of
 from pytest_llmcost.counting.volatile import describe_volatile
 from pytest_llmcost.errors import CountCassetteError, CountError, CountMissingError, PayloadError
 from pytest_llmcost.ledger.ledger import PayloadFacts
-from pytest_llmcost.money import EXACT
 from pytest_llmcost.plugin.live_cap import LiveCap
 from pytest_llmcost.plugin.marker import limits_of
 from pytest_llmcost.plugin.options import MARKER
@@ -32,9 +30,6 @@ from pytest_llmcost.prices.bill import CacheState, in_cache_state
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.message import Answer
-
-_UNREAD = ("truncated-stream", "unreadable-response", "unmetered-route")
-"""Caveats of an answer that says less than what the test has stated."""
 
 
 def capture_of(session: Session) -> Capture:
@@ -100,17 +95,18 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
         owner.live_requests += is_live - (earlier is not None and earlier.live is not False)
         # A gate may be about it, a call or not.
         owner.has_spent |= is_live and bool(session.settings.live)
-    unfinished = (each for each in owner.unfinished if each.captured is request.supersedes)
-    before = next(unfinished, None)
+    before = None
+    if request.supersedes is not None:
+        told = (each for each in owner.recorded if each.captured is request.supersedes)
+        before = next(told, None)
     if before is not None:
         is_stated, said = before.call.evidence == "declared", request.answer
-        if is_stated and said and any(each.name in _UNREAD for each in said.caveats):
+        if is_stated and not (said and _is_same_reply(said, before.said)):
+            owner.recorded.remove(before)  # it is of a call made while this one was under way
+        elif is_stated and said and _is_unread(said):
             return  # what the test has stated stands
-        is_same = said is not None and said.usage == before.call.usage
-        if not is_stated or before.ids or is_same:
-            _withdraw(session, owner, before)
-        else:  # it has stated a call that was made while this one was under way
-            owner.unfinished.remove(before)
+        else:
+            withdraw(session, owner, before)
     if request.answer is None:
         return
     try:
@@ -122,8 +118,22 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
         answer, payload, evidence = with_caveats(request.answer, *more), None, "billed"
     is_open = any(each.rule.may_be_stated or each.name == "open-batch" for each in answer.caveats)
     # One that is still under way is reported again, even if no more of its usage comes.
-    facts = {**request.sending, "captured": request if is_open or not request.is_over else None}
+    captured = request if is_open or not request.is_over else None
+    facts = {**request.sending, "captured": captured, "said": request.answer}
     record(session, sender, answer, payload, evidence, in_place_of=before, **facts)
+
+
+def _is_same_reply(said: Answer, stated: Answer) -> bool:
+    """Return whether a reply is the one that the test has stated while it was under way."""
+    if said.ids and stated.ids:
+        return said.ids == stated.ids
+    return _is_unread(said) or said.usage == stated.usage
+
+
+def _is_unread(answer: Answer) -> bool:
+    """Return whether an answer says less than what the test has stated."""
+    names = ("truncated-stream", "unreadable-response", "unmetered-route")
+    return any(each.name in names for each in answer.caveats)
 
 
 # What a captured answer uses now
@@ -260,56 +270,6 @@ def with_caveats(answer: Answer, *caveats: str) -> Answer:
 # What is recorded
 
 
-def declare(session: Session, answer: Answer) -> Call:
-    """Record what the test states itself, in place of the doubtful call that it settles.
-
-    A message settles the doubtful call with its id, a usage without an id the only doubtful call
-    of the test. Of an agent's session, what its running total has grown by is added.
-    """
-    sender, total, agent_session = session.sender(), answer.declared_usd, answer.session_id
-    owner = sender.owner
-    if agent_session is not None and total is not None:
-        so_far, last = owner.agent_totals.get(agent_session, (Decimal(0), None))
-        if last is not None and total <= so_far:
-            return last
-        growth = replace(answer, declared_usd=EXACT.subtract(total, so_far))
-        call = record(session, sender, growth, None, "declared")
-        owner.agent_totals[agent_session] = (total, call)
-        return call
-    session.settle(owner)
-    doubtful = [each for each in owner.unfinished if _is_doubtful(each)]
-    unread = [each for each in doubtful if each.call.has_caveat("unmetered-route")]
-    if answer.ids:
-        doubtful = [each for each in doubtful if set(each.ids) == set(answer.ids)]
-        # The reply to another prompt, and one that contradicts itself, are known already.
-        known = ("not-recounted", "usage-disagrees")
-        doubtful = [each for each in doubtful if not each.call.has_caveat(*known)]
-    if len(doubtful) != 1:
-        doubtful = unread[:1]  # their ids were not read: it settles them in their order
-    if not doubtful:
-        return record(session, sender, answer, None, "declared")
-    (before,) = doubtful
-    _withdraw(session, owner, before)
-    if before.call.lost_attempts:
-        answer = with_caveats(answer, "lost-answer")
-    assert before.captured is not None  # as of all that are unfinished
-    names = ("fingerprint", "max_tokens", *before.captured.sending)
-    facts = {name: getattr(before.call, name) for name in names}
-    # Its stream may still be read to the end, and says the same once more.
-    facts["captured"] = before.captured
-    return record(session, sender, answer, None, "declared", in_place_of=before, **facts)
-
-
-def _is_doubtful(recorded: RecordedCall) -> bool:
-    """Return whether what a call cost is unknown, so that the test can state it."""
-    call, captured = recorded.call, recorded.captured
-    # A lost answer beside sampling calls is one of the attempts before them.
-    is_lost = not call.sampling_calls and captured is not None and captured.is_over
-    return call.evidence != "declared" and any(
-        each.rule.may_be_stated and (is_lost or each.name != "lost-answer") for each in call.caveats
-    )
-
-
 def record(
     session: Session,
     sender: Sender,
@@ -319,12 +279,14 @@ def record(
     prompt: CachedPrompt | None = None,
     in_place_of: RecordedCall | None = None,
     captured: CapturedRequest | None = None,
+    said: Answer | None = None,
     **facts: Any,
 ) -> Call:
     """Price an answer, limit what it reads from a warm cache, and put it into the ledger.
 
     In place of a call that was taken back, it is of the same sender, and has the same prefix. What
-    it was `captured` as is kept if it may turn out otherwise.
+    it was `captured` as is kept if it may turn out otherwise, and what its reply `said` if that is
+    not the answer.
     """
     owner, known, prefix = sender.owner, None, None
     if payload is not None:
@@ -352,7 +314,7 @@ def record(
         tags=sender.all_tags(),
         **facts,
     )
-    recorded = RecordedCall(call, sender.blocks, prefix, prompt, captured, answer.ids)
+    recorded = RecordedCall(call, said or answer, sender.blocks, prefix, prompt, captured)
     if owner.warm_cache is not None:
         for earlier, now in owner.warm_cache.admit(recorded):
             _replace_call(session, owner, earlier, now)
@@ -360,8 +322,8 @@ def record(
     session.ledger.add(owner.key, recorded.call, known)
     for block in sender.blocks:
         block.append(recorded.call)
-    if captured is not None:
-        owner.unfinished.append(recorded)
+    if captured is not None or (answer.ids and evidence != "declared"):
+        owner.recorded.append(recorded)
     owner.has_spent = True
     note_change(session, owner)
     call, hook = recorded.call, session.hook("pytest_llmcost_call")
@@ -424,12 +386,12 @@ def _reprice(session: Session, call: Call, cache_state: CacheState | None = None
     return reprice(call, session.card, on=session.price_date, cache_state=state)
 
 
-def _withdraw(session: Session, owner: Owner, unfinished: RecordedCall) -> None:
+def withdraw(session: Session, owner: Owner, recorded: RecordedCall) -> None:
     """Take back a call that has turned out otherwise."""
-    owner.unfinished.remove(unfinished)
+    owner.recorded.remove(recorded)
     if owner.warm_cache is not None:
-        owner.warm_cache.forget(unfinished)
-    _replace_call(session, owner, unfinished)
+        owner.warm_cache.forget(recorded)
+    _replace_call(session, owner, recorded)
 
 
 def _replace_call(session: Session, owner: Owner, recorded: RecordedCall, *by: Call) -> None:

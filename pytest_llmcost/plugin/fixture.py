@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from inspect import currentframe
 from pathlib import Path
 from traceback import walk_stack
@@ -39,7 +40,6 @@ from pytest_llmcost.money import parse_usd, show_value
 from pytest_llmcost.plugin.calls import (
     calls_in,
     calls_of,
-    declare,
     describe_failed_count,
     note_change,
     record,
@@ -47,6 +47,7 @@ from pytest_llmcost.plugin.calls import (
 from pytest_llmcost.plugin.marker import limits_of
 from pytest_llmcost.plugin.owners import Owner, entered_blocks, tag
 from pytest_llmcost.plugin.session import Session
+from pytest_llmcost.plugin.statements import declare
 from pytest_llmcost.plugin.verdicts import budget_failure, judge_budget
 from pytest_llmcost.prices.bill import Cost, price_request
 from pytest_llmcost.prices.caveats import sorted_caveats
@@ -301,8 +302,8 @@ class LlmCost:
         """State what a call cost that cannot be seen: a mocked SDK method, a subprocess.
 
         If the cost of a call of this test is unknown, for example because its stream was not read
-        to its end, its message takes the place of that call. So does a usage without an id, if
-        there is only one such call.
+        to its end, a message with its id takes its place, or a usage if there is only one such
+        call. Region, speed and the like are then those of its request, if the usage names none.
 
         Args:
             response: an SDK `Message`, a usage object or mapping, or an agent's result with
@@ -319,10 +320,10 @@ class LlmCost:
             return Counted(None)
         try:
             stated = None if usd is None else parse_usd(usd)
-            answer = read_declared(response, model=model, usd=stated)
+            call = declare(self._session, partial(read_declared, response, model=model, usd=stated))
         except LlmCostError as error:
             raise error.with_traceback(None) from None
-        return Counted(declare(self._session, answer), self._session)
+        return Counted(call, self._session)
 
     @property
     def calls(self) -> tuple[Call, ...]:

@@ -53,8 +53,8 @@ class Owner:
         """Of its finished `budget(...)` blocks."""
         self.open_blocks: dict[int, tuple[list[Call], Phase | None]] = {}
         """The calls of its blocks under way, by their identity, and the phase each began in."""
-        self.unfinished: list[RecordedCall] = []
-        """Calls that were recorded before their answers were complete, or without one."""
+        self.recorded: list[RecordedCall] = []
+        """Calls whose answer is not complete, or has an id by which the test may state it."""
         self.cached_prefixes: list[CachedPrefix] = []
         """What its replayed calls have left in the prompt cache, the oldest first."""
         self.warm_cache: WarmCache | None = None

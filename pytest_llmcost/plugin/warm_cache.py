@@ -26,6 +26,7 @@ from pytest_llmcost.money import EXACT
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
+    from pytest_llmcost.responses.message import Answer
 
 
 @dataclass(eq=False)
@@ -33,14 +34,17 @@ class RecordedCall:
     """A call in the ledger, with what it takes to price it again or to take it back."""
 
     call: Call
+    said: Answer
+    """What its reply said, before its prompt was counted anew."""
     blocks: Sequence[list[Call]]
     """The `budget(...)` blocks that it counts for."""
     prefix: Readable | None = None
     """How much of its cached prefix the calls of its owner let it read; None if it has none."""
     prompt: CachedPrompt | None = None
     captured: CapturedRequest | None = None
-    ids: tuple[str, ...] = ()
-    """What it was captured as, if it may turn out otherwise, and its messages."""
+    """What it was captured as, if it may turn out otherwise."""
+    is_stated: bool = False
+    """Whether the test has stated it, although it was known."""
 
 
 class WarmCache:

@@ -12,14 +12,21 @@ from pytest_llmcost.json_values import to_json_value
 from pytest_llmcost.money import parse_usd
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import text_of
-from pytest_llmcost.responses.message import Answer, read_message
+from pytest_llmcost.responses.endpoints import Endpoint
+from pytest_llmcost.responses.message import Answer, read_answer
+from pytest_llmcost.responses.stream import StreamedMessage
+
+_UNSEEN = Endpoint(kind="messages")
 
 
-def read_declared(response: Any, *, model: str | None = None, usd: Decimal | None = None) -> Answer:
+def read_declared(
+    response: Any, *, model: str | None = None, usd: Decimal | None = None, **request: Any
+) -> Answer:
     """Read an answer from what stands in for its response.
 
     Shape: a Messages response, an SDK `Message` or a stream's final message (`usage` and
-    `model`); a usage alone (`input_tokens`, ...); an agent's result (`total_cost_usd`).
+    `model`); a usage alone (`input_tokens`, ...); an agent's result (`total_cost_usd`). What it
+    leaves open the `request` says that it replies to, if one is known: as for `read_answer`.
 
     Raises:
         UsageDataError: none of these, or one whose usage cannot be read.
@@ -53,8 +60,9 @@ def read_declared(response: Any, *, model: str | None = None, usd: Decimal | Non
     answer = Answer(model=name or "unknown")
     if usage is not None:
         message = {**({} if usage is body else body), "usage": usage, "model": answer.model}
+        request = request or {"endpoint": _UNSEEN, "payload": {"model": model}}
         try:
-            answer = read_message(message, model=model)
+            answer = read_answer([StreamedMessage(body=message)], **request)
         except UsageDataError:
             # An agent that failed at once, or has asked another model, states zeros beside its
             # total: then the total is all that is known.

@@ -146,7 +146,7 @@ def test_a_changed_prompt_of_a_chat_is_unknown_with_the_reason(app: Project) -> 
     )
     app.run("--llmcost-report=ledger.json", "--llmcost-record-mode=once").assert_outcomes(passed=1)
     (call,) = calls_of(app)  # in its place, as the message says
-    assert (call["evidence"], call["caveats"]) == ("declared", [])
+    assert (call["evidence"], call["caveats"]) == ("declared", ["chat/completions"])
 
 
 def test_what_a_stub_says_is_a_mock_s(app: Project) -> None:
