@@ -61,7 +61,7 @@ class Owner:
         self.parts: dict[str, dict[str, int]] = {}
         """By fingerprint, the tokens of its payloads' parts that it needs and that are counted."""
         self.agent_totals: dict[str, tuple[Decimal, Call]] = {}
-        """By the session of an agent: its highest running total, and the call recorded for it."""
+        """By the session of an agent: its last running total, and the call recorded for it."""
 
     @cached_property
     def key(self) -> builder.Owner:

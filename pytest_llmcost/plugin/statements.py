@@ -44,12 +44,16 @@ def declare(session: Session, read: Callable[..., Answer]) -> Call:
 def _declare_growth(
     session: Session, sender: Sender, answer: Answer, agent_session: str, total: Decimal
 ) -> Call:
-    """Record what the running total of an agent's session has grown by."""
+    """Record what the running total of an agent's session has grown by, once for each total.
+
+    One that has fallen was begun anew, as TypeScript's SDK did before 0.3.277 to resume a session.
+    Source: https://github.com/anthropics/claude-agent-sdk-typescript/issues/469, read 2026-11-27.
+    """
     totals = sender.owner.agent_totals
     so_far, last = totals.get(agent_session, (Decimal(0), None))
-    if last is not None and total <= so_far:
+    if last is not None and total == so_far:
         return last
-    grown = EXACT.subtract(total, so_far)
+    grown = total if total < so_far else EXACT.subtract(total, so_far)
     call = record(session, sender, replace(answer, declared_usd=grown), None, "declared")
     totals[agent_session] = (total, call)
     return call

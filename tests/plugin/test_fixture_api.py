@@ -188,13 +188,18 @@ def test_results_of_one_agents_session_are_a_running_total(
         session_id: str
 
     @pytest.mark.parametrize(
-        "totals", [(0.01, 0.02, 0.03), (0.03, 0.01, 0.02), (0.03, 0.03), (0, 0.03)])
+        "totals", [(0.01, 0.02, 0.03), (0.03, 0.03), (0, 0.03), (0.01, 0, 0.02)])
     @pytest.mark.parametrize("make", [result, ResultMessage])
     @max_cost("$0.03")
     def test_one_session(llmcost, make, totals):
         for total in totals:
             llmcost.record(make(total, "s"))
         assert llmcost.usd == Decimal("0.03")
+
+    def test_a_session_that_begins_its_total_anew(llmcost):
+        for total in (0.03, 0.01, 0.02):
+            llmcost.record(result(total, "s"))
+        assert llmcost.usd == Decimal("0.05")
 
     @max_cost("$0.04")
     def test_two_sessions_and_a_result_without_one(llmcost):
@@ -216,7 +221,7 @@ def test_results_of_one_agents_session_are_a_running_total(
             llmcost.record(result(0.01, "s"), usd="0.01")
         assert llmcost.usd == Decimal("0.035")
     """,
-    ).assert_outcomes(passed=11)
+    ).assert_outcomes(passed=12)
 
 
 def test_a_block_has_a_ceiling_of_its_own(project: Project, standin: StandIn) -> None:
