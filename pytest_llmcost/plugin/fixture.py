@@ -60,7 +60,7 @@ from pytest_llmcost.prices.usage import (
     is_quantity,
     reply_limit,
 )
-from pytest_llmcost.responses.declared import read_declared
+from pytest_llmcost.responses.declared import read_declared, stated_body
 from pytest_llmcost.responses.endpoints import bedrock_platform
 from pytest_llmcost.responses.message import Answer
 
@@ -320,7 +320,8 @@ class LlmCost:
             return Counted(None)
         try:
             stated = None if usd is None else parse_usd(usd)
-            call = declare(self._session, partial(read_declared, response, model=model, usd=stated))
+            read = partial(read_declared, stated_body(response), model=model, usd=stated)
+            call = declare(self._session, read)
         except LlmCostError as error:
             raise error.with_traceback(None) from None
         return Counted(call, self._session)

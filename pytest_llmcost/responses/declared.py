@@ -31,20 +31,7 @@ def read_declared(
     Raises:
         UsageDataError: none of these, or one whose usage cannot be read.
     """
-    if hasattr(response, "__dataclass_fields__"):
-        # The Agent SDK's results are dataclasses with more in them than JSON.
-        fields = ("usage", "total_cost_usd", "model", "session_id")
-        response = {name: getattr(response, name) for name in fields if hasattr(response, name)}
-    try:
-        body = to_json_value(response)
-    except PayloadError as error:
-        if error.path:
-            raise UsageDataError(str(error), path=error.path) from None
-        body = None  # nothing that is sent or answered, for example a mock
-    if not isinstance(body, dict):
-        raise UsageDataError(
-            f"record takes a Messages response or a usage, not {type(response).__name__}", path=""
-        )
+    body = stated_body(response)
     total = None if body.get("total_cost_usd") is None else parse_usd(body["total_cost_usd"])
     stated = usd if usd is not None else total
     usage = body.get("usage") or (body if "input_tokens" in body else None)
@@ -81,3 +68,26 @@ def read_declared(
         code_beside=None,
         caveats=sorted_caveats(["declared-price"]),
     )
+
+
+def stated_body(response: Any) -> dict[str, Any]:
+    """Return what stands in for a response in plain JSON; iterators in it are read once.
+
+    Raises:
+        UsageDataError: it is no JSON object.
+    """
+    if hasattr(response, "__dataclass_fields__"):
+        # The Agent SDK's results are dataclasses with more in them than JSON.
+        fields = ("usage", "total_cost_usd", "model", "session_id")
+        response = {name: getattr(response, name) for name in fields if hasattr(response, name)}
+    try:
+        body = to_json_value(response)
+    except PayloadError as error:
+        if error.path:
+            raise UsageDataError(str(error), path=error.path) from None
+        body = None  # nothing that is sent or answered, for example a mock
+    if not isinstance(body, dict):
+        raise UsageDataError(
+            f"record takes a Messages response or a usage, not {type(response).__name__}", path=""
+        )
+    return body

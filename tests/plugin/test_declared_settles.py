@@ -142,6 +142,12 @@ SETTLED: dict[str, tuple[str, int, str]] = {
         1,
         "0.01",
     ),
+    "an answer without an id by a message whose blocks can be read once": (
+        "call(json=NAMELESS); llmcost.record({**reply(1000, 100), 'stop_reason': 'refusal',"
+        " 'content': iter(reply(1, 1)['content'])})",
+        1,
+        "0.0045",
+    ),
     "two answers without an id in their order": (
         "call(json=NAMELESS); call(json=NAMELESS);"
         " llmcost.record(reply(1000, 50, 'msg_1')); llmcost.record(reply(1000, 100, 'msg_2'))",
