@@ -22,9 +22,15 @@ Form = Literal["messages", "converse", "chat"]
 """Whose names a payload has: the Messages API's, Bedrock's Converse's, or OpenAI's."""
 
 _DIRECT = re.compile(
+    r"(?:/locations/(?P<location>[^/]+)/workspaces/[^/]+/invoke)?"
     r"(?:^|/)v1/messages(?:/(?P<count>count_tokens)"
     r"|/(?P<batches>batches)(?:/(?P<batch>[^/]+)/results)?)?/?$"
 )
+"""Anthropic's own paths; on Google Cloud behind the place of inference. Source: the SDK's
+`AnthropicGoogleCloud`, release 2.14.0."""
+_BEDROCK_HOST = re.compile(r"(?:^|\.)bedrock-(?:mantle|runtime)(?:-fips)?\.")
+"""Both have the Messages API.
+Source: https://docs.aws.amazon.com/bedrock/latest/userguide/inference-messages-api.html"""
 _BEDROCK = re.compile(
     r"/model/(?P<model>.+)/(?P<verb>"
     r"invoke|invoke-with-response-stream|converse|converse-stream|count-tokens)/?$"
@@ -107,10 +113,13 @@ def _endpoint_of(method: str, url: str) -> Endpoint | None:
     path = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), parts.path)
     host, method = (parts.hostname or "").rstrip("."), method.upper()
     if match := _DIRECT.search(path):
-        # Clouds have Anthropic's own paths, too; the model, hence the region, is then in the body.
+        # Clouds have Anthropic's own paths, too. On Bedrock the model, hence the region, is then in
+        # the body.
         platform: Platform | None = None
-        if host.startswith("bedrock-mantle."):
-            platform = "bedrock-gov" if ".us-gov-" in host else "bedrock"
+        if match["location"]:
+            platform = _google_platform(match["location"])
+        elif _BEDROCK_HOST.search(host):
+            platform = "bedrock-gov" if ".us-gov-" in host else "bedrock-unknown"
         elif host.endswith((".services.ai.azure.com", ".cognitiveservices.azure.com")):
             platform = "foundry"
         if match["batch"] and method == "GET":
@@ -169,11 +178,15 @@ def bedrock_platform(model: str) -> Platform:
 def _vertex_endpoint(model: str, verb: str, location: str | None) -> Endpoint:
     if model == "count-tokens":
         return Endpoint(kind="count_tokens", platform="vertex", stream=False)
-    # Every location but `global` is regional. Source: the same page.
-    platform: Platform = "vertex" if location == "global" else "vertex-regional"
     return Endpoint(
         kind="messages",
-        platform="vertex-unknown" if location is None else platform,
+        platform="vertex-unknown" if location is None else _google_platform(location),
         model=model,
         stream=verb == "streamRawPredict",
     )
+
+
+def _google_platform(location: str) -> Platform:
+    # Every location but `global` is regional.
+    # Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08
+    return "vertex" if location == "global" else "vertex-regional"

@@ -169,9 +169,13 @@ def read_answer(
     if latency is not None:
         payload = {**(payload or {}), "performanceConfig": {"latency": latency}}
     model, platform = model_of(endpoint, payload), endpoint.platform
-    if platform == "bedrock" and endpoint.model is None and model is not None:
-        # Bedrock's newer route names the model, hence the region, in the body.
-        platform = bedrock_platform(model)
+    if endpoint.model is None and platform in (None, "bedrock-unknown"):
+        # Gateways and the newer routes of Bedrock name the model, hence the region, in the body. A
+        # response may name it plainly, which says nothing of the region.
+        names = [model, *(text_of(message.body.get("model")) for message in messages)]
+        spelled = (name for name in names if name and "anthropic." in name)
+        if (name := next(spelled, platform and model)) is not None:
+            platform = bedrock_platform(name)
     answers = [
         read_message(
             **asdict(message), model=model, platform=platform, batch=batch, request=payload
