@@ -72,6 +72,7 @@ class _Split(msgspec.Struct, frozen=True, rename=_WRITES):
 
 class _ServerTools(msgspec.Struct, frozen=True):
     web_search_requests: TokenCount | None = None
+    code_execution_requests: TokenCount | None = None
 
 
 class _Stated(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +115,11 @@ class _Stated(msgspec.Struct, frozen=True, kw_only=True):
             output_tokens=self.output_tokens,
             **{name: getattr(tools, name) or 0 for name in FEES},
         )
+
+    @property
+    def ran_code(self) -> bool:
+        """Whether it says that a container was used."""
+        return bool(self.server_tool_use and self.server_tool_use.code_execution_requests)
 
 
 prepare(_Stated)
@@ -282,6 +288,7 @@ def read_message(
         raise _unreadable("usage", impossible)
 
     kinds = tuple(str(tool.get("type") or "custom") for tool in tools)
+    ran_code = content.runs_code or any(each.ran_code for each in (stated, *passes))
     caveats = _caveats(raw, stated, body, content)
     caveats |= {f"usage-disagrees: {key}" for key in at_most}
     caveats |= {"truncated-stream"} if truncated else set()
@@ -301,7 +308,7 @@ def read_message(
             inference_geo=stated.inference_geo or (f"asked-{geography}" if geography else None),
             platform=platform,
         ),
-        code_beside=kinds if content.runs_code or _attaches_files(asked, kinds) else None,
+        code_beside=kinds if ran_code or _attaches_files(asked, kinds) else None,
         caveats=sorted_caveats(caveats) if caveats else (),
     )
 

@@ -766,6 +766,20 @@ def test_container_time_without_a_request_is_a_caveat() -> None:
 
 
 @pytest.mark.parametrize(
+    ("tools", "caveats"),
+    [([], ("code-execution-hours",)), ([{"type": "web_search_20260209"}], ())],
+)
+def test_code_that_only_the_usage_counts_has_run_in_a_container(
+    tools: list[dict[str, Any]], caveats: tuple[str, ...]
+) -> None:
+    ran = {"server_tool_use": {"code_execution_requests": 4}}
+    for raw in (usage(1_000, 100, **ran), usage(9, 9, iterations=[entry("message", 9, 9, **ran)])):
+        assert priced(read_message(body(raw), request={"tools": tools})).caveats == caveats
+    none = {"server_tool_use": {"code_execution_requests": 0}}
+    assert priced(read_message(body(usage(1_000, 100, **none)))).caveats == ()
+
+
+@pytest.mark.parametrize(
     ("blocks", "caveats"),
     [([{"type": "container_upload", "file_id": "x"}], ("code-execution-hours",)), ([TEXT], ())],
 )
