@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
@@ -157,6 +158,24 @@ def _bedrock_endpoint(model: str, verb: str, host: str) -> Endpoint | None:
         model=model,
         stream=verb.endswith("-stream"),
     )
+
+
+def platform_of(
+    endpoint: Endpoint, asked: str | None, own: Iterable[str | None] = ()
+) -> Platform | None:
+    """Return the cloud of a request: as its URL says, or else the model's name in a body.
+
+    `asked` is as the request names it, `own` as its responses do. Gateways, and Bedrock on
+    Anthropic's own path, have the model, hence the region, in the body. A response may name it
+    plainly, which says nothing of the region.
+    """
+    platform = endpoint.platform
+    is_by_body = platform == "bedrock-unknown" and endpoint.model is None
+    if platform is not None and not is_by_body:
+        return platform
+    spelled = (name for name in (asked, *own) if name and "anthropic." in name)
+    name = next(spelled, asked if is_by_body else None)
+    return bedrock_platform(name) if name else platform
 
 
 def bedrock_platform(model: str) -> Platform:

@@ -37,7 +37,7 @@ from pytest_llmcost.prices.usage import (
     text_of,
     tools_and_longest_reply,
 )
-from pytest_llmcost.responses.endpoints import Endpoint, bedrock_platform
+from pytest_llmcost.responses.endpoints import Endpoint, platform_of
 from pytest_llmcost.responses.stream import FILLINGS, StreamedMessage
 
 _KINDS: Mapping[str | None, SamplingKind] = {
@@ -174,14 +174,9 @@ def read_answer(
     """
     if latency is not None:
         payload = {**(payload or {}), "performanceConfig": {"latency": latency}}
-    model, platform = model_of(endpoint, payload), endpoint.platform
-    if endpoint.model is None and platform in (None, "bedrock-unknown"):
-        # Gateways and the newer routes of Bedrock name the model, hence the region, in the body. A
-        # response may name it plainly, which says nothing of the region.
-        names = [model, *(text_of(message.body.get("model")) for message in messages)]
-        spelled = (name for name in names if name and "anthropic." in name)
-        if (name := next(spelled, platform and model)) is not None:
-            platform = bedrock_platform(name)
+    model = model_of(endpoint, payload)
+    own = (text_of(message.body.get("model")) for message in messages)
+    platform = platform_of(endpoint, model, own)
     answers = [
         read_message(
             **asdict(message), model=model, platform=platform, batch=batch, request=payload
@@ -205,7 +200,12 @@ def read_answer(
 def unknown_answer(endpoint: Endpoint, payload: _Body | None, caveat: str) -> Answer:
     """Return an answer of which only the request is known: its cost is unknown, never $0."""
     model = model_of(endpoint, payload)
-    return Answer(model=model or "unknown", asked_model=model, caveats=sorted_caveats([caveat]))
+    return Answer(
+        model=model or "unknown",
+        asked_model=model,
+        terms=Terms(platform=platform_of(endpoint, model)),
+        caveats=sorted_caveats([caveat]),
+    )
 
 
 def model_of(endpoint: Endpoint, payload: _Body | None) -> str | None:
