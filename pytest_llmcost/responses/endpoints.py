@@ -51,7 +51,9 @@ _GOVERNMENT = re.compile(r"arn:aws-us-gov:|(?:.*[/:])?us-gov[.-]")
 """A model id of AWS GovCloud (US), or an ARN with its partition or one of its regions."""
 _ESCAPE = re.compile(r"%([46][1-9A-F]|[57][0-9A]|3[0-9]|2[DE]|5F|7E)", re.IGNORECASE)
 """Of a character that needs no escape: the path is the same without. Source: RFC 3986, 2.3."""
-_OPAQUE_PROFILE = re.compile(r"^arn:[^/]*:(?:application-inference-profile|prompt-router)/")
+_OPAQUE_PROFILE = re.compile(r"arn:[^/]*:(?:application-inference-profile|prompt-router)/")
+_OF_BEDROCK = re.compile(r"anthropic\.|arn:aws")
+"""In a name that a body has for a model, also behind a gateway's prefix."""
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,7 +175,7 @@ def platform_of(
     is_by_body = platform == "bedrock-unknown" and endpoint.model is None
     if platform is not None and not is_by_body:
         return platform
-    spelled = (name for name in (asked, *own) if name and "anthropic." in name)
+    spelled = (name for name in (asked, *own) if name and _OF_BEDROCK.search(name))
     name = next(spelled, asked if is_by_body else None)
     return bedrock_platform(name) if name else platform
 
@@ -188,7 +190,7 @@ def bedrock_platform(model: str) -> Platform:
     """
     if _GOVERNMENT.match(model):
         return "bedrock-gov"
-    if _OPAQUE_PROFILE.match(model):
+    if _OPAQUE_PROFILE.search(model):
         return "bedrock-unknown"
     name = model.rpartition("/")[2]
     return "bedrock" if name.startswith("global.") else "bedrock-regional"

@@ -160,19 +160,23 @@ def test_a_messages_route_of_bedrock_has_its_region_in_a_body_or_is_unknown(
 
 
 @pytest.mark.parametrize(
-    ("asked", "usd"),
+    ("asked", "usd", "high"),
     [
-        ("bedrock/us.anthropic.claude-sonnet-4-6", "3.3"),
-        ("bedrock/global.anthropic.claude-sonnet-4-6", "3"),
-        ("us.anthropic.claude-sonnet-4-6-v9:0", "3.3"),
-        ("acme/sonnet", "3"),
+        ("bedrock/us.anthropic.claude-sonnet-4-6", "3.3", "3.3"),
+        ("bedrock/global.anthropic.claude-sonnet-4-6", "3", "3"),
+        ("us.anthropic.claude-sonnet-4-6-v9:0", "3.3", "3.3"),
+        (f"{OPAQUE}/abc", "3", "3.3"),
+        (f"bedrock/{OPAQUE}/abc", "3", "3.3"),
+        ("acme/sonnet", "3", "3"),
     ],
 )
-def test_a_gateway_is_told_of_bedrocks_region_in_a_name_of_its_own(asked: str, usd: str) -> None:
+def test_a_gateway_is_told_of_bedrocks_region_in_a_name_of_its_own(
+    asked: str, usd: str, high: str
+) -> None:
     message = StreamedMessage(body=body(usage(1_000_000), model="claude-sonnet-4-6"))
     endpoint = Endpoint(kind="messages")
     call = priced(read_answer([message], endpoint=endpoint, payload={"model": asked}))
-    assert (call.usd, call.usd_high) == (Decimal(usd), Decimal(usd))
+    assert (call.usd, call.usd_high) == (Decimal(usd), Decimal(high))
 
 
 def test_a_batchs_result_is_in_the_batch_tier_even_where_it_does_not_say_so() -> None:
