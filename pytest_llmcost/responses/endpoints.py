@@ -41,8 +41,14 @@ _VERTEX = re.compile(
     r"(?P<model>[^/]+):(?P<verb>rawPredict|streamRawPredict)$"
 )
 _HOST = "api.anthropic.com"
-_SAMPLING = re.compile(r"(?:/v1)?/(?:chat/completions|completions|complete|responses)/?$")
-"""Of the OpenAI-compatible API and of Anthropic's old text completions."""
+_SAMPLING = re.compile(
+    r"(?:/v1)?/(?:chat/completions|completions|complete|responses"
+    r"|batchPredictionJobs|model-invocation-job)/?$"
+)
+"""Of the OpenAI-compatible API, Anthropic's old text completions, and batches of Google Cloud and
+Bedrock, whose results are files. Sources:
+https://cloud.google.com/vertex-ai/generative-ai/docs/partner-models/claude-batch and
+https://docs.aws.amazon.com/bedrock/latest/APIReference/API_CreateModelInvocationJob.html"""
 _MESSAGES = re.compile(r"/{1,2}v1/+messages/?$")
 _CHAT = re.compile(r"^/v1/chat/completions/?$")
 _CLAUDE = re.compile(r"(?:^|[./~])(?:claude|anthropic)(?![a-z])", re.IGNORECASE)
@@ -101,7 +107,8 @@ def recognise(method: str, url: str, body: bytes | None = None) -> Endpoint | No
     model = None
     if any(name in body.lower() for name in (b"claude", b"anthropic")):
         # Not before: to decode what is OpenAI's takes far longer.
-        model = text_of(mapping(decode_json(body)).get("model"))
+        asked = mapping(decode_json(body))
+        model = text_of(asked.get("model")) or text_of(asked.get("modelId"))
     is_claude = str(endpoint.route).startswith(f"{_HOST}/") or (model and _CLAUDE.search(model))
     return msgspec.structs.replace(endpoint, model=model) if is_claude else None
 
