@@ -9,7 +9,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from pytest_llmcost.call import Call, Evidence, price, reprice
 from pytest_llmcost.capture.capture import Capture
@@ -152,7 +152,9 @@ def _meter(
     if request.is_mocked:
         now, evidence = _mocked(session, owner, request, answer, payload)
         return now, payload, evidence
-    if replay is None or replay.is_same:
+    # Who reads the results of a batch that was created elsewhere sends no prompt to compare.
+    is_prompt = request.endpoint.kind != "batch_results"
+    if replay is None or replay.is_same or not is_prompt:
         return answer, payload, "billed"
     # If the cassette hides its betas, they are taken for those of today.
     betas = request.betas if replay.betas is None else replay.betas
@@ -290,6 +292,9 @@ def declare(session: Session, answer: Answer) -> Call:
         return record(session, sender, answer, None, "declared")
     (before,) = doubtful
     _withdraw(session, owner, before)
+    # Where it ran, and on which terms, the request may show and what is stated not.
+    stated = {name: each for name, each in asdict(answer.terms).items() if each is not None}
+    answer = replace(answer, terms=replace(before.call.context, **stated))
     if before.call.lost_attempts:
         answer = with_caveats(answer, "lost-answer")
     assert before.captured is not None  # as of all that are unfinished

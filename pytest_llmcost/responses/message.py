@@ -37,7 +37,7 @@ from pytest_llmcost.prices.usage import (
     text_of,
     tools_and_longest_reply,
 )
-from pytest_llmcost.responses.endpoints import Endpoint, bedrock_platform
+from pytest_llmcost.responses.endpoints import Endpoint, platform_of
 from pytest_llmcost.responses.stream import FILLINGS, StreamedMessage
 
 _KINDS: Mapping[str | None, SamplingKind] = {
@@ -72,6 +72,7 @@ class _Split(msgspec.Struct, frozen=True, rename=_WRITES):
 
 class _ServerTools(msgspec.Struct, frozen=True):
     web_search_requests: TokenCount | None = None
+    code_execution_requests: TokenCount | None = None
 
 
 class _Stated(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +115,11 @@ class _Stated(msgspec.Struct, frozen=True, kw_only=True):
             output_tokens=self.output_tokens,
             **{name: getattr(tools, name) or 0 for name in FEES},
         )
+
+    @property
+    def ran_code(self) -> bool:
+        """Whether it says that a container was used."""
+        return bool(self.server_tool_use and self.server_tool_use.code_execution_requests)
 
 
 prepare(_Stated)
@@ -168,10 +174,9 @@ def read_answer(
     """
     if latency is not None:
         payload = {**(payload or {}), "performanceConfig": {"latency": latency}}
-    model, platform = model_of(endpoint, payload), endpoint.platform
-    if platform == "bedrock" and endpoint.model is None and model is not None:
-        # Bedrock's newer route names the model, hence the region, in the body.
-        platform = bedrock_platform(model)
+    model = model_of(endpoint, payload)
+    own = (text_of(message.body.get("model")) for message in messages)
+    platform = platform_of(endpoint, model, own)
     answers = [
         read_message(
             **asdict(message), model=model, platform=platform, batch=batch, request=payload
@@ -195,7 +200,12 @@ def read_answer(
 def unknown_answer(endpoint: Endpoint, payload: _Body | None, caveat: str) -> Answer:
     """Return an answer of which only the request is known: its cost is unknown, never $0."""
     model = model_of(endpoint, payload)
-    return Answer(model=model or "unknown", asked_model=model, caveats=sorted_caveats([caveat]))
+    return Answer(
+        model=model or "unknown",
+        asked_model=model,
+        terms=Terms(platform=platform_of(endpoint, model)),
+        caveats=sorted_caveats([caveat]),
+    )
 
 
 def model_of(endpoint: Endpoint, payload: _Body | None) -> str | None:
@@ -278,6 +288,7 @@ def read_message(
         raise _unreadable("usage", impossible)
 
     kinds = tuple(str(tool.get("type") or "custom") for tool in tools)
+    ran_code = content.runs_code or any(each.ran_code for each in (stated, *passes))
     caveats = _caveats(raw, stated, body, content)
     caveats |= {f"usage-disagrees: {key}" for key in at_most}
     caveats |= {"truncated-stream"} if truncated else set()
@@ -297,7 +308,7 @@ def read_message(
             inference_geo=stated.inference_geo or (f"asked-{geography}" if geography else None),
             platform=platform,
         ),
-        code_beside=kinds if content.runs_code or _attaches_files(asked, kinds) else None,
+        code_beside=kinds if ran_code or _attaches_files(asked, kinds) else None,
         caveats=sorted_caveats(caveats) if caveats else (),
     )
 

@@ -16,16 +16,18 @@ APP = """
 
     URL = "https://api.anthropic.com/v1/messages"
     MODEL = "claude-sonnet-4-6"
+    REGIONAL = ("https://us-east5-aiplatform.googleapis.com/v1/projects/p/locations/us-east5/"
+                f"publishers/anthropic/models/{MODEL}:rawPredict")
 
     def reply(input_tokens, output_tokens, id="msg_1"):
         return {"id": id, "type": "message", "role": "assistant", "model": MODEL,
                 "content": [{"type": "text", "text": "ok"}], "stop_reason": "end_turn",
                 "usage": {"input_tokens": input_tokens, "output_tokens": output_tokens}}
 
-    def call(**answer):
+    def call(url=URL, **answer):
         answer = httpx.Response(200, **answer)
         with httpx.Client(transport=httpx.MockTransport(lambda request: answer)) as client:
-            client.post(URL, json={
+            client.post(url, json={
                 "model": MODEL, "max_tokens": 10_000,
                 "messages": [{"role": "user", "content": "hi"}]})
 
@@ -49,18 +51,18 @@ APP = """
             "usage": {"output_tokens": 100}},
            {"type": "message_stop"})
 
-    def cut(id="msg_1"):
+    def cut(id="msg_1", url=URL):
         '''A stream that ends after its first event.'''
         message = {**reply(1000, 1, id), "content": [], "stop_reason": None}
         event = json.dumps({"type": "message_start", "message": message})
-        call(headers={"content-type": "text/event-stream"},
+        call(url, headers={"content-type": "text/event-stream"},
              content=f"event: message_start\\ndata: {event}\\n\\n".encode())
 
-    def unreadable(id="msg_1"):
+    def unreadable(id="msg_1", url=URL):
         '''An answer that does not say what it used.'''
         body = reply(1000, 100, id)
         del body["usage"]
-        call(json=body)
+        call(url, json=body)
 
     def disagreeing():
         '''An answer whose passes add up to more than its usage.'''
@@ -85,6 +87,17 @@ SETTLED: dict[str, tuple[str, int, str]] = {
         "0.0045",
     ),
     "a cut stream by a usage": ("cut(); llmcost.record(USAGE, model=MODEL)", 1, "0.0045"),
+    # A tenth more.
+    "a cut stream of a regional endpoint by its message": (
+        "cut(url=REGIONAL); llmcost.record(reply(1000, 50))",
+        1,
+        "0.004125",
+    ),
+    "an unreadable answer of a regional endpoint by a usage": (
+        "unreadable(url=REGIONAL); llmcost.record(USAGE, model=MODEL)",
+        1,
+        "0.00495",
+    ),
     "a usage that contradicts itself by the right one": (
         "disagreeing(); llmcost.record(USAGE, model=MODEL)",
         1,

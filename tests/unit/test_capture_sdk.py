@@ -656,12 +656,21 @@ def test_bedrock_vertex_and_foundry_name_model_and_region_in_the_url() -> None:
     vertex = anthropic.AnthropicVertex(
         region="europe-west1", project_id="p", access_token="none", http_client=http_client()
     )
+    google = anthropic.AnthropicGoogleCloud(
+        project="p",
+        workspace_id="w",
+        location="us-east5",
+        token_provider=lambda: "none",
+        http_client=http_client(),
+    )
     foundry = anthropic.AnthropicFoundry(resource="r", api_key="none", http_client=http_client())
     with capturing() as purse:
         for client, model in (
             (bedrock, "eu.anthropic.claude-sonnet-4-5-20250929-v1:0"),
             (bedrock, "global.anthropic.claude-sonnet-4-5-20250929-v1:0"),
             (vertex, "claude-opus-4-7"),
+            (google, "claude-opus-4-7"),
+            (google.with_options(location="global"), "claude-opus-4-7"),
             (foundry, "claude-opus-4-7"),
         ):
             client.messages.create(**{**ASKED, "model": model})
@@ -669,6 +678,8 @@ def test_bedrock_vertex_and_foundry_name_model_and_region_in_the_url() -> None:
         "bedrock-regional",
         "bedrock",
         "vertex-regional",
+        "vertex-regional",
+        "vertex",
         "foundry",
     ]
     assert purse.seen[2].endpoint.model == "claude-opus-4-7"
