@@ -516,7 +516,7 @@ def test_a_child_does_not_wait_for_what_another_thread_of_its_parent_imports(
             def find_spec(self, name, path=None, target=None):
                 if name == {imported!r}:
                     self.has_begun.set()
-                    time.sleep(1)
+                    time.sleep(0.5)
 
         def test_forks():
             sys.meta_path.insert(0, Slow())
