@@ -187,6 +187,8 @@ def describe_budgets(ledger: Ledger) -> tuple[str, str]:
     state, text = describe_broken(ledger)
     if state:
         failed = sum(failed_alone(test, ledger) for test in last_attempts(ledger.tests))
+        if ledger.comparison and ledger.comparison.failed:  # beside its figures they are named
+            failed = 0
         also = f"{format_count(failed, 'test')} failed for another reason" if failed else ""
         return state, ", and ".join(filter(None, (text, also)))
     if not ledger.run.has_tests:
@@ -237,7 +239,7 @@ def run_advice(verdict: Verdict, ledger: Ledger) -> str:
     if ledger.comparison and (path := clean(ledger.comparison.base_path, 200)):
         accept += f" --llmcost-baseline={shlex.quote(path)}"
     if verdict.kind == "vanished":
-        return f"bring them back, or accept it: {accept}"
+        return f"bring back what vanished, or accept it: {accept}"
     if verdict.scope == "increase":
         return f"reduce it, raise the limit, or accept it in a baseline of the repository: {accept}"
     if verdict.kind != "usd" or verdict.high is None:

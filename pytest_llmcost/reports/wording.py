@@ -104,8 +104,7 @@ def sentence(verdict: Verdict) -> str:
         return _fill((not verdict.low and gate.kept) or gate.broken, verdict)
     amount, bound = figure_of(verdict)
     if kind == "usd":
-        sign = "+" if verdict.scope == "increase" else ""
-        what = f"{bound}{sign}{format_usd(amount, against=limit)} is"
+        what = f"{bound}{_plus(verdict, amount)}{format_usd(amount, against=limit)} is"
     else:
         noun = "token" if verdict.part is not None else _noun(kind)
         what = f"{bound}{format_count(int(amount), noun)} {'is' if amount == 1 else 'are'}"
@@ -133,8 +132,7 @@ def short_sentence(verdict: Verdict) -> str:
     if verdict.scope == "suite" and verdict.kind == "usd":  # no test's name is beside it
         before, budget = "cost ", f"{limit} max_suite"
     amount, bound = figure_of(verdict)
-    sign = "+" if verdict.scope == "increase" else ""
-    shown = sign + _amount(verdict.quantity, amount, against=verdict.limit)
+    shown = _plus(verdict, amount) + _amount(verdict.quantity, amount, against=verdict.limit)
     is_over = verdict.state == "exceeded"
     more = grown_by(verdict.limit, amount) if is_over else ""
     return f"{before}{bound}{shown} {'>' if is_over else '<='} {budget}{more}"
@@ -163,6 +161,11 @@ def breaking(number: int) -> str:
     """Say how many calls break a cached prefix."""
     verb = "1 call breaks" if number == 1 else f"{number:,} calls break"
     return f"{verb} the cached prefix of an earlier one"
+
+
+def _plus(verdict: Verdict, amount: Decimal) -> str:
+    """Return the sign of what was added to a baseline, unless it is negative and has one."""
+    return "+" if verdict.scope == "increase" and amount >= 0 else ""
 
 
 def _amount(kind: Kind, amount: Decimal, *, against: Decimal | None = None) -> str:
@@ -207,7 +210,8 @@ def what_is_unknown(verdict: Verdict) -> str:
     if route := re.search(r"\(([^,)]+)", reasons.get("unmetered-route", "")):
         return f"{route[1]} is not metered"
     kind = verdict.quantity
-    what = "the cost" if kind == "usd" else f"the number of {_noun(kind)}s"
+    what = "the increase" if verdict.scope == "increase" else "the cost"
+    what = what if kind == "usd" else f"the number of {_noun(kind)}s"
     if verdict.kind == "worst":
         what = "the worst case"
     elif verdict.part is not None:
