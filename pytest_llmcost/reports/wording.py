@@ -141,7 +141,7 @@ def short_sentence(verdict: Verdict) -> str:
 def _fill(template: str, verdict: Verdict, **more: str) -> str:
     """Fill in what a gate's words say of a verdict."""
     number, set_at = int(verdict.low), _set_at(verdict)
-    found = clean(", ".join(verdict.found))
+    found = clean(", ".join(_AN_UNKNOWN.get(each, each) for each in verdict.found))
     return template.format(
         allowed=limit_of(verdict),
         found=found,
@@ -155,6 +155,10 @@ def _fill(template: str, verdict: Verdict, **more: str) -> str:
         breaking=breaking(number),
         **more,
     )
+
+
+_AN_UNKNOWN = {"unknown": "an unknown model"}
+"""What stands for the model of a call where neither request nor response states it."""
 
 
 def breaking(number: int) -> str:
@@ -431,6 +435,7 @@ def show_part(name: str, names: Iterable[str]) -> str:
 def describe_call(call: Call) -> str:
     """Describe a call in a line: `claude-opus-4-7, 8,120 input + 412 output tokens, $0.0298`."""
     model, usage = clean(call.model), call.billed_usage
+    model = "unknown model" if model in _AN_UNKNOWN else model
     why = "".join(f": {clean(each.detail)}" for each in call.caveats if each.name == "live-cap")
     if call.evidence == REFUSED:
         return f"{model}, {REFUSED}{why}"
@@ -462,6 +467,8 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         spent = Amounts.of(calls)["usd"]
         cost = spent.high or spent.low
         budget = write_round_usd(cost) if cost else "$0.05"
+        if not _AN_UNKNOWN.keys().isdisjoint(verdict.found):
+            return "State which model was called: llmcost.record(..., model=...)."
         return _fill(GATES[verdict.kind].advice, verdict, budget=budget)
     quantity = verdict.quantity
     savings = {
