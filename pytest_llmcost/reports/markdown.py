@@ -103,10 +103,10 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     fold(title, room.fit(rows.rows_of(ledger), 1, _row, heads=heads))
     fold("Reproduce locally", _commands(ledger, owners, cause))
     lines += ["", f"<sub>{_terms(ledger)}.</sub>"]
-    # The footnotes: the guards that vanished, and what concerns the run as a whole.
+    # What concerns the run as a whole stands first: below the other list it would be part of it.
+    lines += ["", *footnotes] if footnotes else []
     if gone:
         lines += ["", "¹ Guards of the baseline that vanished:", "", *gone]
-    lines += ["", *footnotes] if footnotes else []
     return "\n".join(lines) + "\n"
 
 
@@ -305,8 +305,9 @@ def _failed_or_changed(
         if change:
             cells += comparisons.cells_of(change, with_share=True)
         elif row:
-            how = "unchanged" if row.usd is not None else "?"
-            cells += ["", row.cost_cell(), how] if comparison else [row.cost_cell()]
+            cost, is_known = row.cost_cell(), row.usd is not None
+            before = (cost, cost, "unchanged") if is_known else ("", cost, "?")
+            cells += before if comparison else [cost]
         if verdict and verdict.state == "unverified":
             what = "; ".join(filter(None, (what, wording.what_is_unknown(verdict))))
         yield markdown_row(*cells, _budget(verdict), prose(what))

@@ -190,7 +190,8 @@ def _totals(ledger: Ledger, view: View) -> Iterator[Line]:
         text += f", cache priced {ledger.cache_state}"
     if len(models) > 1:
         parts = [
-            f"{clean(each.name)} {usd_cell(each.total.usd, is_least=each.is_least, per=per)}"
+            f"{wording.show_model(each.name)} "
+            f"{usd_cell(each.total.usd, is_least=each.is_least, per=per)}"
             for each in models
         ]
         text += f": {', '.join(parts)}"

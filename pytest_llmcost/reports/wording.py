@@ -141,7 +141,8 @@ def short_sentence(verdict: Verdict) -> str:
 def _fill(template: str, verdict: Verdict, **more: str) -> str:
     """Fill in what a gate's words say of a verdict."""
     number, set_at = int(verdict.low), _set_at(verdict)
-    found = clean(", ".join(_AN_UNKNOWN.get(each, each) for each in verdict.found))
+    of_models = verdict.kind == "models"
+    found = clean(", ".join(show_model(each) if of_models else each for each in verdict.found))
     return template.format(
         allowed=limit_of(verdict),
         found=found,
@@ -157,8 +158,9 @@ def _fill(template: str, verdict: Verdict, **more: str) -> str:
     )
 
 
-_AN_UNKNOWN = {"unknown": "an unknown model"}
-"""What stands for the model of a call where neither request nor response states it."""
+def show_model(name: str) -> str:
+    """Write a model's name, or that neither request nor response states it."""
+    return "an unknown model" if name == "unknown" else clean(name)
 
 
 def breaking(number: int) -> str:
@@ -434,8 +436,7 @@ def show_part(name: str, names: Iterable[str]) -> str:
 
 def describe_call(call: Call) -> str:
     """Describe a call in a line: `claude-opus-4-7, 8,120 input + 412 output tokens, $0.0298`."""
-    model, usage = clean(call.model), call.billed_usage
-    model = "unknown model" if model in _AN_UNKNOWN else model
+    model, usage = show_model(call.model), call.billed_usage
     why = "".join(f": {clean(each.detail)}" for each in call.caveats if each.name == "live-cap")
     if call.evidence == REFUSED:
         return f"{model}, {REFUSED}{why}"
@@ -467,7 +468,7 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         spent = Amounts.of(calls)["usd"]
         cost = spent.high or spent.low
         budget = write_round_usd(cost) if cost else "$0.05"
-        if not _AN_UNKNOWN.keys().isdisjoint(verdict.found):
+        if "unknown" in verdict.found:
             return "State which model was called: llmcost.record(..., model=...)."
         return _fill(GATES[verdict.kind].advice, verdict, budget=budget)
     quantity = verdict.quantity

@@ -73,7 +73,7 @@ class TestAllowedModels:
         verdict = judge_calls(allow(HAIKU), calls)
         text = render_failure(verdict, calls)
         assert text.startswith("1 call of an unknown model, not one of the allowed models ")
-        assert "  unknown model, tokens unknown, $1.00" in text
+        assert "  an unknown model, tokens unknown, $1.00" in text
         assert text.endswith("\nState which model was called: llmcost.record(..., model=...).")
 
     def test_the_failure_names_model_and_call(self) -> None:

@@ -269,7 +269,7 @@ class TestInSight:
         report = self.report(changes=(), change_usd=Decimal(0), unchanged=3)
         text = render_markdown(report)
         assert rows_in_sight(text) == [
-            ["❌ over t.py", "", "$2.0000", "unchanged", "200% of $1.00", ""]
+            ["❌ over t.py", "$2.0000", "$2.0000", "unchanged", "200% of $1.00", ""]
         ]
         assert "\n1 over budget · 2 unchanged — " in text
 
