@@ -417,6 +417,9 @@ class CapturedRequest(_Outcome):
             and b"data:" not in content
             and decode_json(content) is None
         ):
+            played = getattr(self.play, "response", None)
+            if not self._is_recorded and isinstance(played, dict):
+                self.read_recorded(played)  # for what is wrong with it
             why = f": {self._problem}" if self._problem else ""
             caveat = f"unreadable-response{why}" if self._is_whole else "truncated-stream"
             self.set_unknown(caveat)

@@ -235,7 +235,9 @@ def read_message(
     Raises:
         UsageDataError: naming the path of what cannot be read, or what no request can have used.
     """
-    raw, asked = body.get("usage") or {}, request or {}
+    raw, asked = body.get("usage"), request or {}
+    if not raw:
+        raise UsageDataError("the response has no usage", path="usage")
     texts, asked_texts = _texts(body), _texts(asked)
     tools, longest_reply = tools_and_longest_reply(asked)
     stated, content = _decode(raw), _Content(body)
@@ -427,7 +429,7 @@ def _decode(raw: Any) -> _Stated:
         what, _, place = str(error).partition(" - at `$")
         path = "usage" + place.removesuffix("`")
         if "missing required field" in what:
-            path += "." + what.split("`")[1]
+            path, what = f"{path}.{what.split('`')[1]}", "is missing"
         elif "got" not in what:  # out of range: msgspec says the limit alone
             for step in re.findall(r"\w+", place):
                 raw = raw[int(step) if step.isdigit() else step]

@@ -37,7 +37,7 @@ _GZIP = b"\x1f\x8b"
 _HEX = re.compile(r"(?:[0-9a-f]{2}){8,}|(?:[0-9A-F]{2}){8,}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
 _EVENTS = re.compile(rb"\s*(?:(?:id|retry|):[^\r\n]*[\r\n]+)*(?:event:|data:\s*[{\[])")
-_STARTS = (b"{", b"[", b"event:", b"data:", _GZIP, b"\0\0")
+_STARTS = (b"{", b"[", b"event:", b"data:", b"\0\0")
 """How every response body begins that can be priced."""
 _INTERACTIONS = ("interactions", "http_interactions")
 """vcrpy, go-vcr and cassetter; vcr for Ruby and for R."""
@@ -156,7 +156,7 @@ def _why_nothing(body: bytes) -> str:
 def _read(data: bytes, path: str) -> Iterator[Recorded]:
     allowance = Allowance()
     try:
-        data = allowance.take(_unzip(data, allowance)).removeprefix(b"\xef\xbb\xbf")
+        data = allowance.take(_unzip(data, allowance.bytes + 1)[0]).removeprefix(b"\xef\xbb\xbf")
     except (OSError, EOFError, zlib.error) as error:
         raise RecordingError(f"{path}: looks gzip-compressed, but is not: {error}") from None
     if data.startswith(b"\0\0") or _EVENTS.match(data):
@@ -331,26 +331,30 @@ def _decode_body(
 
     Shape: text; bytes (`!!binary`); text in hex or base64; a mapping with `string`,
     `base64_string` or `text` (with its `encoding`); anything else is parsed JSON. Many recorders
-    undo the response's `content-encoding` and keep the header.
+    undo the response's `content-encoding`, perhaps several in turn, and keep the header.
     """
     names = ("parsed_body", "body", "content", "postData")
     stored = (message[name] for name in names if message.get(name) not in (None, ""))
     data = _stored_bytes(next(stored, b""))
-    how, needs = "gzip", ""
-    try:
-        data = _unzip(data, allowance)
-        if encoding in _UNPACKED and data and not data.lstrip().startswith(_STARTS):
-            how, (unpack, needs) = encoding, _UNPACKED[encoding]
+    # Gzip tells itself, so it needs no header. What was applied last is undone first.
+    for how in ("gzip", *re.findall(r"[^\s,]+", (encoding or "").lower())[::-1]):
+        if not data or data.lstrip().startswith(_STARTS):
+            break
+        if how not in _UNPACKED:
+            raise _UndecodableBody(f"the body is encoded as {how}; record it uncompressed")
+        unpack, needs = _UNPACKED[how]
+        try:
             data, is_whole = unpack(data, allowance.bytes + 1)
             allowance.check(data)
             if not is_whole:
                 raise EOFError("it ends too early")
-    except _TooLarge:
-        raise
-    except (ModuleNotFoundError, TypeError):
-        raise _UndecodableBody(f"the body is compressed with {how}{needs}") from None
-    except Exception as error:  # noqa: BLE001 - zlib, brotli and zstd each raise their own
-        raise _UndecodableBody(f"the body is compressed with {how}, and damaged: {error}") from None
+        except _TooLarge:
+            raise
+        except (ModuleNotFoundError, TypeError):
+            raise _UndecodableBody(f"the body is compressed with {how}{needs}") from None
+        except Exception as error:  # noqa: BLE001 - zlib, brotli and zstd each raise their own
+            why = f"the body is compressed with {how}, and damaged: {error}"
+            raise _UndecodableBody(why) from None
     return allowance.take(data)
 
 
@@ -386,23 +390,25 @@ def _text_bytes(text: str) -> bytes:
     elif _BASE64.fullmatch(compact):
         with suppress(ValueError):
             decoded = base64.b64decode(compact, validate=True)
-    if decoded.startswith(_STARTS):
+    if decoded.startswith((*_STARTS, _GZIP)):
         return decoded
     if text.startswith("\x1f\x8b"):
         return text.encode("latin-1", "replace")
     return text.encode("utf-8", "surrogatepass")
 
 
-def _unzip(data: bytes, allowance: Allowance) -> bytes:
+def _unzip(data: bytes, most: int) -> tuple[bytes, bool]:
     """Undo gzip; anything else is returned as it is."""
     if not data.startswith(_GZIP):
-        return data
+        return data, True
     # A reader, for a log that was appended to holds several members.
-    return allowance.check(gzip.GzipFile(fileobj=io.BytesIO(data)).read(allowance.bytes + 1))
+    return gzip.GzipFile(fileobj=io.BytesIO(data)).read(most), True
 
 
 def _inflate(data: bytes, most: int) -> tuple[bytes, bool]:
-    unpacker = zlib.decompressobj()
+    # Some servers leave zlib's header out, and HTTP clients read both.
+    has_header = data[0] & 15 == zlib.DEFLATED
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
     return unpacker.decompress(data, most), unpacker.eof
 
 
@@ -418,9 +424,12 @@ def _unpack_br(data: bytes, most: int) -> tuple[bytes, bool]:
 
 
 _UNPACKED = {
+    "identity": (_unzip, ""),
+    "gzip": (_unzip, ""),
+    "x-gzip": (_unzip, ""),
     "deflate": (_inflate, ""),
     "br": (_unpack_br, "; install brotli 1.2 or later, or record it uncompressed"),
     "zstd": (_unpack_zstd, ", and Python reads it from 3.14 on; record it uncompressed"),
 }
 """By the header's word, what returns as many bytes as asked for, and whether the data has its end;
-and what it needs. Gzip tells itself."""
+and what it needs."""

@@ -150,10 +150,18 @@ def test_gzip_that_was_stored_as_latin_1_text_is_read() -> None:
     assert json.loads(only(data).body) == MESSAGE
 
 
-def test_a_deflated_body_is_inflated() -> None:
-    data = vcrpy(
-        {"string": zlib.compress(TEXT.encode())}, headers={"Content-Encoding": ["deflate"]}
-    )
+@pytest.mark.parametrize(
+    ("body", "encoding"),
+    [
+        (zlib.compress(TEXT.encode()), "Deflate"),
+        (zlib.compress(TEXT.encode())[2:-4], "deflate"),  # raw, which clients read as well
+        (gzip.compress(ZIPPED), "gzip, gzip"),
+        (gzip.compress(zlib.compress(TEXT.encode())), "deflate,gzip"),
+        (zlib.compress(ZIPPED), "x-gzip, deflate"),
+    ],
+)
+def test_compressions_are_undone_in_turn_as_clients_do(body: bytes, encoding: str) -> None:
+    data = vcrpy({"string": body}, headers={"Content-Encoding": [encoding]})
     assert json.loads(only(data).body) == MESSAGE
 
 
@@ -193,7 +201,7 @@ def test_a_body_of_zstd_that_cannot_be_read_is_a_problem(body: bytes) -> None:
     assert said in (only(data).problem or "")
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "zstd"])
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "zstd", "gzip, br", "lzma"])
 def test_a_header_of_a_compression_that_the_recorder_undid_does_not_matter(encoding: str) -> None:
     recorded = only(vcrpy({"string": TEXT}, headers={"content-encoding": encoding}))
     assert json.loads(recorded.body) == MESSAGE
@@ -203,7 +211,8 @@ def test_a_header_of_a_compression_that_the_recorder_undid_does_not_matter(encod
     ("stored", "headers", "said"),
     [
         ({"string": ZIPPED[:20]}, {}, "damaged"),
-        ({"string": b"\x01\x02"}, {"content-encoding": b"deflate"}, "damaged"),
+        ({"string": b"\x08\x02"}, {"content-encoding": b"deflate"}, "damaged"),
+        ({"string": b"\x01\x02"}, {"content-encoding": "gzip, lzma"}, "is encoded as lzma"),
         ({"base64_string": "?"}, {}, "not"),
         ({"base64_string": "abc"}, {}, "base64"),
     ],

@@ -869,7 +869,7 @@ def test_the_request_says_how_long_the_entries_live_that_are_read(
 @pytest.mark.parametrize(
     ("message", "path"),
     [
-        ({"type": "error", "error": {"type": "overloaded_error"}}, "usage.input_tokens"),
+        ({"type": "error", "error": {"type": "overloaded_error"}}, "usage"),
         (body() | {"usage": "none"}, "usage"),
     ],
 )

@@ -594,7 +594,8 @@ class TestOneCause:
 class TestShort:
     def test_is_one_line_with_the_total_its_budget_and_what_is_broken(self) -> None:
         assert render_short(sample_run()) == (
-            "llmcost: cost at least $0.1633 > $0.15 max_suite (+9 %), 2 over, 1 not checked"
+            "llmcost: cost at least $0.1633 > $0.15 max_suite (+9 %), "
+            "2 budgets exceeded, 1 not checked"
         )
         assert render_short(hostile_report()).endswith(", $0.009 spent live")
 
