@@ -231,7 +231,7 @@ class _Owner(NamedTuple):
 
 
 _WORDS = {
-    "exceeded": "over budget",
+    "exceeded": "exceeded",
     "rule": "against a rule",
     "unverified": "not checked",
     "failed": "failed",

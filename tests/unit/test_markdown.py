@@ -100,7 +100,7 @@ class TestHeading:
         text = render_markdown(replace(report, tests=tests, run=RunRecord(exit_status=1)))
         assert (
             " · 1 budget exceeded, 1 rule broken, and 1 test failed for another reason\n\n"
-            "1 over budget · 1 against a rule · 1 failed\n"
+            "1 exceeded · 1 against a rule · 1 failed\n"
         ) in text
         assert "\n| <code>c</code><br><sub>t.py</sub> | $1.0000 |  | failed |\n" in text
         assert "pytest t.py::a t.py::b t.py::c" in text
@@ -258,7 +258,7 @@ class TestInSight:
             ["❌ over t.py", "$0.5000", "$2.0000", "+$1.5000 (+300 %)", "200% of $1.00",
              "+2,856 input, system"],
         ]  # fmt: skip
-        assert "\n1 over budget · 2 unchanged — against the baseline\n" in text
+        assert "\n1 exceeded · 2 unchanged — against the baseline\n" in text
 
     def test_the_last_row_is_the_run(self) -> None:
         report = self.report(base_usd=Decimal("2.5"), head_usd=Decimal(4))
@@ -271,7 +271,7 @@ class TestInSight:
         assert rows_in_sight(text) == [
             ["❌ over t.py", "$2.0000", "$2.0000", "unchanged", "200% of $1.00", ""]
         ]
-        assert "\n1 over budget · 2 unchanged — " in text
+        assert "\n1 exceeded · 2 unchanged — " in text
 
     def test_changes_of_every_kind_are_counted_apart(self) -> None:
         (grown,) = self.report().comparison.changes  # type: ignore[union-attr]
@@ -284,7 +284,7 @@ class TestInSight:
             replace(grown, **{**one, "name": "t.py::odd", "kind": "fixture"}, status="new"),
         )
         text = render_markdown(self.report(changes=changes, unchanged=9))
-        counts = "1 over budget · 1 of unknown change · 1 new · 1 shrank"
+        counts = "1 exceeded · 1 of unknown change · 1 new · 1 shrank"
         assert f"\n{counts} · 1 changed at the same cost · 1 removed · 8 unchanged — " in text
         assert len(rows_in_sight(text)) == len(changes) + 2
 
