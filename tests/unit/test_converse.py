@@ -13,6 +13,7 @@ from standin.bedrock import frame
 
 from pytest_llmcost.call import price
 from pytest_llmcost.counting.payload import read_payload
+from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.converse import to_message, to_payload
@@ -203,6 +204,14 @@ def test_cache_writes_of_converse_have_their_lifetimes() -> None:
     payload = {"system": MESSAGES["system"]}
     unsplit = answer_of(CONVERSE_URL, {"usage": usage}, request=payload)
     assert unsplit.usage.cache_write_1h_tokens == 500
+
+
+@pytest.mark.parametrize("odd", [-5, "x", True, 1.5, [1], {"a": 1}])
+def test_a_cache_write_that_is_no_quantity_is_not_added_up(odd: object) -> None:
+    writes = [{"ttl": "1h", "inputTokens": each} for each in (2, odd, 15)]
+    counts = {"inputTokens": 3, "outputTokens": 4, "cacheWriteInputTokens": 12}
+    with pytest.raises(UsageDataError, match="ephemeral_1h_input_tokens"):
+        answer_of(CONVERSE_URL, {"usage": {**counts, "cacheDetails": writes}})
 
 
 def test_a_recorded_request_of_converse_says_how_long_a_write_without_a_split_lives() -> None:
