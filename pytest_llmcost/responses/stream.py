@@ -42,7 +42,7 @@ class StreamedMessage(msgspec.Struct, frozen=True, kw_only=True):
     body: Mapping[str, Any]
     """The final message; `content` is reduced to what a bill depends on if it was streamed."""
     truncated: bool = False
-    """Whether the stream ended before the final usage: its output is a lower bound."""
+    """Whether the stream ended before all of the final usage: its output is a lower bound."""
     withdrawn: str | None = None
     """An input count that the end of the stream states as 0, after a greater one before."""
     at_most: Mapping[str, int] = {}
@@ -271,14 +271,16 @@ class Reader:
         self._at_most: dict[str, int] = {}
         self._empty_blocks.clear()
 
-    def _finish(self) -> None:
+    def _finish(self, *, is_stopped: bool = False) -> None:
+        # In frames, which are Bedrock's, the last event may state more: see `_stop`.
+        may_say_more = not is_stopped and self._form in ("frames", "broken")
         if self._body is not None and len(self.messages) < _MOST_MESSAGES:
             usage = self._body["usage"]
             gone = (key for key in usage if key in self._stated and not usage[key])
             self.messages.append(
                 StreamedMessage(
                     body=self._body,
-                    truncated=not self._is_final,
+                    truncated=may_say_more or not self._is_final,
                     withdrawn=next(gone, None),
                     at_most=self._at_most,
                 )
@@ -316,7 +318,7 @@ class Reader:
                 before = body["usage"].setdefault(key, value)
                 if is_quantity(before) and is_quantity(value) and value > before:
                     self._at_most[key] = max(value, self._at_most.get(key, 0))
-        self._finish()
+        self._finish(is_stopped=True)
 
 
 def _reduced(message: Mapping[str, Any]) -> list[dict[str, Any]]:
