@@ -45,6 +45,7 @@ _STREAM_EVENTS = ("message_start", "message_delta", "content_block_start", "cont
 _CONTAINERS = ("results", "responses")
 _RESULTS = {"method": "GET", "uri": "/v1/messages/batches/any/results"}
 """The request for a batch's results, which are known by it."""
+_LEFT_UNREAD = "not every result of the batch can be read; is the body empty or cut off?"
 _BESIDE_TEXT = {"string", "text", "encoding", "mimeType", "size", "params"}
 """The keys of a stored body that is one text; with others it is parsed JSON."""
 
@@ -122,7 +123,8 @@ def read_calls(recorded: Recorded) -> list[Found]:
         if result.body is not None:
             return answered([StreamedMessage(body=result.body)], batch=True)
         if result.outcome == "unreadable":
-            return without_answer(problem=f"batch result {result.custom_id!r} cannot be read")
+            unread = f"batch result {result.custom_id!r} cannot be read"
+            return without_answer(problem=unread if result.custom_id else _LEFT_UNREAD)
         return without_answer(free=f"{result.outcome} in a batch")
 
     if not 200 <= recorded.status < 300:

@@ -52,7 +52,8 @@ class StreamedMessage(msgspec.Struct, frozen=True, kw_only=True):
 class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one request of a batch; only those that succeeded are billed."""
 
-    custom_id: str
+    custom_id: str = ""
+    """Empty for all that cannot be read of a batch's results."""
     outcome: Literal["succeeded", "errored", "canceled", "expired", "unreadable"]
     body: Mapping[str, object] | None = None
     """The message, its content reduced to what a bill depends on."""
@@ -88,6 +89,8 @@ class Reader:
         """Those that have ended; all of them once the reader is closed."""
         self.results: list[BatchResult] = []
         """Of a batch: those that were read."""
+        self._lost_lines = False
+        """Whether some line was none."""
         self.error: str | None = None
         """The type of the error that the body states, if it states one."""
         self._tail = bytearray()
@@ -119,6 +122,8 @@ class Reader:
             self._read_events(bytes(self._tail) + b"\n\n")
         elif self._form == "lines":
             self._feed_lines(b"\n")
+            if self._lost_lines or not self.results:  # every batch has some
+                self.results.append(BatchResult(outcome="unreadable"))
         elif self._form == "json":
             body = decode_json(self._tail)
             if isinstance(body, dict) and body.get("type") == "error":
@@ -193,26 +198,32 @@ class Reader:
                     self._take_json(frame[start:-_CHECKSUM])
 
     def _feed_lines(self, chunk: bytes) -> None:
-        """Read a batch's results, in any order; lines that are no result are ignored.
+        """Read a batch's results, in any order, one a line; a recorder may keep them as a list.
 
         Source: https://platform.claude.com/docs/en/build-with-claude/batch-processing
         """
         head, newline, rest = chunk.rpartition(b"\n")
         if newline:
-            for line in map(decode_json, (bytes(self._tail) + head).splitlines()):
-                custom_id, result = (mapping(line).get(key) for key in ("custom_id", "result"))
-                if not isinstance(custom_id, str) or not isinstance(result, dict):
-                    continue
-                outcome: Any = result.get("type")
-                message, body = result.get("message"), None
-                if outcome == "succeeded" and isinstance(message, dict):
-                    body = {**message, "content": _reduced(message)}
-                elif outcome not in ("errored", "canceled", "expired"):
-                    outcome = "unreadable"
-                self.results.append(BatchResult(custom_id=custom_id, outcome=outcome, body=body))
+            for line in filter(bytes.strip, (bytes(self._tail) + head).splitlines()):
+                value = decode_json(line)
+                for each in value if isinstance(value, list) else [value]:
+                    self._take_result(mapping(each))
             self._tail.clear()
         if len(self._tail) <= _LARGEST:
             self._tail += rest
+
+    def _take_result(self, line: Mapping[str, Any]) -> None:
+        custom_id, result = line.get("custom_id"), mapping(line.get("result"))
+        message, body = result.get("message"), None
+        outcome: Any = result.get("type")
+        if outcome == "succeeded" and isinstance(message, dict):
+            body = {**message, "content": _reduced(message)}
+        elif outcome not in ("errored", "canceled", "expired"):
+            outcome = "unreadable"
+        if isinstance(custom_id, str):
+            self.results.append(BatchResult(custom_id=custom_id, outcome=outcome, body=body))
+        else:
+            self._lost_lines = True
 
     # The messages that events add up to
 

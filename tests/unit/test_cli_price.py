@@ -327,6 +327,29 @@ def test_a_batch_result_that_cannot_be_read_is_a_problem(run: Run, tmp_path: Pat
     assert "batch result 'succeeded' cannot be read" in done.err
 
 
+SOUND = json.dumps(BATCH[0])
+
+
+@pytest.mark.parametrize(
+    ("body", "sound"), [("", 0), ("<html></html>", 0), (f"{SOUND}\n{SOUND[:99]}", 1)]
+)
+def test_results_of_a_batch_that_cannot_be_read_are_a_problem(
+    run: Run, tmp_path: Path, body: str, sound: int
+) -> None:
+    data = cassette(("messages/batches/msgbatch_1/results", 200, body))
+    done = run(write(tmp_path / "c.json", data), *ON, "--format=json")
+    assert done.status == 1
+    assert "#0: not every result of the batch can be read" in done.err
+    assert len(json.loads(done.out)) == sound
+
+
+def test_results_of_a_batch_may_be_kept_as_a_parsed_list(run: Run, tmp_path: Path) -> None:
+    data = cassette(("messages/batches/msgbatch_1/results", 200, ""))
+    data["interactions"][0]["response"] |= {"parsed_body": BATCH}
+    rows = json.loads(run(write(tmp_path / "c.json", data), *ON, "--format=json").out)
+    assert [row["usd"] for row in rows] == ["0.00375", "0", "0"]
+
+
 def test_a_cassette_without_claude_is_nothing_to_price_and_no_problem(
     run: Run, tmp_path: Path
 ) -> None:
