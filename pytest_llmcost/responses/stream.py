@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.prices.usage import is_quantity, mapping, mappings
@@ -20,7 +21,9 @@ from pytest_llmcost.responses.converse import counts_of, to_events, to_message
 
 _MOST_MESSAGES = 1_000
 _MOST_BLOCKS = 500
-"""More than any response has; what a broken stream sends beyond is left out."""
+"""More than any response has; what a broken stream sends beyond is left out.
+
+A log may hold more messages: then the last one that is read passes for truncated."""
 _LARGEST_EVENT = 4 * 1024 * 1024
 """Bytes. Only content that no bill depends on comes in larger events; they are skipped."""
 _LARGEST = 64 * 1024 * 1024
@@ -285,7 +288,9 @@ class Reader:
     def _finish(self, *, is_stopped: bool = False) -> None:
         # In frames, which are Bedrock's, the last event may state more: see `_stop`.
         may_say_more = not is_stopped and self._form in ("frames", "broken")
-        if self._body is not None and len(self.messages) < _MOST_MESSAGES:
+        if self._body is not None and len(self.messages) == _MOST_MESSAGES:
+            self.messages[-1] = replace(self.messages[-1], truncated=True)
+        elif self._body is not None:
             usage = self._body["usage"]
             gone = (key for key in usage if key in self._stated and not usage[key])
             self.messages.append(

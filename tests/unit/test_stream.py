@@ -179,6 +179,13 @@ def test_another_id_is_another_message_and_the_first_is_truncated_without_a_delt
     assert not again.truncated
 
 
+def test_more_messages_than_are_read_are_not_exact() -> None:
+    starts = ({**START, "message": {**START["message"], "id": f"msg_{n}"}} for n in range(1_001))
+    sent = [event for start in starts for event in (start, FINAL, STOP)]
+    messages = read(Reader(), [events(*sent)])
+    assert [message.truncated for message in messages] == [*[False] * 999, True]
+
+
 def test_blocks_keep_what_a_bill_depends_on_and_nothing_else() -> None:
     fallback = {"type": "fallback", "from": {"model": "a"}, "to": {"model": "b"}, "trigger": None}
     advisor = {"type": "server_tool_use", "id": "s", "name": "advisor", "input": {"long": "text"}}
