@@ -222,8 +222,8 @@ def test_a_recorded_request_of_converse_says_how_long_a_write_without_a_split_li
         "request": {"method": "POST", "uri": CONVERSE_URL, "body": json.dumps(asked)},
         "response": {"status": {"code": 200}, "body": {"string": json.dumps(body)}},
     }
-    (recorded,) = read_recordings(json.dumps({"interactions": [entry]}).encode(), "t.json")
-    (found,) = read_calls(recorded)
+    recordings = read_recordings(json.dumps({"interactions": [entry]}).encode(), "t.json")
+    (found,) = read_calls(recordings)
     assert found.answer is not None
     assert found.answer.usage == Usage(input_tokens=3, cache_write_1h_tokens=2000, output_tokens=5)
 
