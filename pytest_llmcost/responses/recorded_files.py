@@ -41,6 +41,7 @@ _STARTS = (b"{", b"[", b"event:", b"data:", _GZIP, b"\0\0")
 """How every response body begins that can be priced."""
 _INTERACTIONS = ("interactions", "http_interactions")
 """vcrpy, go-vcr and cassetter; vcr for Ruby and for R."""
+_ADDRESS = {"uri", "url"}
 _STREAM_EVENTS = (
     "message_start",
     "message_delta",
@@ -196,13 +197,16 @@ def _read(data: bytes, path: str) -> Iterator[Recorded]:
         yield Recorded(source=f"{path}#0", body=data)
         return
     entries = [*_entries(_parse(data, path))]
-    if not entries:
+    if not any(entries):
         raise RecordingError(
             f"{path}: neither a cassette nor a Messages response, event stream or batch result"
         )
     allowance = Allowance()
     for index, entry in enumerate(entries):
-        yield read_interaction(entry, f"{path}#{index}", allowance)
+        if entry:
+            yield read_interaction(entry, f"{path}#{index}", allowance)
+    if unread := entries.count({}):
+        yield Recorded(source=path, problem=f"rows with a usage in an unknown form: {unread:,}")
 
 
 def _parse(data: bytes, path: str) -> object:
@@ -227,7 +231,10 @@ def _parse(data: bytes, path: str) -> object:
 
 
 def _entries(value: object) -> Iterator[dict[str, Any]]:
-    """Find every exchange in a parsed file; a response, stream or batch result has no request."""
+    """Find every exchange in a parsed file; a response, stream or batch result has no request.
+
+    What has a usage in an unknown form is empty.
+    """
     if isinstance(value, list):
         # The events in a list are one stream; every other element stands for itself.
         events = [each for each in value if mapping(each).get("type") in _STREAM_EVENTS]
@@ -246,7 +253,9 @@ def _entries(value: object) -> Iterator[dict[str, Any]]:
     if held is not None:
         for each in held if isinstance(held, list) else ():
             yield {"request": None, **mapping(each)}
-    elif isinstance(value.get("request"), dict) and isinstance(value.get("response"), dict):
+    elif (
+        isinstance(value.get("response"), dict) and _ADDRESS & mapping(value.get("request")).keys()
+    ):
         yield {**value}
     elif {"custom_id", "result"} <= value.keys():
         yield {**_bare(value), "request": _RESULTS}
@@ -254,7 +263,20 @@ def _entries(value: object) -> Iterator[dict[str, Any]]:
         yield _bare(value, status=400 if value["type"] == "error" else 200)
     elif "usage" in value and not results:  # else it is their sum
         yield _bare(value)
+    elif not results and _holds_usage(value):
+        yield {}
     yield from results
+
+
+def _holds_usage(value: object) -> bool:
+    ahead = [value]
+    while ahead:
+        each = ahead.pop()
+        usage = mapping(mapping(each).get("usage"))
+        if any(str(key).endswith(("_tokens", "Tokens")) for key in usage):
+            return True
+        ahead += each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+    return False
 
 
 def _bare(body: object, status: int = 200) -> dict[str, Any]:

@@ -418,6 +418,25 @@ def test_events_leave_what_stands_beside_them_as_it_is(beside: dict[str, Any]) -
     assert sorted(calls(lines(start, beside, *others))) == [("msg_1", 5), ("msg_2", 7)]
 
 
+@pytest.mark.parametrize(
+    "unread", [{"message": MESSAGE}, {"a": [[MESSAGE]]}, {"request": ASKED, "response": MESSAGE}]
+)
+def test_a_row_whose_usage_cannot_be_read_is_a_problem(unread: object) -> None:
+    found = read_calls(read(lines(unread, MESSAGE, unread), "log.jsonl"))
+    assert [(each.source, each.problem) for each in found] == [
+        ("log.jsonl#1", None),
+        ("log.jsonl", "rows with a usage in an unknown form: 2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "row", [None, 5, {"level": "info"}, {"usage": None}, {"at": {"usage": {"cpu": 9}}}]
+)
+def test_other_rows_of_a_log_are_none(row: object) -> None:
+    assert calls(lines({"message": row}, MESSAGE, [row])) == [("msg_1", 5)]
+    assert len(read_calls(read(lines({"message": row}, MESSAGE)))) == 1
+
+
 def test_batch_result_lines_are_read_one_by_one() -> None:
     recorded = read(lines(in_batch(MESSAGE), in_batch(MESSAGE, "b")))
     assert [json.loads(each.body)["custom_id"] for each in recorded] == ["a", "b"]
