@@ -84,14 +84,20 @@ def _why_not_exact(ledger: Ledger) -> Iterator[str]:
     )
     if are_said or usd.low == usd.high:
         return
-    low, high = usd.low, None if ledger.lost_calls else usd.high
-    bounds = f"at least {dollars(low)}" if low else "unknown"
-    if high is not None:
-        bounds = f"between {dollars(low, against=high)} and {dollars(high, against=low)}"
-    about = f"the cost of a run is {bounds}"
+    about = f"the cost of a run is {describe_bounds(ledger) or 'unknown'}"
     for reason in not_counted(ledger).open_reasons(usd.reasons.explain()):
         yield f"{about}: {reason}"
         about = "another reason"
+
+
+def describe_bounds(ledger: Ledger) -> str:
+    """Say within which bounds the cost of a run lies; empty if it is exact, or wholly unknown."""
+    usd = amounts_of(ledger)["usd"]
+    low, high = usd.low, None if ledger.lost_calls else usd.high
+    if high is None:
+        return f"at least {dollars(low)}" if low else ""
+    bounds = f"between {dollars(low, against=high)} and {dollars(high, against=low)}"
+    return bounds if low != high else ""
 
 
 def is_least(ledger: Ledger, *, tag: str | None = None, live: bool = False) -> bool:

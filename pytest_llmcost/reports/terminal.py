@@ -106,7 +106,8 @@ def render_short(ledger: Ledger) -> str:
     totals = ledger.totals
     if not totals.calls and _is_quiet(ledger):
         return ""
-    total, budget = run_wording.describe_total(ledger), run_wording.suite_budget(ledger)
+    total = run_wording.describe_bounds(ledger) or run_wording.describe_total(ledger)
+    budget = run_wording.suite_budget(ledger)
     if budget and budget.state != "unverified":  # its sentence has the total, too
         total = wording.short_sentence(budget)
     parts = []

@@ -264,6 +264,8 @@ def read_message(
     # An end that was not seen may be a refusal before any output, which may be free. After a change
     # of model the start's tokens are those of the other one. A model that spoke is billed anyway.
     is_open = truncated and (content.changes or not content.spoke)
+    # Bedrock may state what the cache holds in the last event alone, so nothing bounds the prompt.
+    is_bedrock = (platform or "").startswith("bedrock")
     sampling_calls = [
         SamplingCall(
             model=serving,
@@ -271,7 +273,7 @@ def read_message(
             usage_low=_NOTHING if is_open else None,
             sums_calls=not usages and (bool(served) or is_loop),
             refusal=_refusal(body, content),
-            most_output_tokens=longest_reply if truncated else None,
+            most_output_tokens=longest_reply if truncated and not is_bedrock else None,
             read_lifetime=lifetime if top.cache_read_tokens else None,
         )
         for usage in usages or [top]

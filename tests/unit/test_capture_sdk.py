@@ -513,6 +513,25 @@ def test_results_of_a_batch_created_elsewhere_belong_to_who_reads_them_once() ->
     assert [each.owner for each in purse.seen if each.answer] == ["one", "two"]
 
 
+@pytest.mark.parametrize("body", [b"", b"<html></html>", json.dumps(result("a"))[:99].encode()])
+def test_results_that_cannot_be_read_are_of_unknown_cost(body: bytes) -> None:
+    url = "https://api.anthropic.com/v1/messages/batches/msgbatch_1/results"
+    answer = httpx2.MockTransport(lambda _: httpx2.Response(200, content=body))
+    with capturing() as purse:
+        httpx2.Client(transport=answer).get(url)
+    assert (purse.call.usd, purse.call.caveats[0].name) == (None, "unreadable-response")
+
+
+def test_results_that_are_left_early_count_as_far_as_they_were_read() -> None:
+    url = "https://api.anthropic.com/v1/messages/batches/msgbatch_1/results"
+    first, second = (json.dumps(result(name)).encode() for name in "ab")
+    pieces = (first + b"\n" + second[:50], second[50:])
+    answer = httpx2.MockTransport(lambda _: httpx2.Response(200, content=iter(pieces)))
+    with capturing() as purse, httpx2.Client(transport=answer).stream("GET", url) as response:
+        next(response.iter_raw())
+    assert (purse.call.usage, purse.call.caveats) == (BILLED, ())
+
+
 def test_results_that_were_bought_in_this_run_cost_nothing_whoever_else_reads_them() -> None:
     with StandIn() as api, capturing() as purse:
         client = quick(api)

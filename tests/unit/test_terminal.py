@@ -599,6 +599,14 @@ class TestShort:
         )
         assert render_short(hostile_report()).endswith(", $0.009 spent live")
 
+    def test_says_within_which_bounds_a_total_lies_that_is_not_exact(self) -> None:
+        bounded = make_call("0.5", usd_high=Decimal("0.55"))
+        short = render_short(report_of(row("t.py::a", bounded)))
+        assert short == "llmcost: between $0.50 and $0.55"
+        either = make_call("0.5", usd_low=Decimal(0), usd_high=None)
+        short = render_short(report_of(row("t.py::a", bounded, either)))
+        assert short == "llmcost: at least $0.50"
+
     def test_says_what_the_run_adds_to_its_baseline(self) -> None:
         assert ", +$0.0031 against the baseline, " in render_short(hostile_report())
 
