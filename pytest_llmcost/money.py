@@ -200,7 +200,7 @@ def format_whole_usd(amount: Decimal) -> str:
 
 
 def format_share(part: Decimal, whole: Decimal) -> str:
-    """Write `part` of `whole` in percent, rounded; 100% only when exactly equal, 0% for nothing.
+    """Write `part` of `whole` in percent, rounded; 100% only when equal, 0% for nothing or less.
 
     Example:
         >>> format_share(Decimal("0.756"), Decimal(1)), format_share(Decimal("0.999"), Decimal(1))
@@ -208,7 +208,7 @@ def format_share(part: Decimal, whole: Decimal) -> str:
     """
     if not whole:
         return "-"
-    percent = EXACT.divide(EXACT.multiply(part, 100), whole)
+    percent = EXACT.divide(EXACT.multiply(max(part, Decimal(0)), 100), whole)
     if 0 < percent <= Decimal("0.5"):
         return "<1%"
     rounded = percent.to_integral_value(rounding=ROUND_HALF_EVEN)

@@ -38,6 +38,10 @@ def pytest_configure(config: pytest.Config) -> None:
     sys.meta_path[:] = [each for each in sys.meta_path if each not in rewriting]
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         os.environ["WARM_BIN"] = str(warm_bin())
+        if config.option.dist == "load":
+            # Each worker begins with half of the files, so that what a module shares is seldom made
+            # twice, and none waits at the end for what was dealt out to the other one.
+            config.option.dist = "worksteal"
     else:
         gc.disable()  # until the tests are collected: all that is made stays
         load_everything()

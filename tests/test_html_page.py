@@ -118,7 +118,7 @@ def test_search_finds_tests_files_and_models_and_the_count_is_said(opened: Pages
 def test_a_filter_shows_the_tests_over_budget(opened: Pages) -> None:
     page = opened(page_run())
     click(page, "#filters button:nth-child(2)")
-    assert page.run(NAMES) == ["✗ over budget: test_answer_with_sources"]
+    assert page.run(NAMES) == ["✗ over budget or against a rule: test_answer_with_sources"]
     pressed = "return [...document.querySelectorAll('#filters button')].map(e => e.ariaPressed)"
     assert page.run(pressed) == ["false", "true", "false", "false"]
 

@@ -3,13 +3,15 @@
 Importing the SDK takes longer than most runs do that need it, and the tests start some hundreds
 of them. So one process imports everything once, and forks when `python`, `pytest` or `llmcost` of
 `warm_bin()` is started: that program hands over its arguments, environment and open files, passes
-signals on, and ends as the fork does. What loads which module when is tested with `sys.executable`.
+signals on, and ends as the fork does. It stands also for the Python of the children that
+`multiprocessing` spawns. What loads which module when is tested with `sys.executable`.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import gc
 import gettext
@@ -28,9 +30,9 @@ import warnings
 from collections.abc import Callable, Iterable
 from importlib import import_module, metadata
 from itertools import chain
-from multiprocessing import spawn  # remembers the real Python, which it passes open files to
+from multiprocessing import spawn
 from pathlib import Path
-from types import FunctionType, ModuleType, SimpleNamespace
+from types import CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,16 +42,22 @@ if TYPE_CHECKING:
 SCRIPT = """#!{python} -IS
 import marshal, posix as os, sys
 import _signal as signal, _socket as socket
+def handed_on(number):
+    try:
+        return os.get_inheritable(number)
+    except OSError:  # by which the numbers are listed
+        return False
 name = sys.argv[0].rpartition("/")[2]
 if name == "python" and sys.argv[1][:2] not in ("-u", "-c", "-m") and sys.argv[1][0] == "-":
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 line = socket.socket(socket.AF_UNIX)
 line.connect({path!r})
-given = marshal.dumps((name, sys.argv[1:], os.getcwd(), os.environ))
+numbers = sorted(set((0, 1, 2, *filter(handed_on, map(int, os.listdir("/proc/self/fd"))))))
+given = marshal.dumps((name, sys.argv[1:], os.getcwd(), os.environ, numbers))
 for each in (signal.SIGINT, signal.SIGTERM):
     signal.signal(each, lambda number, frame: line.send(bytes([number])))
-numbers = b"".join(each.to_bytes(4, sys.byteorder) for each in (0, 1, 2))
-files = (socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)
+packed = b"".join(each.to_bytes(4, sys.byteorder) for each in numbers)
+files = (socket.SOL_SOCKET, socket.SCM_RIGHTS, packed)
 line.sendmsg([len(given).to_bytes(4, "big")], [files])
 line.sendall(given)
 status = int(line.recv(9) or 1)
@@ -124,6 +132,7 @@ def spare_each_run() -> None:
     # pytester asks of each of thousands of modules whether it is one of two that must stay.
     patch.setattr(pytest.Pytester, "_Pytester__take_sys_modules_snapshot", snapshot, raising=False)
     look_at_plugins_once(patch)
+    rewrite_once(patch)
     # It unwraps all that is in the modules of plugins, to warn of fixtures that decorators hide.
     patch.setattr(FixtureManager, "_check_for_wrapped_fixture", lambda *_: None, raising=False)
     # It parses its own sources for each run that is interrupted, and shows none of it.
@@ -187,6 +196,29 @@ def look_at_plugins_once(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(PytestPluginManager, "parse_hookimpl_opts", decorated)
     patch.setattr(hooks_module, "varnames", parameters)
+
+
+def rewrite_once(patch: pytest.MonkeyPatch) -> None:
+    """Rewrite the assertions of a text once, which many tests run: for each parameter, or twice."""
+    from _pytest.assertion import rewrite
+
+    known: dict[tuple[bytes, object], tuple[Any, CodeType]] = {}
+    original = rewrite._rewrite_test
+
+    def named(code: CodeType, path: str) -> CodeType:
+        inner = (named(each, path) if type(each) is CodeType else each for each in code.co_consts)
+        return code.replace(co_filename=path, co_consts=tuple(inner))
+
+    def rewritten(path: Path, config: pytest.Config) -> tuple[Any, CodeType]:
+        if not sys.dont_write_bytecode:  # what it returns first is written too, and of the file
+            return original(path, config)
+        key = path.read_bytes(), config.getini("enable_assertion_pass_hook")
+        if key not in known:
+            known[key] = original(path, config)
+        first, code = known[key]
+        return first, code if code.co_filename == str(path) else named(code, str(path))
+
+    patch.setattr(rewrite, "_rewrite_test", rewritten)
 
 
 @functools.cache
@@ -286,7 +318,7 @@ def serve(path: str) -> tuple[str, list[str]]:
                     os.kill(child, ord(line.recv(1) or bytes([signal.SIGKILL])))
             if door in ready:
                 line, _ = door.accept()
-                size, files, *_ = socket.recv_fds(line, 4, 3)
+                size, files, *_ = socket.recv_fds(line, 4, 16)
                 given = line.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL)
                 child = os.fork()
                 if not child:
@@ -298,10 +330,14 @@ def serve(path: str) -> tuple[str, list[str]]:
         os.close(ended)
         other.close()
     line.close()
-    for number, file in enumerate(files):
+    name, args, cwd, env, numbers = marshal.loads(given)
+    # None of them may stand where another one belongs.
+    moved = [fcntl.fcntl(file, fcntl.F_DUPFD, numbers[-1] + 1) for file in files]
+    for file in files:
+        os.close(file)
+    for number, file in zip(numbers, moved, strict=True):
         os.dup2(file, number)
         os.close(file)
-    name, args, cwd, env = marshal.loads(given)
     os.chdir(cwd)
     os.environ.clear()
     os.environb.update(env)
@@ -319,6 +355,7 @@ def run(name: str, args: list[str]) -> None:
     """Do what the program of this name would."""
     real = sys.executable
     sys.executable = str(Path(sys.argv[1]).with_name("bin") / "python")
+    spawn.set_executable(sys.executable)  # which it has looked up before
     if name != "python":
         args = [str(Path(real).with_name(name)), *args]
     while args[0] in ("-u", "-B"):
@@ -361,7 +398,6 @@ if __name__ == "__main__":
 
     del sys.path[0]
     atexit.register(end_at_once)  # the first, so that it is called as the last
-    spawn.get_executable()
     program = serve(sys.argv[1])
     try:
         run(*program)

@@ -303,18 +303,13 @@ def parse_increase(
 
 
 def judge_increase(allowed: IncreaseLimit, base: Amounts, change: Amounts) -> Verdict:
-    """Judge what was added to a baseline; spending less is an increase of nothing.
+    """Judge what was added to a baseline; what was saved is an increase below zero.
 
     A share is one of the baseline's cost at today's prices. Where that is not exact, the limit
     lies between two bounds: the increase is exceeded above the higher one, and within the
     budget up to the lower one.
     """
-    before, added = base["usd"], change["usd"]
+    before = base["usd"]
     least, most = allowed.of(before.low), allowed.of(before.high)
     limit = least if before.best is None else allowed.of(before.best)
-    low, best, high = (
-        None if bound is None else max(bound, Decimal(0))
-        for bound in (added.low, added.best, added.high)
-    )
-    spent = Range(low, best, high, added.reasons)
-    return decide(replace(allowed, limit=limit or Decimal(0)), spent, least, most)
+    return decide(replace(allowed, limit=limit or Decimal(0)), change["usd"], least, most)

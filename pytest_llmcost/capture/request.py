@@ -418,6 +418,9 @@ class CapturedRequest(_Outcome):
             and b"data:" not in content
             and decode_json(content) is None
         ):
+            played = getattr(self.play, "response", None)
+            if not self._is_recorded and isinstance(played, dict):
+                self.read_recorded(played)  # for what is wrong with it
             why = f": {self._problem}" if self._problem else ""
             caveat = f"unreadable-response{why}" if self._is_whole else "truncated-stream"
             self.set_unknown(caveat)
@@ -470,7 +473,9 @@ class CapturedRequest(_Outcome):
         """Return the results of a batch that have passed."""
         if not self.is_answered:
             return []
-        return read_whole(self.receipt, self._reader, of_batch=True).results
+        results = read_whole(self.receipt, self._reader, of_batch=True).results
+        # Of a body that is left early, the end may be cut anywhere.
+        return results if self._is_whole else [each for each in results if each.custom_id]
 
     @property
     def receipt(self) -> bytes:

@@ -83,7 +83,7 @@ def run(arguments: Namespace) -> int:
         except RecordingError as error:
             problems.append(str(error))
             continue
-        for found in chain.from_iterable(map(read_calls, recordings)):
+        for found in read_calls(recordings):
             if found.problem:
                 problems.append(f"{found.source}: {found.problem}")
             else:

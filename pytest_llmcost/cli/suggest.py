@@ -27,7 +27,7 @@ from pytest_llmcost.ledger.ledger import (
     read_ledger,
 )
 from pytest_llmcost.ledger.totals import amounts_of
-from pytest_llmcost.money import parse_percent
+from pytest_llmcost.money import parse_percent, read_digits
 from pytest_llmcost.reports.plain_text import clean, dollars, round_up, write_round_usd
 from pytest_llmcost.reports.run_wording import describe_partial, last_attempts
 from pytest_llmcost.reports.wording import limit_of
@@ -153,7 +153,7 @@ def _ratchet(ledger: Ledger, factor: Decimal) -> int:
             is_of_all = ledger.complete and not any(matches(path, each) for each in skipped)
             if nodeid in stopped or not (is_of_one or is_of_all):
                 left_out.add(key)
-    lines = []
+    lines = list[tuple[str, int, str]]()
     for what, group in groups.items():
         first, spent = group[0], max(verdict.high or Decimal(0) for verdict in group)
         is_kept = all(verdict.state == "within" for verdict in group)
@@ -168,7 +168,9 @@ def _ratchet(ledger: Ledger, factor: Decimal) -> int:
                 why = "tests that it may limit did not run, or not to their end"
                 console.note(clean(f"{first.origin}: {now}{about} stays, because {why}"))
             else:
-                lines.append(clean(f"{first.origin}: lower {now}{about} to {then} (used: {used})"))
+                path, _, line = first.origin.rpartition(":")
+                text = clean(f"{first.origin}: lower {now}{about} to {then} (used: {used})")
+                lines.append((path, read_digits(line) or 0, text))
     if lines:
-        console.write("\n".join(sorted(lines)))
+        console.write("\n".join(text for *_, text in sorted(lines)))
     return 1 if lines else 0

@@ -178,6 +178,7 @@ class LiveCap:
             how = f"at most {tokens:,} input tokens for {size:,} bytes, {most:,} output tokens"
         written = tokens if payload.breakpoints else 0
         lifetime = read_lifetime(body) or LONGEST
+        is_by_region = model is not None or str(endpoint.platform).startswith("bedrock")
         usage = {
             "input_tokens": tokens - written,
             "cache_creation_input_tokens": written,
@@ -185,8 +186,9 @@ class LiveCap:
             "output_tokens": most,
             "speed": body.get("speed") or "standard",
             "service_tier": "standard",
-            # A workspace may set one that costs more, and the request does not show it.
-            "inference_geo": body.get("inference_geo") or (None if endpoint.platform else "us"),
+            # A workspace may set one that costs more, as may a deployment of Foundry's, and the
+            # request does not show it. Bedrock has neither, nor has what names a model in its URL.
+            "inference_geo": body.get("inference_geo") or (None if is_by_region else "us"),
         }
         answer = read_answer(
             [StreamedMessage(body={"model": payload.model, "usage": usage})],

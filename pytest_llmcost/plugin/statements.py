@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from decimal import Decimal
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from pytest_llmcost.call import Call
 from pytest_llmcost.money import EXACT
@@ -89,8 +89,17 @@ def _call_stated(
 
 
 def _as_reply(recorded: RecordedCall, read: Callable[..., Answer]) -> Answer:
-    """Read a statement as the reply to a call's request, if that is still known."""
-    return read() if recorded.captured is None else recorded.captured.read_reply(read)
+    """Read a statement as the reply to a call's request, if that is still known.
+
+    The part of the reply that was read says more of its terms than what was asked for.
+    """
+    answer = read() if recorded.captured is None else recorded.captured.read_reply(read)
+    terms = {
+        name: getattr(recorded.call.context, name) or each
+        for name, each in asdict(answer.terms).items()
+        if each is None or each.startswith("asked-")
+    }
+    return replace(answer, terms=replace(answer.terms, **terms))
 
 
 def _contradicts(session: Session, answer: Answer, recorded: RecordedCall) -> bool:

@@ -91,8 +91,8 @@ def judge_budget(
 def judge(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> None:
     """Judge every budget of a test, and store the verdicts, and which of them fail it.
 
-    `needs_calls` says whether a marker on a test that has sent nothing is a budget unverified. The
-    figures are those of now, but no verdict becomes better by which the test has failed.
+    `needs_calls` says whether a marker on a test that has sent nothing is a budget unverified. A
+    verdict by which the test has failed stays, with its figures, if it would be better now.
     """
     before = {each.subject: each for each in attempt.verdicts if attempt.is_failed_by_budget}
     try:
@@ -105,9 +105,7 @@ def judge(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> None:
     for budget in limits.budgets:
         now = judge_budget(session, attempt, budget, calls, needs_calls=needs_calls)
         old = before.get(now.subject, now)
-        if _RANK.index(now.state) < _RANK.index(old.state):
-            now = replace(now, state=old.state, reasons=old.reasons)
-        verdicts.append(now)
+        verdicts.append(max(now, old, key=lambda each: _RANK.index(each.state)))
     attempt.verdicts = sorted(verdicts, key=lambda each: -_RANK.index(each.state))
     # The cap on live spend is the run's: of a test it says something only if it refused a call.
     own = [each for each in attempt.verdicts if (each.kind, each.state) != ("refused", "within")]

@@ -48,11 +48,14 @@ class Worker(Hooks):
 
 
 class Controller(Hooks):
-    """The hooks in the process that workers report to; idle in a run without workers."""
+    """The hooks in the process that workers report to; never called in a run without workers."""
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Send the price date, so that a run around midnight has one."""
+        if not self.session.workers:
+            # Not before: its hook is called three times a test.
+            self.session.config.pluginmanager.register(WorkerReports(self.session))
         self.session.workers += 1
         node.workerinput[_KEY] = {
             "price_date": self.session.price_date.isoformat(),
@@ -74,6 +77,10 @@ class Controller(Hooks):
         elif output[_KEY] is not None:  # xdist reports an interrupted worker twice
             sent, output[_KEY] = json.loads(output[_KEY]), None
             self.session.absorb(sent, worker=node.gateway.id)
+
+
+class WorkerReports(Hooks):
+    """The hook in the process that workers report to, once there is one."""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

@@ -15,6 +15,7 @@ MOST_ANNOTATIONS = 10
 _SUMMARY_BYTES = 1_000_000
 """A step's summary may have 1 MiB; above that GitHub drops it whole."""
 _TITLES = {"exceeded": "LLM cost over budget", "unverified": "LLM cost could not be checked"}
+_BROKEN_RULE = "LLM cost rule broken"
 
 
 def render_job_summary(ledger: Ledger, *, used_bytes: int = 0) -> str:
@@ -36,7 +37,8 @@ def render_annotations(ledger: Ledger, *, root: str = "") -> list[str]:
 
 
 def _command(level: str, found: Finding, root: str) -> str:
-    properties = {"title": _TITLES[found.state]}
+    is_rule = found.state == "exceeded" and found.verdict is not None and found.verdict.is_rule
+    properties = {"title": _BROKEN_RULE if is_rule else _TITLES[found.state]}
     if found.path:
         path = f"{root.rstrip('/')}/{found.path}" if root.strip("./") else found.path
         properties |= {"file": path, "line": str(found.line or 1)}

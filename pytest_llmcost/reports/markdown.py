@@ -103,10 +103,10 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     fold(title, room.fit(rows.rows_of(ledger), 1, _row, heads=heads))
     fold("Reproduce locally", _commands(ledger, owners, cause))
     lines += ["", f"<sub>{_terms(ledger)}.</sub>"]
-    # The footnotes: the guards that vanished, and what concerns the run as a whole.
+    # What concerns the run as a whole stands first: below the other list it would be part of it.
+    lines += ["", *footnotes] if footnotes else []
     if gone:
         lines += ["", "¹ Guards of the baseline that vanished:", "", *gone]
-    lines += ["", *footnotes] if footnotes else []
     return "\n".join(lines) + "\n"
 
 
@@ -196,6 +196,8 @@ class _Owner(NamedTuple):
         verdict, change = self.verdict, self.change
         if verdict and verdict.state != "within":
             return verdict.state
+        if self.row and self.row.outcome in ("failed", "error"):
+            return "failed"
         if change and change.status == "changed" and change.usd != 0:
             return "unknown" if change.usd is None else "grew" if change.usd > 0 else "shrank"
         if change:
@@ -220,12 +222,19 @@ class _Owner(NamedTuple):
             worst = wording.worst_of(verdicts) or next(iter(verdicts), None)
             name = change.name if change else row.owner if row else ""
             found.append(_Owner(name, row, change, worst))
-        return sorted(found, key=lambda each: wording.urgency(each.state))
+        return sorted(found, key=lambda each: (not each.is_failed, wording.urgency(each.state)))
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether it failed, by a budget or otherwise."""
+        return self.state in (*wording.BROKEN, "failed")
 
 
 _WORDS = {
     "exceeded": "exceeded",
+    "rule": "against a rule",
     "unverified": "not checked",
+    "failed": "failed",
     "unknown": "of unknown change",
     "new": "new",
     "grew": "grew",
@@ -252,6 +261,9 @@ def _counts(ledger: Ledger, owners: Sequence[_Owner]) -> str:
         named = sum(each.change is None and counts[each.state] > 0 for each in owners)
         counts["unchanged"] = max(0, comparison.unchanged - named)
         base = f"against {plain_text.short_commit(comparison.base_commit) or 'the baseline'}"
+    broken = (each.verdict for each in owners if each.verdict and each.state == "exceeded")
+    counts["rule"] = sum(verdict.is_rule for verdict in broken)
+    counts["exceeded"] -= counts["rule"]
     states = [f"{counts[each]:,} {word}" for each, word in _WORDS.items() if counts[each]]
     text = " · ".join(filter(None, (*states, comparisons.count_vanished(comparison))))
     commits = " ".join(filter(None, (plain_text.short_commit(ledger.run.commit), base)))
@@ -278,12 +290,14 @@ def _failed_or_changed(
     for owner in owners:
         row, change, verdict = owner.row, owner.change, owner.verdict
         is_named = cause.explains(owner.name, owner.state)
-        if not change and (is_named or owner.state not in wording.BROKEN):
+        if not change and (is_named or not owner.is_failed):
             continue
         what = comparisons.what_differs(change, shared) if change else ""
         if row and not what:
             parts = sorted(wording.all_changed_parts(row.calls))
             what = plain_text.first_of(parts, wording.MOST_PARTS)
+        if owner.state == "failed":
+            what = "; ".join(filter(None, ("failed", what)))
         sign = _SIGNS.get(owner.state, _SIGNS["near"] if verdict and verdict.is_near else "")
         file, _, name = owner.name.partition("::")
         where = f"<br><sub>{prose(file)}</sub>" if name else ""  # beside it, no figure has room
@@ -291,8 +305,9 @@ def _failed_or_changed(
         if change:
             cells += comparisons.cells_of(change, with_share=True)
         elif row:
-            how = "unchanged" if row.usd is not None else "?"
-            cells += ["", row.cost_cell(), how] if comparison else [row.cost_cell()]
+            cost, is_known = row.cost_cell(), row.usd is not None
+            before = (cost, cost, "unchanged") if is_known else ("", cost, "?")
+            cells += before if comparison else [cost]
         if verdict and verdict.state == "unverified":
             what = "; ".join(filter(None, (what, wording.what_is_unknown(verdict))))
         yield markdown_row(*cells, _budget(verdict), prose(what))
@@ -310,7 +325,7 @@ def _budget(verdict: Verdict | None) -> str:
 
 def _commands(ledger: Ledger, owners: Iterable[_Owner], cause: run_wording.NotCounted) -> list[str]:
     """Return a block with the command that runs what failed, or all, as the run was judged."""
-    failed = [each for each in owners if each.row and each.state in wording.BROKEN]
+    failed = [each for each in owners if each.row and each.is_failed]
     names = [each.name for each in failed]
     files = sorted({name.partition("::")[0] for name in names})
     command = "pytest"

@@ -84,14 +84,20 @@ def _why_not_exact(ledger: Ledger) -> Iterator[str]:
     )
     if are_said or usd.low == usd.high:
         return
-    low, high = usd.low, None if ledger.lost_calls else usd.high
-    bounds = f"at least {dollars(low)}" if low else "unknown"
-    if high is not None:
-        bounds = f"between {dollars(low, against=high)} and {dollars(high, against=low)}"
-    about = f"the cost of a run is {bounds}"
+    about = f"the cost of a run is {describe_bounds(ledger) or 'unknown'}"
     for reason in not_counted(ledger).open_reasons(usd.reasons.explain()):
         yield f"{about}: {reason}"
         about = "another reason"
+
+
+def describe_bounds(ledger: Ledger) -> str:
+    """Say within which bounds the cost of a run lies; empty if it is exact, or wholly unknown."""
+    usd = amounts_of(ledger)["usd"]
+    low, high = usd.low, None if ledger.lost_calls else usd.high
+    if high is None:
+        return f"at least {dollars(low)}" if low else ""
+    bounds = f"between {dollars(low, against=high)} and {dollars(high, against=low)}"
+    return bounds if low != high else ""
 
 
 def is_least(ledger: Ledger, *, tag: str | None = None, live: bool = False) -> bool:
@@ -163,26 +169,49 @@ def count_states(ledger: Ledger) -> dict[str, int]:
     return {state: counts[state] for state in wording.SIGNS}
 
 
+def describe_broken(ledger: Ledger) -> tuple[str, str]:
+    """Return the worst state in which a run's budgets and rules fail, and say how many do."""
+    exceeded, unverified, *_ = count_states(ledger).values()
+    broken = [each for each, *_ in marks_of(ledger) if each.state in wording.BROKEN]
+    rules = sum(each.is_rule and each.state == "exceeded" for each in broken)
+    said = [f"{format_count(exceeded - rules, 'budget')} exceeded"] if exceeded > rules else []
+    said += [f"{format_count(rules, 'rule')} broken"] if rules else []
+    if unverified and said:
+        said.append(f"{unverified:,} not checked")
+    elif unverified:
+        noun = "rule" if all(each.is_rule for each in broken) else "budget"
+        said.append(f"{format_count(unverified, noun)} could not be checked")
+    return "exceeded" if exceeded else "unverified" if said else "", ", ".join(said)
+
+
 def describe_budgets(ledger: Ledger) -> tuple[str, str]:
-    """Return the worst state of a run's budgets, and say how many are in it.
+    """Return the worst state of a run's budgets, say how many are in it, and what else failed.
 
     The state is empty if there is no budget or no test, and if the budgets are kept but the run
     failed: what a failed test costs is not what it will cost.
     """
-    exceeded, unverified, near, within = count_states(ledger).values()
-    if exceeded:
-        more = f", {unverified:,} not checked" if unverified else ""
-        return "exceeded", f"{format_count(exceeded, 'budget')} exceeded{more}"
-    if unverified:
-        return "unverified", f"{format_count(unverified, 'budget')} could not be checked"
+    state, text = describe_broken(ledger)
+    if state:
+        failed = sum(failed_alone(test, ledger) for test in last_attempts(ledger.tests))
+        if ledger.comparison and ledger.comparison.failed:  # beside its figures they are named
+            failed = 0
+        also = f"{format_count(failed, 'test')} failed for another reason" if failed else ""
+        return state, ", and ".join(filter(None, (text, also)))
     if not ledger.run.has_tests:
         return "", "no test ran"
+    *_, near, within = count_states(ledger).values()
     kept = near + within
     which = {0: "", 1: "within its budget", 2: "within both budgets"}
     text = which.get(kept, f"within all {kept:,} budgets")
     if ledger.run.exit_status:
-        return "", f"{text}, but the run failed" if kept else ""
+        return "", f"{text}, but the run failed" if kept else "the run failed"
     return "within" if kept else "", text
+
+
+def failed_alone(test: TestRow, ledger: Ledger) -> bool:
+    """Whether a test failed, but by none of its budgets and rules."""
+    has_failed = test.outcome in ("failed", "error")
+    return has_failed and not any(each.fails(ledger.unverified) for each in own_verdicts(test))
 
 
 def marks_of_run(ledger: Ledger) -> Iterator[Mark]:
@@ -216,7 +245,7 @@ def run_advice(verdict: Verdict, ledger: Ledger) -> str:
     if ledger.comparison and (path := clean(ledger.comparison.base_path, 200)):
         accept += f" --llmcost-baseline={shlex.quote(path)}"
     if verdict.kind == "vanished":
-        return f"bring them back, or accept it: {accept}"
+        return f"bring back what vanished, or accept it: {accept}"
     if verdict.scope == "increase":
         return f"reduce it, raise the limit, or accept it in a baseline of the repository: {accept}"
     if verdict.kind != "usd" or verdict.high is None:
@@ -251,7 +280,7 @@ class NotCounted(NamedTuple):
 
     def explains(self, name: str, state: str) -> bool:
         """Whether it is all that is to be said of a budget of a test."""
-        return state == "unverified" and name in self.tests
+        return state in ("unverified", "failed") and name in self.tests
 
     def open_reasons(self, reasons: Iterable[Reason]) -> Iterator[Reason]:
         """Leave out the reason that these tests share, for it is named for all of them."""

@@ -106,16 +106,15 @@ def render_short(ledger: Ledger) -> str:
     totals = ledger.totals
     if not totals.calls and _is_quiet(ledger):
         return ""
-    total, budget = run_wording.describe_total(ledger), run_wording.suite_budget(ledger)
+    total = run_wording.describe_bounds(ledger) or run_wording.describe_total(ledger)
+    budget = run_wording.suite_budget(ledger)
     if budget and budget.state != "unverified":  # its sentence has the total, too
         total = wording.short_sentence(budget)
-    over, unchecked, *_ = run_wording.count_states(ledger).values()
     parts = []
     if ledger.comparison is not None:
         change, _ = comparisons.describe_difference(ledger.comparison)
         parts.append(f"{change} against the baseline")
-    parts += [f"{over} over"] if over else []
-    parts += [f"{unchecked} not checked"] if unchecked else []
+    parts += filter(None, [run_wording.describe_broken(ledger)[1]])
     parts += [f"{run_wording.describe_live(ledger)} spent live"] if totals.live_usd else []
     return ", ".join([f"llmcost: {total}", *parts])
 
@@ -192,7 +191,8 @@ def _totals(ledger: Ledger, view: View) -> Iterator[Line]:
         text += f", cache priced {ledger.cache_state}"
     if len(models) > 1:
         parts = [
-            f"{clean(each.name)} {usd_cell(each.total.usd, is_least=each.is_least, per=per)}"
+            f"{wording.show_model(each.name)} "
+            f"{usd_cell(each.total.usd, is_least=each.is_least, per=per)}"
             for each in models
         ]
         text += f": {', '.join(parts)}"
@@ -230,11 +230,10 @@ def render_verdicts(ledger: Ledger, screen: Screen) -> Iterator[Line]:
 
 def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
     """Say what the run spent, of which day the prices are, and what else a reader should know."""
-    number = run_wording.count_states(ledger)["unverified"]
-    parts = [f"{format_count(number, 'budget')} could not be checked"] if number else []
-    parts.append(f"{run_wording.describe_live(ledger)} spent live")
-    parts.append(run_wording.describe_prices(ledger))
-    yield from wrap(" · ".join(parts), view)
+    _, broken = run_wording.describe_broken(ledger)
+    live = f"{run_wording.describe_live(ledger)} spent live"
+    parts = (broken, live, run_wording.describe_prices(ledger))
+    yield from wrap(" · ".join(filter(None, parts)), view)
     spent = live_spenders(ledger)
     if spent:
         yield Line("went live:")

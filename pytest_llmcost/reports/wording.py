@@ -104,8 +104,7 @@ def sentence(verdict: Verdict) -> str:
         return _fill((not verdict.low and gate.kept) or gate.broken, verdict)
     amount, bound = figure_of(verdict)
     if kind == "usd":
-        sign = "+" if verdict.scope == "increase" else ""
-        what = f"{bound}{sign}{format_usd(amount, against=limit)} is"
+        what = f"{bound}{_plus(verdict, amount)}{format_usd(amount, against=limit)} is"
     else:
         noun = "token" if verdict.part is not None else _noun(kind)
         what = f"{bound}{format_count(int(amount), noun)} {'is' if amount == 1 else 'are'}"
@@ -133,8 +132,7 @@ def short_sentence(verdict: Verdict) -> str:
     if verdict.scope == "suite" and verdict.kind == "usd":  # no test's name is beside it
         before, budget = "cost ", f"{limit} max_suite"
     amount, bound = figure_of(verdict)
-    sign = "+" if verdict.scope == "increase" else ""
-    shown = sign + _amount(verdict.quantity, amount, against=verdict.limit)
+    shown = _plus(verdict, amount) + _amount(verdict.quantity, amount, against=verdict.limit)
     is_over = verdict.state == "exceeded"
     more = grown_by(verdict.limit, amount) if is_over else ""
     return f"{before}{bound}{shown} {'>' if is_over else '<='} {budget}{more}"
@@ -143,7 +141,8 @@ def short_sentence(verdict: Verdict) -> str:
 def _fill(template: str, verdict: Verdict, **more: str) -> str:
     """Fill in what a gate's words say of a verdict."""
     number, set_at = int(verdict.low), _set_at(verdict)
-    found = clean(", ".join(verdict.found))
+    of_models = verdict.kind == "models"
+    found = clean(", ".join(show_model(each) if of_models else each for each in verdict.found))
     return template.format(
         allowed=limit_of(verdict),
         found=found,
@@ -159,10 +158,20 @@ def _fill(template: str, verdict: Verdict, **more: str) -> str:
     )
 
 
+def show_model(name: str) -> str:
+    """Write a model's name, or that neither request nor response states it."""
+    return "an unknown model" if name == "unknown" else clean(name)
+
+
 def breaking(number: int) -> str:
     """Say how many calls break a cached prefix."""
     verb = "1 call breaks" if number == 1 else f"{number:,} calls break"
     return f"{verb} the cached prefix of an earlier one"
+
+
+def _plus(verdict: Verdict, amount: Decimal) -> str:
+    """Return the sign of what was added to a baseline, unless it is negative and has one."""
+    return "+" if verdict.scope == "increase" and amount >= 0 else ""
 
 
 def _amount(kind: Kind, amount: Decimal, *, against: Decimal | None = None) -> str:
@@ -207,7 +216,8 @@ def what_is_unknown(verdict: Verdict) -> str:
     if route := re.search(r"\(([^,)]+)", reasons.get("unmetered-route", "")):
         return f"{route[1]} is not metered"
     kind = verdict.quantity
-    what = "the cost" if kind == "usd" else f"the number of {_noun(kind)}s"
+    what = "the increase" if verdict.scope == "increase" else "the cost"
+    what = what if kind == "usd" else f"the number of {_noun(kind)}s"
     if verdict.kind == "worst":
         what = "the worst case"
     elif verdict.part is not None:
@@ -426,7 +436,7 @@ def show_part(name: str, names: Iterable[str]) -> str:
 
 def describe_call(call: Call) -> str:
     """Describe a call in a line: `claude-opus-4-7, 8,120 input + 412 output tokens, $0.0298`."""
-    model, usage = clean(call.model), call.billed_usage
+    model, usage = show_model(call.model), call.billed_usage
     why = "".join(f": {clean(each.detail)}" for each in call.caveats if each.name == "live-cap")
     if call.evidence == REFUSED:
         return f"{model}, {REFUSED}{why}"
@@ -458,6 +468,8 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         spent = Amounts.of(calls)["usd"]
         cost = spent.high or spent.low
         budget = write_round_usd(cost) if cost else "$0.05"
+        if "unknown" in verdict.found:
+            return "State which model was called: llmcost.record(..., model=...)."
         return _fill(GATES[verdict.kind].advice, verdict, budget=budget)
     quantity = verdict.quantity
     savings = {

@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pytest_llmcost.prices.usage import mapping, text_of
+from pytest_llmcost.prices.usage import is_quantity, mapping, text_of
 from pytest_llmcost.responses.endpoints import Form
 
 _Body = Mapping[str, Any]
@@ -204,16 +204,18 @@ def _usage(body: _Body) -> dict[str, Any]:
     said = counts_of(usage)
     details = usage.get("cacheDetails")
     if isinstance(details, list) and details:
-        split: dict[str, int] = {}
+        split: dict[str, Any] = {}
         for each in map(mapping, details):
             name = f"ephemeral_{each.get('ttl')}_input_tokens"
-            split[name] = split.get(name, 0) + (each.get("inputTokens") or 0)
+            before, more = split.get(name, 0), each.get("inputTokens") or 0
+            if is_quantity(before):  # otherwise it stays as it is, to be refused
+                split[name] = before + more if is_quantity(more) else more
         said["cache_creation"] = split
     # Another count of tokens may cost something, and is said to be unknown.
     odd = {key for key in usage if key.endswith(("Tokens", "TokenCount"))} - {*_COUNTS}
     said |= {f"{key}_tokens": usage[key] for key in odd - {"totalTokens"} if usage[key]}
     for key, value in mapping(usage.get("prompt_tokens_details")).items():
-        if isinstance(value, int) and value:
+        if value:
             said[f"{key}_prompt_tokens"] = value
     if tier := text_of(mapping(body.get("serviceTier")).get("type")):
         said["service_tier"] = "standard" if tier == "default" else tier

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from pytest_llmcost.errors import PayloadError, UsageDataError
+from pytest_llmcost.errors import PayloadError, SettingsError, UsageDataError
 from pytest_llmcost.json_values import to_json_value
 from pytest_llmcost.money import parse_usd
 from pytest_llmcost.prices.caveats import sorted_caveats
@@ -32,7 +32,12 @@ def read_declared(
         UsageDataError: none of these, or one whose usage cannot be read.
     """
     body = stated_body(response)
-    total = None if body.get("total_cost_usd") is None else parse_usd(body["total_cost_usd"])
+    total = body.get("total_cost_usd")
+    try:
+        total = None if total is None else parse_usd(total)
+    except SettingsError:
+        what = f"total_cost_usd is {total}, which is not an amount of money"
+        raise UsageDataError(what, path="total_cost_usd") from None
     stated = usd if usd is not None else total
     usage = body.get("usage") or (body if "input_tokens" in body else None)
     name = model or text_of(body.get("model"))

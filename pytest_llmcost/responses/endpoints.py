@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
@@ -22,9 +23,15 @@ Form = Literal["messages", "converse", "chat"]
 """Whose names a payload has: the Messages API's, Bedrock's Converse's, or OpenAI's."""
 
 _DIRECT = re.compile(
+    r"(?:/locations/(?P<location>[^/]+)/workspaces/[^/]+/invoke)?"
     r"(?:^|/)v1/messages(?:/(?P<count>count_tokens)"
     r"|/(?P<batches>batches)(?:/(?P<batch>[^/]+)/results)?)?/?$"
 )
+"""Anthropic's own paths; on Google Cloud behind the place of inference. Source: the SDK's
+`AnthropicGoogleCloud`, release 2.14.0."""
+_BEDROCK_HOST = re.compile(r"(?:^|\.)bedrock-(?:mantle|runtime)(?:-fips)?\.")
+"""Both have the Messages API.
+Source: https://docs.aws.amazon.com/bedrock/latest/userguide/inference-messages-api.html"""
 _BEDROCK = re.compile(
     r"/model/(?P<model>.+)/(?P<verb>"
     r"invoke|invoke-with-response-stream|converse|converse-stream|count-tokens)/?$"
@@ -34,8 +41,14 @@ _VERTEX = re.compile(
     r"(?P<model>[^/]+):(?P<verb>rawPredict|streamRawPredict)$"
 )
 _HOST = "api.anthropic.com"
-_SAMPLING = re.compile(r"(?:/v1)?/(?:chat/completions|completions|complete|responses)/?$")
-"""Of the OpenAI-compatible API and of Anthropic's old text completions."""
+_SAMPLING = re.compile(
+    r"(?:/v1)?/(?:chat/completions|completions|complete|responses"
+    r"|batchPredictionJobs|model-invocation-job)/?$"
+)
+"""Of the OpenAI-compatible API, Anthropic's old text completions, and batches of Google Cloud and
+Bedrock, whose results are files. Sources:
+https://cloud.google.com/vertex-ai/generative-ai/docs/partner-models/claude-batch and
+https://docs.aws.amazon.com/bedrock/latest/APIReference/API_CreateModelInvocationJob.html"""
 _MESSAGES = re.compile(r"/{1,2}v1/+messages/?$")
 _CHAT = re.compile(r"^/v1/chat/completions/?$")
 _CLAUDE = re.compile(r"(?:^|[./~])(?:claude|anthropic)(?![a-z])", re.IGNORECASE)
@@ -44,7 +57,9 @@ _GOVERNMENT = re.compile(r"arn:aws-us-gov:|(?:.*[/:])?us-gov[.-]")
 """A model id of AWS GovCloud (US), or an ARN with its partition or one of its regions."""
 _ESCAPE = re.compile(r"%([46][1-9A-F]|[57][0-9A]|3[0-9]|2[DE]|5F|7E)", re.IGNORECASE)
 """Of a character that needs no escape: the path is the same without. Source: RFC 3986, 2.3."""
-_OPAQUE_PROFILE = re.compile(r"^arn:[^/]*:(?:application-inference-profile|prompt-router)/")
+_OPAQUE_PROFILE = re.compile(r"arn:[^/]*:(?:application-inference-profile|prompt-router)/")
+_OF_BEDROCK = re.compile(r"anthropic\.|arn:aws")
+"""In a name that a body has for a model, also behind a gateway's prefix."""
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +107,8 @@ def recognise(method: str, url: str, body: bytes | None = None) -> Endpoint | No
     model = None
     if any(name in body.lower() for name in (b"claude", b"anthropic")):
         # Not before: to decode what is OpenAI's takes far longer.
-        model = text_of(mapping(decode_json(body)).get("model"))
+        asked = mapping(decode_json(body))
+        model = text_of(asked.get("model")) or text_of(asked.get("modelId"))
     is_claude = str(endpoint.route).startswith(f"{_HOST}/") or (model and _CLAUDE.search(model))
     return msgspec.structs.replace(endpoint, model=model) if is_claude else None
 
@@ -107,10 +123,13 @@ def _endpoint_of(method: str, url: str) -> Endpoint | None:
     path = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), parts.path)
     host, method = (parts.hostname or "").rstrip("."), method.upper()
     if match := _DIRECT.search(path):
-        # Clouds have Anthropic's own paths, too; the model, hence the region, is then in the body.
+        # Clouds have Anthropic's own paths, too. On Bedrock the model, hence the region, is then in
+        # the body.
         platform: Platform | None = None
-        if host.startswith("bedrock-mantle."):
-            platform = "bedrock-gov" if ".us-gov-" in host else "bedrock"
+        if match["location"]:
+            platform = _google_platform(match["location"])
+        elif _BEDROCK_HOST.search(host):
+            platform = "bedrock-gov" if ".us-gov-" in host else "bedrock-unknown"
         elif host.endswith((".services.ai.azure.com", ".cognitiveservices.azure.com")):
             platform = "foundry"
         if match["batch"] and method == "GET":
@@ -150,6 +169,24 @@ def _bedrock_endpoint(model: str, verb: str, host: str) -> Endpoint | None:
     )
 
 
+def platform_of(
+    endpoint: Endpoint, asked: str | None, own: Iterable[str | None] = ()
+) -> Platform | None:
+    """Return the cloud of a request: as its URL says, or else the model's name in a body.
+
+    `asked` is as the request names it, `own` as its responses do. Gateways, and Bedrock on
+    Anthropic's own path, have the model, hence the region, in the body. A response may name it
+    plainly, which says nothing of the region.
+    """
+    platform = endpoint.platform
+    is_by_body = platform == "bedrock-unknown" and endpoint.model is None
+    if platform is not None and not is_by_body:
+        return platform
+    spelled = (name for name in (asked, *own) if name and _OF_BEDROCK.search(name))
+    name = next(spelled, asked if is_by_body else None)
+    return bedrock_platform(name) if name else platform
+
+
 def bedrock_platform(model: str) -> Platform:
     """Return whether a Bedrock id is a global, a regional, a GovCloud or an opaque one.
 
@@ -160,7 +197,7 @@ def bedrock_platform(model: str) -> Platform:
     """
     if _GOVERNMENT.match(model):
         return "bedrock-gov"
-    if _OPAQUE_PROFILE.match(model):
+    if _OPAQUE_PROFILE.search(model):
         return "bedrock-unknown"
     name = model.rpartition("/")[2]
     return "bedrock" if name.startswith("global.") else "bedrock-regional"
@@ -169,11 +206,15 @@ def bedrock_platform(model: str) -> Platform:
 def _vertex_endpoint(model: str, verb: str, location: str | None) -> Endpoint:
     if model == "count-tokens":
         return Endpoint(kind="count_tokens", platform="vertex", stream=False)
-    # Every location but `global` is regional. Source: the same page.
-    platform: Platform = "vertex" if location == "global" else "vertex-regional"
     return Endpoint(
         kind="messages",
-        platform="vertex-unknown" if location is None else platform,
+        platform="vertex-unknown" if location is None else _google_platform(location),
         model=model,
         stream=verb == "streamRawPredict",
     )
+
+
+def _google_platform(location: str) -> Platform:
+    # Every location but `global` is regional.
+    # Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08
+    return "vertex" if location == "global" else "vertex-regional"

@@ -37,7 +37,7 @@ from pytest_llmcost.prices.usage import (
     text_of,
     tools_and_longest_reply,
 )
-from pytest_llmcost.responses.endpoints import Endpoint, bedrock_platform
+from pytest_llmcost.responses.endpoints import Endpoint, platform_of
 from pytest_llmcost.responses.stream import FILLINGS, StreamedMessage
 
 _KINDS: Mapping[str | None, SamplingKind] = {
@@ -72,6 +72,7 @@ class _Split(msgspec.Struct, frozen=True, rename=_WRITES):
 
 class _ServerTools(msgspec.Struct, frozen=True):
     web_search_requests: TokenCount | None = None
+    code_execution_requests: TokenCount | None = None
 
 
 class _Stated(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +115,11 @@ class _Stated(msgspec.Struct, frozen=True, kw_only=True):
             output_tokens=self.output_tokens,
             **{name: getattr(tools, name) or 0 for name in FEES},
         )
+
+    @property
+    def ran_code(self) -> bool:
+        """Whether it says that a container was used."""
+        return bool(self.server_tool_use and self.server_tool_use.code_execution_requests)
 
 
 prepare(_Stated)
@@ -168,10 +174,9 @@ def read_answer(
     """
     if latency is not None:
         payload = {**(payload or {}), "performanceConfig": {"latency": latency}}
-    model, platform = model_of(endpoint, payload), endpoint.platform
-    if platform == "bedrock" and endpoint.model is None and model is not None:
-        # Bedrock's newer route names the model, hence the region, in the body.
-        platform = bedrock_platform(model)
+    model = model_of(endpoint, payload)
+    own = (text_of(message.body.get("model")) for message in messages)
+    platform = platform_of(endpoint, model, own)
     answers = [
         read_message(
             **asdict(message), model=model, platform=platform, batch=batch, request=payload
@@ -195,7 +200,12 @@ def read_answer(
 def unknown_answer(endpoint: Endpoint, payload: _Body | None, caveat: str) -> Answer:
     """Return an answer of which only the request is known: its cost is unknown, never $0."""
     model = model_of(endpoint, payload)
-    return Answer(model=model or "unknown", asked_model=model, caveats=sorted_caveats([caveat]))
+    return Answer(
+        model=model or "unknown",
+        asked_model=model,
+        terms=Terms(platform=platform_of(endpoint, model)),
+        caveats=sorted_caveats([caveat]),
+    )
 
 
 def model_of(endpoint: Endpoint, payload: _Body | None) -> str | None:
@@ -225,7 +235,9 @@ def read_message(
     Raises:
         UsageDataError: naming the path of what cannot be read, or what no request can have used.
     """
-    raw, asked = body.get("usage") or {}, request or {}
+    raw, asked = body.get("usage"), request or {}
+    if not raw:
+        raise UsageDataError("the response has no usage", path="usage")
     texts, asked_texts = _texts(body), _texts(asked)
     tools, longest_reply = tools_and_longest_reply(asked)
     stated, content = _decode(raw), _Content(body)
@@ -252,6 +264,8 @@ def read_message(
     # An end that was not seen may be a refusal before any output, which may be free. After a change
     # of model the start's tokens are those of the other one. A model that spoke is billed anyway.
     is_open = truncated and (content.changes or not content.spoke)
+    # Bedrock may state what the cache holds in the last event alone, so nothing bounds the prompt.
+    is_bedrock = (platform or "").startswith("bedrock")
     sampling_calls = [
         SamplingCall(
             model=serving,
@@ -259,7 +273,7 @@ def read_message(
             usage_low=_NOTHING if is_open else None,
             sums_calls=not usages and (bool(served) or is_loop),
             refusal=_refusal(body, content),
-            most_output_tokens=longest_reply if truncated else None,
+            most_output_tokens=longest_reply if truncated and not is_bedrock else None,
             read_lifetime=lifetime if top.cache_read_tokens else None,
         )
         for usage in usages or [top]
@@ -278,6 +292,7 @@ def read_message(
         raise _unreadable("usage", impossible)
 
     kinds = tuple(str(tool.get("type") or "custom") for tool in tools)
+    ran_code = content.runs_code or any(each.ran_code for each in (stated, *passes))
     caveats = _caveats(raw, stated, body, content)
     caveats |= {f"usage-disagrees: {key}" for key in at_most}
     caveats |= {"truncated-stream"} if truncated else set()
@@ -297,7 +312,7 @@ def read_message(
             inference_geo=stated.inference_geo or (f"asked-{geography}" if geography else None),
             platform=platform,
         ),
-        code_beside=kinds if content.runs_code or _attaches_files(asked, kinds) else None,
+        code_beside=kinds if ran_code or _attaches_files(asked, kinds) else None,
         caveats=sorted_caveats(caveats) if caveats else (),
     )
 
@@ -416,7 +431,7 @@ def _decode(raw: Any) -> _Stated:
         what, _, place = str(error).partition(" - at `$")
         path = "usage" + place.removesuffix("`")
         if "missing required field" in what:
-            path += "." + what.split("`")[1]
+            path, what = f"{path}.{what.split('`')[1]}", "is missing"
         elif "got" not in what:  # out of range: msgspec says the limit alone
             for step in re.findall(r"\w+", place):
                 raw = raw[int(step) if step.isdigit() else step]

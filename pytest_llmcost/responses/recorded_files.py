@@ -11,7 +11,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
 from itertools import chain
@@ -22,7 +22,7 @@ import msgspec
 from pytest_llmcost.errors import RecordingError, UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
-from pytest_llmcost.prices.usage import mapping
+from pytest_llmcost.prices.usage import is_quantity, mapping, text_of
 from pytest_llmcost.responses.converse import to_payload
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
 from pytest_llmcost.responses.message import LATENCY, Answer, model_of, read_answer
@@ -37,14 +37,22 @@ _GZIP = b"\x1f\x8b"
 _HEX = re.compile(r"(?:[0-9a-f]{2}){8,}|(?:[0-9A-F]{2}){8,}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
 _EVENTS = re.compile(rb"\s*(?:(?:id|retry|):[^\r\n]*[\r\n]+)*(?:event:|data:\s*[{\[])")
-_STARTS = (b"{", b"[", b"event:", b"data:", _GZIP, b"\0\0")
+_STARTS = (b"{", b"[", b"event:", b"data:", b"\0\0")
 """How every response body begins that can be priced."""
 _INTERACTIONS = ("interactions", "http_interactions")
 """vcrpy, go-vcr and cassetter; vcr for Ruby and for R."""
-_STREAM_EVENTS = ("message_start", "message_delta", "content_block_start", "content_block_delta")
+_ADDRESS = {"uri", "url"}
+_STREAM_EVENTS = (
+    "message_start",
+    "message_delta",
+    "message_stop",
+    "content_block_start",
+    "content_block_delta",
+)
 _CONTAINERS = ("results", "responses")
 _RESULTS = {"method": "GET", "uri": "/v1/messages/batches/any/results"}
 """The request for a batch's results, which are known by it."""
+_LEFT_UNREAD = "not every result of the batch can be read; is the body empty or cut off?"
 _BESIDE_TEXT = {"string", "text", "encoding", "mimeType", "size", "params"}
 """The keys of a stored body that is one text; with others it is parsed JSON."""
 
@@ -77,6 +85,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     free: str | None = None
     """Why it costs nothing."""
     problem: str | None = None
+    state: tuple[object, int] | None = None
+    """Of which message, and how many output tokens that has by then; None if it has no id."""
 
 
 def read_recordings(data: bytes, path: str) -> tuple[Recorded, ...]:
@@ -93,8 +103,21 @@ def read_recordings(data: bytes, path: str) -> tuple[Recorded, ...]:
         raise RecordingError(f"{path}: nested too deeply") from None
 
 
-def read_calls(recorded: Recorded) -> list[Found]:
-    """Return what an exchange comes to; nothing if it is none of Claude's.
+def read_calls(recordings: Iterable[Recorded]) -> list[Found]:
+    """Return what the exchanges of a file come to, without those that are none of Claude's.
+
+    Logs hold a message several times, also in earlier states: the longest reply counts.
+    """
+    found = [*chain.from_iterable(map(_read_exchange, recordings))]
+    longest: dict[object, tuple[int, int]] = {}
+    for index, each in enumerate(found):
+        message, tokens = each.state or (index, 0)
+        longest[message] = max(longest.get(message, (0, 0)), (tokens, index))
+    return [found[index] for index in sorted(index for _, index in longest.values())]
+
+
+def _read_exchange(recorded: Recorded) -> list[Found]:
+    """Return what one exchange comes to.
 
     A batch's results are several calls; a batch that is only submitted is billed with them.
     """
@@ -109,20 +132,26 @@ def read_calls(recorded: Recorded) -> list[Found]:
     def without_answer(**why: Any) -> Found:
         return Found(source=recorded.source, model=model_of(endpoint, request), **why)
 
-    def answered(messages: Sequence[StreamedMessage], **how: Any) -> Found:
+    # Each request is a call, whatever id a mock or a filter has put into its answer. What was
+    # logged, or read of a batch's results, may be the same message again.
+    asked = recorded.source if recorded.url and endpoint.is_sampling else endpoint.batch_id
+
+    def answered(message: StreamedMessage, custom_id: str = "", **how: Any) -> Found:
+        state = _state_of(message.body, asked, custom_id)
         try:
             answer = read_answer(
-                messages, endpoint=endpoint, payload=request, latency=recorded.latency, **how
+                [message], endpoint=endpoint, payload=request, latency=recorded.latency, **how
             )
         except UsageDataError as error:
-            return without_answer(problem=str(error))
-        return Found(source=recorded.source, answer=answer)
+            return without_answer(problem=str(error), state=state)
+        return Found(source=recorded.source, answer=answer, state=state)
 
     def in_batch(result: BatchResult) -> Found:
         if result.body is not None:
-            return answered([StreamedMessage(body=result.body)], batch=True)
+            return answered(StreamedMessage(body=result.body), result.custom_id, batch=True)
         if result.outcome == "unreadable":
-            return without_answer(problem=f"batch result {result.custom_id!r} cannot be read")
+            unread = f"batch result {result.custom_id!r} cannot be read"
+            return without_answer(problem=unread if result.custom_id else _LEFT_UNREAD)
         return without_answer(free=f"{result.outcome} in a batch")
 
     if not 200 <= recorded.status < 300:
@@ -135,9 +164,14 @@ def read_calls(recorded: Recorded) -> list[Found]:
         return [*map(in_batch, read_whole(recorded.body, of_batch=True).results)]
     reader = read_whole(recorded.body)
     if reader.messages:
-        return [answered(reader.messages)]
+        return [*map(answered, reader.messages)]
     error = f"the answer is an error ({reader.error}) without a usage" if reader.error else None
     return [without_answer(problem=error or _why_nothing(recorded.body))]
+
+
+def _state_of(body: Mapping[str, Any], *request: str | None) -> tuple[object, int] | None:
+    name, tokens = text_of(body.get("id")), mapping(body.get("usage")).get("output_tokens")
+    return ((name, *request), tokens if is_quantity(tokens) else 0) if name else None
 
 
 def _why_nothing(body: bytes) -> str:
@@ -156,30 +190,23 @@ def _why_nothing(body: bytes) -> str:
 def _read(data: bytes, path: str) -> Iterator[Recorded]:
     allowance = Allowance()
     try:
-        data = allowance.take(_unzip(data, allowance)).removeprefix(b"\xef\xbb\xbf")
+        data = allowance.take(_unzip(data, allowance.bytes + 1)[0]).removeprefix(b"\xef\xbb\xbf")
     except (OSError, EOFError, zlib.error) as error:
         raise RecordingError(f"{path}: looks gzip-compressed, but is not: {error}") from None
     if data.startswith(b"\0\0") or _EVENTS.match(data):
         yield Recorded(source=f"{path}#0", body=data)
         return
     entries = [*_entries(_parse(data, path))]
-    if not entries:
+    if not any(entries):
         raise RecordingError(
             f"{path}: neither a cassette nor a Messages response, event stream or batch result"
         )
-    # Logs hold earlier states of one response: of the same message, the longest reply counts.
-    longest: dict[object, tuple[int, int]] = {}
-    for index, entry in enumerate(entries):
-        value = {} if "request" in entry else mapping(entry["response"].get("parsed_body"))
-        name, model = value.get("id"), value.get("model")
-        is_named = isinstance(name, str) and isinstance(model, str)
-        tokens = mapping(value.get("usage")).get("output_tokens") if is_named else 0
-        state = (tokens if isinstance(tokens, int) else 0, index)
-        key = (name, model) if is_named else index
-        longest[key] = max(longest.get(key, state), state)
     allowance = Allowance()
-    for index in sorted(index for _, index in longest.values()):
-        yield read_interaction(entries[index], f"{path}#{index}", allowance)
+    for index, entry in enumerate(entries):
+        if entry:
+            yield read_interaction(entry, f"{path}#{index}", allowance)
+    if unread := entries.count({}):
+        yield Recorded(source=path, problem=f"rows with a usage in an unknown form: {unread:,}")
 
 
 def _parse(data: bytes, path: str) -> object:
@@ -204,15 +231,18 @@ def _parse(data: bytes, path: str) -> object:
 
 
 def _entries(value: object) -> Iterator[dict[str, Any]]:
-    """Find every exchange in a parsed file; a response, stream or batch result has no request."""
+    """Find every exchange in a parsed file; a response, stream or batch result has no request.
+
+    What has a usage in an unknown form is empty.
+    """
     if isinstance(value, list):
-        # A list is one stream if it holds events; otherwise each element stands for itself.
-        if any(isinstance(each, dict) and each.get("type") in _STREAM_EVENTS for each in value):
-            lines = (json.dumps(each, default=repr, skipkeys=True) for each in value)
-            stream = "".join(f"data: {line}\n\n" for line in lines)
-            yield _bare(stream)
-        else:
-            yield from chain.from_iterable(map(_entries, value))
+        # The events in a list are one stream; every other element stands for itself.
+        events = [each for each in value if mapping(each).get("type") in _STREAM_EVENTS]
+        if events:
+            lines = (json.dumps(each, default=repr, skipkeys=True) for each in events)
+            yield _bare("".join(f"data: {line}\n\n" for line in lines))
+            value = [each for each in value if mapping(each).get("type") not in _STREAM_EVENTS]
+        yield from chain.from_iterable(map(_entries, value))
     if not isinstance(value, dict):
         return
     listed = (value[name] for name in _CONTAINERS if isinstance(value.get(name), list))
@@ -223,7 +253,9 @@ def _entries(value: object) -> Iterator[dict[str, Any]]:
     if held is not None:
         for each in held if isinstance(held, list) else ():
             yield {"request": None, **mapping(each)}
-    elif isinstance(value.get("request"), dict) and isinstance(value.get("response"), dict):
+    elif (
+        isinstance(value.get("response"), dict) and _ADDRESS & mapping(value.get("request")).keys()
+    ):
         yield {**value}
     elif {"custom_id", "result"} <= value.keys():
         yield {**_bare(value), "request": _RESULTS}
@@ -231,7 +263,20 @@ def _entries(value: object) -> Iterator[dict[str, Any]]:
         yield _bare(value, status=400 if value["type"] == "error" else 200)
     elif "usage" in value and not results:  # else it is their sum
         yield _bare(value)
+    elif not results and _holds_usage(value):
+        yield {}
     yield from results
+
+
+def _holds_usage(value: object) -> bool:
+    ahead = [value]
+    while ahead:
+        each = ahead.pop()
+        usage = mapping(mapping(each).get("usage"))
+        if any(str(key).endswith(("_tokens", "Tokens")) for key in usage):
+            return True
+        ahead += each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+    return False
 
 
 def _bare(body: object, status: int = 200) -> dict[str, Any]:
@@ -331,26 +376,30 @@ def _decode_body(
 
     Shape: text; bytes (`!!binary`); text in hex or base64; a mapping with `string`,
     `base64_string` or `text` (with its `encoding`); anything else is parsed JSON. Many recorders
-    undo the response's `content-encoding` and keep the header.
+    undo the response's `content-encoding`, perhaps several in turn, and keep the header.
     """
     names = ("parsed_body", "body", "content", "postData")
     stored = (message[name] for name in names if message.get(name) not in (None, ""))
     data = _stored_bytes(next(stored, b""))
-    how, needs = "gzip", ""
-    try:
-        data = _unzip(data, allowance)
-        if encoding in _UNPACKED and data and not data.lstrip().startswith(_STARTS):
-            how, (unpack, needs) = encoding, _UNPACKED[encoding]
+    # Gzip tells itself, so it needs no header. What was applied last is undone first.
+    for how in ("gzip", *re.findall(r"[^\s,]+", (encoding or "").lower())[::-1]):
+        if not data or data.lstrip().startswith(_STARTS):
+            break
+        if how not in _UNPACKED:
+            raise _UndecodableBody(f"the body is encoded as {how}; record it uncompressed")
+        unpack, needs = _UNPACKED[how]
+        try:
             data, is_whole = unpack(data, allowance.bytes + 1)
             allowance.check(data)
             if not is_whole:
                 raise EOFError("it ends too early")
-    except _TooLarge:
-        raise
-    except (ModuleNotFoundError, TypeError):
-        raise _UndecodableBody(f"the body is compressed with {how}{needs}") from None
-    except Exception as error:  # noqa: BLE001 - zlib, brotli and zstd each raise their own
-        raise _UndecodableBody(f"the body is compressed with {how}, and damaged: {error}") from None
+        except _TooLarge:
+            raise
+        except (ModuleNotFoundError, TypeError):
+            raise _UndecodableBody(f"the body is compressed with {how}{needs}") from None
+        except Exception as error:  # noqa: BLE001 - zlib, brotli and zstd each raise their own
+            why = f"the body is compressed with {how}, and damaged: {error}"
+            raise _UndecodableBody(why) from None
     return allowance.take(data)
 
 
@@ -386,23 +435,25 @@ def _text_bytes(text: str) -> bytes:
     elif _BASE64.fullmatch(compact):
         with suppress(ValueError):
             decoded = base64.b64decode(compact, validate=True)
-    if decoded.startswith(_STARTS):
+    if decoded.startswith((*_STARTS, _GZIP)):
         return decoded
     if text.startswith("\x1f\x8b"):
         return text.encode("latin-1", "replace")
     return text.encode("utf-8", "surrogatepass")
 
 
-def _unzip(data: bytes, allowance: Allowance) -> bytes:
+def _unzip(data: bytes, most: int) -> tuple[bytes, bool]:
     """Undo gzip; anything else is returned as it is."""
     if not data.startswith(_GZIP):
-        return data
+        return data, True
     # A reader, for a log that was appended to holds several members.
-    return allowance.check(gzip.GzipFile(fileobj=io.BytesIO(data)).read(allowance.bytes + 1))
+    return gzip.GzipFile(fileobj=io.BytesIO(data)).read(most), True
 
 
 def _inflate(data: bytes, most: int) -> tuple[bytes, bool]:
-    unpacker = zlib.decompressobj()
+    # Some servers leave zlib's header out, and HTTP clients read both.
+    has_header = data[0] & 15 == zlib.DEFLATED
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
     return unpacker.decompress(data, most), unpacker.eof
 
 
@@ -418,9 +469,12 @@ def _unpack_br(data: bytes, most: int) -> tuple[bytes, bool]:
 
 
 _UNPACKED = {
+    "identity": (_unzip, ""),
+    "gzip": (_unzip, ""),
+    "x-gzip": (_unzip, ""),
     "deflate": (_inflate, ""),
     "br": (_unpack_br, "; install brotli 1.2 or later, or record it uncompressed"),
     "zstd": (_unpack_zstd, ", and Python reads it from 3.14 on; record it uncompressed"),
 }
 """By the header's word, what returns as many bytes as asked for, and whether the data has its end;
-and what it needs. Gzip tells itself."""
+and what it needs."""

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.prices.usage import is_quantity, mapping, mappings
@@ -20,7 +21,9 @@ from pytest_llmcost.responses.converse import counts_of, to_events, to_message
 
 _MOST_MESSAGES = 1_000
 _MOST_BLOCKS = 500
-"""More than any response has; what a broken stream sends beyond is left out."""
+"""More than any response has; what a broken stream sends beyond is left out.
+
+A log may hold more messages: then the last one that is read passes for truncated."""
 _LARGEST_EVENT = 4 * 1024 * 1024
 """Bytes. Only content that no bill depends on comes in larger events; they are skipped."""
 _LARGEST = 64 * 1024 * 1024
@@ -42,7 +45,7 @@ class StreamedMessage(msgspec.Struct, frozen=True, kw_only=True):
     body: Mapping[str, Any]
     """The final message; `content` is reduced to what a bill depends on if it was streamed."""
     truncated: bool = False
-    """Whether the stream ended before the final usage: its output is a lower bound."""
+    """Whether the stream ended before all of the final usage: its output is a lower bound."""
     withdrawn: str | None = None
     """An input count that the end of the stream states as 0, after a greater one before."""
     at_most: Mapping[str, int] = {}
@@ -52,7 +55,8 @@ class StreamedMessage(msgspec.Struct, frozen=True, kw_only=True):
 class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one request of a batch; only those that succeeded are billed."""
 
-    custom_id: str
+    custom_id: str = ""
+    """Empty for all that cannot be read of a batch's results."""
     outcome: Literal["succeeded", "errored", "canceled", "expired", "unreadable"]
     body: Mapping[str, object] | None = None
     """The message, its content reduced to what a bill depends on."""
@@ -88,6 +92,8 @@ class Reader:
         """Those that have ended; all of them once the reader is closed."""
         self.results: list[BatchResult] = []
         """Of a batch: those that were read."""
+        self._lost_lines = False
+        """Whether some line was none."""
         self.error: str | None = None
         """The type of the error that the body states, if it states one."""
         self._tail = bytearray()
@@ -119,6 +125,8 @@ class Reader:
             self._read_events(bytes(self._tail) + b"\n\n")
         elif self._form == "lines":
             self._feed_lines(b"\n")
+            if self._lost_lines or not self.results:  # every batch has some
+                self.results.append(BatchResult(outcome="unreadable"))
         elif self._form == "json":
             body = decode_json(self._tail)
             if isinstance(body, dict) and body.get("type") == "error":
@@ -193,26 +201,32 @@ class Reader:
                     self._take_json(frame[start:-_CHECKSUM])
 
     def _feed_lines(self, chunk: bytes) -> None:
-        """Read a batch's results, in any order; lines that are no result are ignored.
+        """Read a batch's results, in any order, one a line; a recorder may keep them as a list.
 
         Source: https://platform.claude.com/docs/en/build-with-claude/batch-processing
         """
         head, newline, rest = chunk.rpartition(b"\n")
         if newline:
-            for line in map(decode_json, (bytes(self._tail) + head).splitlines()):
-                custom_id, result = (mapping(line).get(key) for key in ("custom_id", "result"))
-                if not isinstance(custom_id, str) or not isinstance(result, dict):
-                    continue
-                outcome: Any = result.get("type")
-                message, body = result.get("message"), None
-                if outcome == "succeeded" and isinstance(message, dict):
-                    body = {**message, "content": _reduced(message)}
-                elif outcome not in ("errored", "canceled", "expired"):
-                    outcome = "unreadable"
-                self.results.append(BatchResult(custom_id=custom_id, outcome=outcome, body=body))
+            for line in filter(bytes.strip, (bytes(self._tail) + head).splitlines()):
+                value = decode_json(line)
+                for each in value if isinstance(value, list) else [value]:
+                    self._take_result(mapping(each))
             self._tail.clear()
         if len(self._tail) <= _LARGEST:
             self._tail += rest
+
+    def _take_result(self, line: Mapping[str, Any]) -> None:
+        custom_id, result = line.get("custom_id"), mapping(line.get("result"))
+        message, body = result.get("message"), None
+        outcome: Any = result.get("type")
+        if outcome == "succeeded" and isinstance(message, dict):
+            body = {**message, "content": _reduced(message)}
+        elif outcome not in ("errored", "canceled", "expired"):
+            outcome = "unreadable"
+        if isinstance(custom_id, str):
+            self.results.append(BatchResult(custom_id=custom_id, outcome=outcome, body=body))
+        else:
+            self._lost_lines = True
 
     # The messages that events add up to
 
@@ -255,8 +269,8 @@ class Reader:
             if key is not None and index in self._empty_blocks:
                 self._empty_blocks.pop(index)[key] = "x"
         elif kind == "message_delta":
-            if isinstance(delta, dict):
-                body.update({key: each for key, each in delta.items() if each is not None})
+            stated = {key: mapping(delta).get(key) for key in ("stop_reason", "stop_details")}
+            body.update({key: each for key, each in stated.items() if each is not None})
             if self._restate(body, event.get("usage")) and body.get("stop_reason") is not None:
                 self._is_final = True
         elif kind == "message_stop":
@@ -271,14 +285,18 @@ class Reader:
         self._at_most: dict[str, int] = {}
         self._empty_blocks.clear()
 
-    def _finish(self) -> None:
-        if self._body is not None and len(self.messages) < _MOST_MESSAGES:
+    def _finish(self, *, is_stopped: bool = False) -> None:
+        # In frames, which are Bedrock's, the last event may state more: see `_stop`.
+        may_say_more = not is_stopped and self._form in ("frames", "broken")
+        if self._body is not None and len(self.messages) == _MOST_MESSAGES:
+            self.messages[-1] = replace(self.messages[-1], truncated=True)
+        elif self._body is not None:
             usage = self._body["usage"]
             gone = (key for key in usage if key in self._stated and not usage[key])
             self.messages.append(
                 StreamedMessage(
                     body=self._body,
-                    truncated=not self._is_final,
+                    truncated=may_say_more or not self._is_final,
                     withdrawn=next(gone, None),
                     at_most=self._at_most,
                 )
@@ -316,7 +334,7 @@ class Reader:
                 before = body["usage"].setdefault(key, value)
                 if is_quantity(before) and is_quantity(value) and value > before:
                     self._at_most[key] = max(value, self._at_most.get(key, 0))
-        self._finish()
+        self._finish(is_stopped=True)
 
 
 def _reduced(message: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -312,6 +312,8 @@ def test_a_teardown_makes_no_verdict_better_by_which_its_test_has_failed(
     result.assert_outcomes(failed=1)
     by_budget = body == "pass"
     assert states(project) == ["unverified" if by_budget else "within"]
+    verdict = project.ledger()["tests"][0]["verdict"]
+    assert (verdict["low"], verdict["high"]) == (("0", None) if by_budget else ("0.01", "0.01"))
     result.stdout.re_match_lines([rf"{'[?]' if by_budget else ' '} test_it .*"])
 
 

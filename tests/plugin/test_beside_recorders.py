@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anthropic
 import pytest
 from conftest import Project
 from standin import StandIn
@@ -190,3 +191,37 @@ def test_cassetter_s_replays_are_not_live_and_not_comparable(
     run(project).assert_outcomes(passed=1)
     (call,) = calls_of(project)
     assert (call["live"], call["caveats"]) == (False, ["not-comparable: cassetter replayed it"])
+
+
+@pytest.mark.parametrize("recorder", ["vcr", "cassetter"])
+def test_replayed_results_of_a_batch_created_elsewhere_have_no_prompt_to_compare(
+    project: Project, standin: StandIn, recorder: str
+) -> None:
+    pytest.importorskip(recorder)
+    asked = {
+        "model": "claude-opus-4-7",
+        "max_tokens": 100,
+        "messages": [{"role": "user", "content": "hi"}],
+    }
+    with anthropic.Anthropic(api_key="none", base_url=standin.url) as client:
+        batch = client.messages.batches.create(
+            requests=[{"custom_id": name, "params": asked} for name in "ab"]  # type: ignore[typeddict-item]
+        )
+    project.online(standin).write(
+        test_app=f"""
+        import anthropic
+        import {recorder}
+        from pytest_llmcost import max_cost
+
+        @max_cost("$1")
+        def test_reads():
+            with {recorder}.use_cassette("one.yaml", record_mode="once"):
+                with anthropic.Anthropic() as client:
+                    assert len([*client.messages.batches.results({batch.id!r})]) == 2
+        """,
+    )
+    run(project).assert_outcomes(passed=1)
+    live = [(call["usd"], call["caveats"]) for call in calls_of(project)]
+    run(project).assert_outcomes(passed=1)
+    assert [(call["usd"], call["caveats"]) for call in calls_of(project)] == live
+    assert [call["live"] for call in calls_of(project)] == [False, False]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from conftest import Project
 from standin import StandIn
+from warm_python import warm_python
 
 PYTEST_VCR = """
     import os
@@ -57,6 +60,7 @@ def beside_cassetter(project: Project, monkeypatch: pytest.MonkeyPatch) -> Proje
     """A project that loads what is installed, as every project does; the tests' own do not."""
     pytest.importorskip("cassetter")
     monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+    monkeypatch.setattr(sys, "executable", warm_python())
     return project.write(test_app=TEST)
 
 

@@ -342,11 +342,14 @@ def test_a_response_that_was_recorded_compressed_is_read_in_the_place_of_another
     assert spent(project) == {(MODEL, "0.0045"): 1, (MODEL, "0.0105"): 1}
 
 
-def test_of_a_recording_that_cannot_be_unpacked_the_reason_is_said(project: Project) -> None:
+@pytest.mark.parametrize("before", [[B], []], ids=["other played", "played"])
+def test_of_a_recording_that_cannot_be_unpacked_the_reason_is_said(
+    project: Project, before: list[dict[str, Any]]
+) -> None:
     packed = interaction("A", 1000, 100)
     packed["response"]["headers"]["content-encoding"] = ["zstd"]
     packed["response"]["body"]["string"] = b"(\xb5/\xfd"
-    write_cassette(project, "test_two", B, packed)
+    write_cassette(project, "test_two", *before, packed)
     project.write(
         test_app=SENDS
         + """

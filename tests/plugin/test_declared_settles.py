@@ -16,6 +16,8 @@ APP = """
 
     URL = "https://api.anthropic.com/v1/messages"
     MODEL = "claude-sonnet-4-6"
+    REGIONAL = ("https://us-east5-aiplatform.googleapis.com/v1/projects/p/locations/us-east5/"
+                f"publishers/anthropic/models/{MODEL}:rawPredict")
 
     def reply(input_tokens, output_tokens, id="msg_1"):
         return {"id": id, "type": "message", "role": "assistant", "model": MODEL,
@@ -49,9 +51,10 @@ APP = """
             "usage": {"output_tokens": 100}},
            {"type": "message_stop"})
 
-    def cut(id="msg_1", **request):
+    def cut(id="msg_1", usage={}, **request):
         '''A stream that ends after its first event.'''
         message = {**reply(1000, 1, id), "content": [], "stop_reason": None}
+        message["usage"] |= usage
         event = json.dumps({"type": "message_start", "message": message})
         call(headers={"content-type": "text/event-stream"},
              content=f"event: message_start\\ndata: {event}\\n\\n".encode(), **request)
@@ -85,6 +88,17 @@ SETTLED: dict[str, tuple[str, int, str]] = {
         "0.0045",
     ),
     "a cut stream by a usage": ("cut(); llmcost.record(USAGE, model=MODEL)", 1, "0.0045"),
+    # A tenth more.
+    "a cut stream of a regional endpoint by its message": (
+        "cut(url=REGIONAL); llmcost.record(reply(1000, 50))",
+        1,
+        "0.004125",
+    ),
+    "an unreadable answer of a regional endpoint by a usage": (
+        "unreadable(url=REGIONAL); llmcost.record(USAGE, model=MODEL)",
+        1,
+        "0.00495",
+    ),
     "a usage that contradicts itself by the right one": (
         "disagreeing(); llmcost.record(USAGE, model=MODEL)",
         1,
@@ -243,14 +257,7 @@ UNSETTLED: dict[str, tuple[str, int]] = {
 BEDROCK = (
     "https://bedrock-runtime.us-{}-1.amazonaws.com/model/us{}.anthropic.claude-sonnet-4-6/invoke"
 )
-VERTEX = (
-    "https://us-east5-aiplatform.googleapis.com/v1/projects/p/locations/us-east5/publishers"
-    "/anthropic/models/claude-sonnet-4-6:streamRawPredict"
-)
 TERMS: dict[str, tuple[str, str, str]] = {
-    "a region of Google Cloud": (
-        f"cut(url={VERTEX!r}); llmcost.record(reply(1000, 100))", "0.00495", "0.00495",
-    ),
     "a region of Bedrock": (
         f"unreadable(url={BEDROCK.format('east', '')!r}); llmcost.record(USAGE, model=MODEL)",
         "0.00495",
@@ -278,6 +285,11 @@ TERMS: dict[str, tuple[str, str, str]] = {
         " llmcost.record(USAGE, model='claude-opus-5')",
         "0.0075",
         "0.015",
+    ),
+    "a geography that the part of a reply names that was read": (
+        "cut(usage={'inference_geo': 'us'}); llmcost.record(USAGE, model=MODEL)",
+        "0.00495",
+        "0.00495",
     ),
     "a lifetime of the cache": (
         "call(json=NAMELESS, asked={'cache_control': {'type': 'ephemeral', 'ttl': '1h'}});"

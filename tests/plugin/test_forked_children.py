@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import sys
 from typing import Any
 
 import httpx2
@@ -260,8 +261,11 @@ def test_a_child_that_has_nothing_to_send_with_has_lost_nothing(project: Project
 
 OWNED = """
     import multiprocessing
+    import sys
     from app import ask, ask_live
     from pytest_llmcost import max_cost
+
+    multiprocessing.set_executable(PYTHON or sys.executable)
 
     def start(method, target, *args):
         child = multiprocessing.get_context(method).Process(target=target, args=args)
@@ -279,9 +283,9 @@ OWNED = """
 """
 
 
-def owned(method: str, target: str = "ask", status: int = 0) -> str:
+def owned(method: str, target: str = "ask", status: int = 0, python: str = "") -> str:
     filled = OWNED.replace("METHOD", repr(method)).replace("TARGET", target)
-    return filled.replace("EXIT", str(status))
+    return filled.replace("EXIT", str(status)).replace("PYTHON", repr(python))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -289,7 +293,9 @@ def owned(method: str, target: str = "ask", status: int = 0) -> str:
 def test_a_child_s_calls_are_of_the_test_that_started_it(
     project: Project, standin: StandIn, method: str, target: str
 ) -> None:
-    project.online(standin).write(app=APP, test_app=owned(method, target))
+    # In the Python of other tests everything is imported before a child begins to follow.
+    python = sys.executable if target == "ask_live" else ""
+    project.online(standin).write(app=APP, test_app=owned(method, target, python=python))
     ignored = ("-W", "ignore::DeprecationWarning")
     result = project.run_apart(*ignored, "--llmcost-report=ledger.json")
     result.assert_outcomes(passed=1, failed=1)
@@ -317,6 +323,7 @@ def test_a_child_that_is_started_in_the_system_s_own_way_is_seen(
                 ask(300)
 
         def test_children():
+            multiprocessing.set_executable({sys.executable!r})  # with nothing imported
             multiprocessing.set_start_method({method!r})
             for child in (multiprocessing.Process(target=ask, args=(200,)), Asking()):
                 child.start()
@@ -509,7 +516,7 @@ def test_a_child_does_not_wait_for_what_another_thread_of_its_parent_imports(
             def find_spec(self, name, path=None, target=None):
                 if name == {imported!r}:
                     self.has_begun.set()
-                    time.sleep(1)
+                    time.sleep(0.5)
 
         def test_forks():
             sys.meta_path.insert(0, Slow())

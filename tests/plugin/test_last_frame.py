@@ -161,6 +161,14 @@ def test_a_smaller_figure_there_does_not_replace_the_cumulative_one(project: Pro
     assert call["usage"]["output_tokens"] == 1200
 
 
+def test_without_the_last_frame_nothing_bounds_the_price(project: Project) -> None:
+    result, test = run(project, frame(START) + frame(FINAL), "$1")
+    result.assert_outcomes(failed=1)
+    (call,) = test["calls"]
+    assert call["caveats"] == ["truncated-stream"]
+    assert (call["usd_low"], call["usd_high"]) == ("0", None)
+
+
 def test_figures_that_agree_are_exact(project: Project) -> None:
     result, test = run(project, stream(metrics()), "$0.000189")
     result.assert_outcomes(passed=1)

@@ -24,6 +24,8 @@ SUITE = """
             return client.messages.create(max_tokens=max_tokens, **{**ASKED, **more})
 """
 XDIST = ("xdist",)
+GOOGLE = "claude.googleapis.com/v1/projects/p/locations"
+MANTLE = "bedrock-mantle.us-east-1.api.aws/anthropic"
 
 
 @pytest.fixture
@@ -542,6 +544,34 @@ def test_a_recorded_count_is_the_bound_where_there_is_one(online: Project) -> No
     online.record("--llmcost-max-live=$10").assert_outcomes(passed=1)
     # About 9,000 tokens and 45,000 bytes.
     online.run("--llmcost-max-live=$0.02").assert_outcomes(passed=1)
+
+
+# Of Sonnet 4.6, 20,000 tokens are $0.30, a tenth more in the US and at a regional endpoint.
+@pytest.mark.parametrize(
+    ("address", "model", "most"),
+    [
+        ("api.anthropic.com", "claude-sonnet-4-6", r"0\.33\d+"),
+        ("r.services.ai.azure.com/anthropic", "claude-sonnet-4-6", r"0\.33\d+"),
+        (f"{GOOGLE}/global/workspaces/w/invoke", "claude-sonnet-4-6", r"0\.33\d+"),
+        (f"{GOOGLE}/us-east5/workspaces/w/invoke", "claude-sonnet-4-6", r"0\.36\d+"),
+        (MANTLE, "anthropic.claude-sonnet-4-6", r"0\.33\d+"),
+        (MANTLE, "global.anthropic.claude-sonnet-4-6", r"0\.30\d+"),
+    ],
+)
+def test_the_place_of_inference_is_at_worst_the_one_that_costs_most(
+    online: Project, address: str, model: str, most: str
+) -> None:
+    online.write(
+        test_app=SUITE
+        + f"""
+    def test_asks():
+        with anthropic.Anthropic(base_url="https://{address}") as client:
+            client.messages.create(max_tokens=20_000, **{{**ASKED, "model": "{model}"}})
+    """
+    )
+    result = online.run("--llmcost-max-live=$0.10")
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines([rf".*LiveCapError: .* was not sent: it may cost \${most} "])
 
 
 def test_a_batch_reserves_the_worst_of_all_its_requests(online: Project, standin: StandIn) -> None:

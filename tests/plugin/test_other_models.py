@@ -429,7 +429,7 @@ def test_an_interrupt_keeps_what_was_counted_and_the_next_run_counts_the_rest(
     project.record()
     is_interrupted = threading.Event()
     held = Step(until=is_interrupted.is_set, delay_seconds=0.2)
-    standin.script(Step(), *[held] * 39)  # the first one goes alone
+    standin.script(Step(), *[held] * 16)  # the first one goes alone, others not by more than eight
 
     def interrupt() -> None:
         # What is in flight is waited for.

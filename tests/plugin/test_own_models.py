@@ -56,6 +56,9 @@ HOW = {
     "captured at Bedrock's Messages API": GATEWAY.replace(
         "{host}", "bedrock-mantle.us-east-1.api.aws/anthropic"
     ),
+    "captured at Bedrock's runtime": GATEWAY.replace(
+        "{host}", "bedrock-runtime.us-east-1.amazonaws.com/anthropic"
+    ),
     "captured": CAPTURED,
     "captured, with its id quoted": CAPTURED.replace("{name}", "{quoted}"),
     "a message is declared": "llmcost.record(REPLY)",

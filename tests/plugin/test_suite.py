@@ -69,7 +69,7 @@ def test_quietly_it_is_a_line_and_one_for_each_broken_budget(project: Project, q
     result = project.run(quiet, "--llmcost-max-suite=0.001")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert [line for line in result.outlines if "llmcost" in line or "$" in line] == [
-        "llmcost: cost $0.01 > $0.001 max_suite (+900 %), 1 over",
+        "llmcost: cost $0.01 > $0.001 max_suite (+900 %), 1 budget exceeded",
         "FAILED --llmcost-max-suite - cost $0.01 > $0.001 max_suite (+900 %)",
     ]
 

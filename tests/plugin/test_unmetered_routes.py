@@ -62,6 +62,41 @@ def test_a_suite_budget_is_not_kept_by_what_is_not_metered(project: Project, cal
     assert found["model"] == "claude-sonnet-4-6"
 
 
+@pytest.mark.parametrize(
+    ("url", "model"),
+    [
+        (
+            "https://us-east5-aiplatform.googleapis.com/v1/projects/p/locations/us-east5/"
+            "batchPredictionJobs",
+            {"model": "publishers/anthropic/models/claude-sonnet-4-6"},
+        ),
+        (
+            "https://bedrock.us-east-1.amazonaws.com/model-invocation-job",
+            {"model": None, "modelId": "us.anthropic.claude-sonnet-4-6"},
+        ),
+    ],
+)
+def test_a_cloud_s_batch_is_not_metered_if_it_is_claude_s(
+    project: Project, url: str, model: dict[str, Any]
+) -> None:
+    others = {**model, ("modelId" if "modelId" in model else "model"): "amazon.nova-pro-v1:0"}
+    project.write(
+        test_app=APP
+        + f"""
+    @max_cost("$1")
+    def test_claude():
+        ask({url!r}, **{model!r})
+
+    def test_other():
+        ask({url!r}, **{others!r})
+    """
+    )
+    result = project.run("--llmcost-report=ledger.json")
+    result.assert_outcomes(passed=1, failed=1)
+    (found,) = calls_of(project)
+    assert found["caveats"][0].startswith("unmetered-route: ")
+
+
 def test_a_class_s_budget_and_no_calls_at_all_are_not_kept(project: Project) -> None:
     project.write(
         test_app=APP

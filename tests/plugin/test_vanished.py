@@ -496,7 +496,7 @@ def test_the_comment_and_a_report_drawn_again_name_it_too(suite: Path) -> None:
     assert "test\\_calls: deleted or renamed (baseline: $0." in comment or (
         "test_calls: deleted or renamed (baseline: $0." in comment
     )
-    assert "1 budget exceeded" in comment
+    assert "1 rule broken" in comment
     assert "::error" in ran.out
     assert main(["render", str(suite / "ledger.json"), "-o", str(suite / "again.md")]) == 0
     assert (suite / "again.md").read_text(encoding="utf-8") == comment

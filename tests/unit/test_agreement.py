@@ -80,7 +80,7 @@ def test_every_report_says_what_the_ledger_says(case: tuple[Decimal, int, int]) 
     assert ("within all 3 budgets" in comment) != is_over
     assert bool(render_annotations(report)) == is_over
     assert dict(suite_properties(report))["llmcost_verdict"] == state
-    assert (", 3 over" in render_short(report)) == is_over
+    assert (", 3 budgets exceeded" in render_short(report)) == is_over
     summary = " ".join(line.text.strip() for line in render_summary(report, View()))
     assert summary.count("✗ ") == (3 if is_over else 0)
 
@@ -115,7 +115,7 @@ def test_an_unknown_call_is_never_shown_as_within(limit: str) -> None:
     assert report.verdicts[0].state == "unverified"
     assert "could not be checked" in render_markdown(report)
     assert "could not be checked" in render_annotations(report)[0]
-    assert "1 not checked" in render_short(report)
+    assert "1 budget could not be checked" in render_short(report)
 
 
 def test_the_table_counts_a_shared_fixture_as_the_total_does() -> None:

@@ -116,9 +116,7 @@ def read_prices(data: bytes, path: Path) -> None:
 
 
 def read_recorded(data: bytes, path: Path) -> None:
-    for recorded in read_recordings(data, path.name):
-        for _ in read_calls(recorded):
-            pass
+    read_calls(read_recordings(data, path.name))
 
 
 def read_response_usage(data: bytes, path: Path) -> None:

@@ -33,6 +33,7 @@ from pytest_llmcost.ledger.ledger import (
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.comparisons import describe_vanished
+from pytest_llmcost.reports.wording import sentence
 
 CARD = shipped_card()
 TODAY = "2026-11-22"
@@ -317,7 +318,9 @@ class TestLimits:
         base, head = report({A: [call(1000)]}), report({A: [call(1000 + added, "1:b")]})
         (verdict,) = compare(base, head, CARD, limits=[parse_increase(text)]).verdicts
         assert (verdict.scope, verdict.state) == ("increase", state)
-        assert verdict.actual == max(tokens_usd(added), 0)
+        assert verdict.actual == tokens_usd(added)
+        if added < 0:
+            assert sentence(verdict) == "-$0.000005 is within the $0.00 (0 %) increase limit"
 
     def test_break_one_by_one_when_both_are_given(self) -> None:
         base, head = report({A: [call(1000)]}), report({A: [call(1200, "1:b")]})

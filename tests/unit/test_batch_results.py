@@ -59,11 +59,30 @@ def test_a_result_of_an_unknown_shape_is_unreadable_and_not_lost() -> None:
     assert [result.outcome for result in read(body)] == ["unreadable", "unreadable"]
 
 
+@pytest.mark.parametrize("size", [1, 10_000])
 @pytest.mark.parametrize(
-    "noise", [b"", b"\n\n", b"null", b"{}", b"[]", b'{"custom_id": 1}', b"\xff"]
+    "noise", [b"null", b"{}", b"<html>\n</html>", b'{"custom_id": 1}', b"\xff", line("b")[:-9]]
 )
-def test_lines_that_are_no_result_are_passed_over(noise: bytes) -> None:
-    assert read(noise) == []
+def test_lines_that_are_no_result_are_unreadable_together(noise: bytes, size: int) -> None:
+    sound = line("a", type="expired")
+    assert read(noise + b"\n\n" + sound + b"\n" + noise, size) == [
+        BatchResult(custom_id="a", outcome="expired"),
+        BatchResult(outcome="unreadable"),
+    ]
+
+
+@pytest.mark.parametrize("body", [b"", b"\n\n", b"[]"])
+def test_a_body_without_a_result_is_unreadable(body: bytes) -> None:
+    assert read(body) == [BatchResult(outcome="unreadable")]
+
+
+def test_blank_lines_are_passed_over_and_a_list_holds_results() -> None:
+    lines = [line("a", type="expired"), b" ", b"", line("b", type="expired")]
+    for body in (b"\n".join(lines), b"[" + lines[0] + b"," + lines[-1] + b"]"):
+        assert [(each.custom_id, each.outcome) for each in read(body)] == [
+            ("a", "expired"),
+            ("b", "expired"),
+        ]
 
 
 @given(st.lists(st.binary(max_size=50)))
@@ -72,7 +91,7 @@ def test_arbitrary_bytes_never_raise(chunks: list[bytes]) -> None:
     for chunk in chunks:
         reader.feed(chunk)
     reader.close()
-    assert reader.results == []
+    assert reader.results == [BatchResult(outcome="unreadable")]
 
 
 @needs_traffic

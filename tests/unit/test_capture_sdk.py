@@ -513,6 +513,25 @@ def test_results_of_a_batch_created_elsewhere_belong_to_who_reads_them_once() ->
     assert [each.owner for each in purse.seen if each.answer] == ["one", "two"]
 
 
+@pytest.mark.parametrize("body", [b"", b"<html></html>", json.dumps(result("a"))[:99].encode()])
+def test_results_that_cannot_be_read_are_of_unknown_cost(body: bytes) -> None:
+    url = "https://api.anthropic.com/v1/messages/batches/msgbatch_1/results"
+    answer = httpx2.MockTransport(lambda _: httpx2.Response(200, content=body))
+    with capturing() as purse:
+        httpx2.Client(transport=answer).get(url)
+    assert (purse.call.usd, purse.call.caveats[0].name) == (None, "unreadable-response")
+
+
+def test_results_that_are_left_early_count_as_far_as_they_were_read() -> None:
+    url = "https://api.anthropic.com/v1/messages/batches/msgbatch_1/results"
+    first, second = (json.dumps(result(name)).encode() for name in "ab")
+    pieces = (first + b"\n" + second[:50], second[50:])
+    answer = httpx2.MockTransport(lambda _: httpx2.Response(200, content=iter(pieces)))
+    with capturing() as purse, httpx2.Client(transport=answer).stream("GET", url) as response:
+        next(response.iter_raw())
+    assert (purse.call.usage, purse.call.caveats) == (BILLED, ())
+
+
 def test_results_that_were_bought_in_this_run_cost_nothing_whoever_else_reads_them() -> None:
     with StandIn() as api, capturing() as purse:
         client = quick(api)
@@ -656,12 +675,21 @@ def test_bedrock_vertex_and_foundry_name_model_and_region_in_the_url() -> None:
     vertex = anthropic.AnthropicVertex(
         region="europe-west1", project_id="p", access_token="none", http_client=http_client()
     )
+    google = anthropic.AnthropicGoogleCloud(
+        project="p",
+        workspace_id="w",
+        location="us-east5",
+        token_provider=lambda: "none",
+        http_client=http_client(),
+    )
     foundry = anthropic.AnthropicFoundry(resource="r", api_key="none", http_client=http_client())
     with capturing() as purse:
         for client, model in (
             (bedrock, "eu.anthropic.claude-sonnet-4-5-20250929-v1:0"),
             (bedrock, "global.anthropic.claude-sonnet-4-5-20250929-v1:0"),
             (vertex, "claude-opus-4-7"),
+            (google, "claude-opus-4-7"),
+            (google.with_options(location="global"), "claude-opus-4-7"),
             (foundry, "claude-opus-4-7"),
         ):
             client.messages.create(**{**ASKED, "model": model})
@@ -669,6 +697,8 @@ def test_bedrock_vertex_and_foundry_name_model_and_region_in_the_url() -> None:
         "bedrock-regional",
         "bedrock",
         "vertex-regional",
+        "vertex-regional",
+        "vertex",
         "foundry",
     ]
     assert purse.seen[2].endpoint.model == "claude-opus-4-7"

@@ -135,7 +135,7 @@ def test_a_folder_is_priced_by_file_or_by_model_and_long_paths_have_their_own_li
     deep = tmp_path / "tests" / ("a" * 40) / "cassettes"
     deep.mkdir(parents=True)
     write(deep / "small.json", message(input_tokens=10))
-    write(deep / "large.json", [message(), message("claude-haiku-4-5")])
+    write(deep / "large.json", [message(), message("claude-haiku-4-5") | {"id": "msg_2"}])
     (deep / "large.llmcost.yaml").write_text("counts of our own, no recording")
     (deep / "notes.txt").write_text("no recording either")
     done = run("tests", *ON, "--by", "file")
@@ -163,7 +163,8 @@ def test_no_line_is_wider_than_the_terminal_unless_a_name_is(
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "/".join(["a_folder_of_thirty_characters_"] * 5)
     folder.mkdir(parents=True)
-    write(folder / "r.json", [message(input_tokens=10**8), message("claude-fable-9")])
+    other = message("claude-fable-9") | {"id": "msg_2"}
+    write(folder / "r.json", [message(input_tokens=10**8), other])
     for width in (60, 80, 140):
         monkeypatch.setenv("COLUMNS", str(width))
         for by in ("call", "file", "model"):
@@ -214,7 +215,7 @@ def test_what_cannot_be_priced_is_listed_and_the_rest_still_printed(
 
 
 def test_an_unpriced_call_makes_the_total_a_lower_bound(run: Run, tmp_path: Path) -> None:
-    path = write(tmp_path / "r.json", [message(), message("claude-fable-9")])
+    path = write(tmp_path / "r.json", [message(), message("claude-fable-9") | {"id": "msg_2"}])
     done = run(path, *ON)
     assert "total at least $0.0075 at list price for 2 calls, 1 without a price" in done.out
 
@@ -325,6 +326,29 @@ def test_a_batch_result_that_cannot_be_read_is_a_problem(run: Run, tmp_path: Pat
     done = run(write(tmp_path / "b.jsonl", batch_line("succeeded", message="?")), *ON)
     assert done.status == 1
     assert "batch result 'succeeded' cannot be read" in done.err
+
+
+SOUND = json.dumps(BATCH[0])
+
+
+@pytest.mark.parametrize(
+    ("body", "sound"), [("", 0), ("<html></html>", 0), (f"{SOUND}\n{SOUND[:99]}", 1)]
+)
+def test_results_of_a_batch_that_cannot_be_read_are_a_problem(
+    run: Run, tmp_path: Path, body: str, sound: int
+) -> None:
+    data = cassette(("messages/batches/msgbatch_1/results", 200, body))
+    done = run(write(tmp_path / "c.json", data), *ON, "--format=json")
+    assert done.status == 1
+    assert "#0: not every result of the batch can be read" in done.err
+    assert len(json.loads(done.out)) == sound
+
+
+def test_results_of_a_batch_may_be_kept_as_a_parsed_list(run: Run, tmp_path: Path) -> None:
+    data = cassette(("messages/batches/msgbatch_1/results", 200, ""))
+    data["interactions"][0]["response"] |= {"parsed_body": BATCH}
+    rows = json.loads(run(write(tmp_path / "c.json", data), *ON, "--format=json").out)
+    assert [row["usd"] for row in rows] == ["0.00375", "0", "0"]
 
 
 def test_a_cassette_without_claude_is_nothing_to_price_and_no_problem(

@@ -210,7 +210,7 @@ def test_the_ratchet_names_budgets_with_more_headroom_than_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wide, shared = make_budget("0.05"), make_budget("1", origin="llmcost_max_test")
-    tokens = make_budget("1000", kind="input_tokens", origin="t.py:9")
+    tokens = make_budget("1000", kind="input_tokens", origin="t.py:10")
     command = judged(
         tmp_path / "a.json",
         ("t.py::test_a", "0.02", wide),
@@ -227,7 +227,7 @@ def test_the_ratchet_names_budgets_with_more_headroom_than_asked(
         "llmcost_budgets: lower $9.00 for ** to $0.94 (used: $0.75)",
         "llmcost_max_test: lower $1.00 to $0.88 (used: $0.70)",
         "t.py:3: lower $0.05 to $0.025 (used: $0.02)",
-        "t.py:9: lower 1,000 input tokens to 130 input tokens (used: 100 input tokens)",
+        "t.py:10: lower 1,000 input tokens to 130 input tokens (used: 100 input tokens)",
     ]
     assert main([*command, "--headroom=2000%"]) == 0
     assert capsys.readouterr().out == ""

@@ -13,6 +13,7 @@ from standin.bedrock import frame
 
 from pytest_llmcost.call import price
 from pytest_llmcost.counting.payload import read_payload
+from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.converse import to_message, to_payload
@@ -205,6 +206,14 @@ def test_cache_writes_of_converse_have_their_lifetimes() -> None:
     assert unsplit.usage.cache_write_1h_tokens == 500
 
 
+@pytest.mark.parametrize("odd", [-5, "x", True, 1.5, [1], {"a": 1}])
+def test_a_cache_write_that_is_no_quantity_is_not_added_up(odd: object) -> None:
+    writes = [{"ttl": "1h", "inputTokens": each} for each in (2, odd, 15)]
+    counts = {"inputTokens": 3, "outputTokens": 4, "cacheWriteInputTokens": 12}
+    with pytest.raises(UsageDataError, match="ephemeral_1h_input_tokens"):
+        answer_of(CONVERSE_URL, {"usage": {**counts, "cacheDetails": writes}})
+
+
 def test_a_recorded_request_of_converse_says_how_long_a_write_without_a_split_lives() -> None:
     point = {"cachePoint": {"type": "default", "ttl": "1h"}}
     asked = {"messages": [{"role": "user", "content": [{"text": "Hi"}, point]}]}
@@ -213,8 +222,8 @@ def test_a_recorded_request_of_converse_says_how_long_a_write_without_a_split_li
         "request": {"method": "POST", "uri": CONVERSE_URL, "body": json.dumps(asked)},
         "response": {"status": {"code": 200}, "body": {"string": json.dumps(body)}},
     }
-    (recorded,) = read_recordings(json.dumps({"interactions": [entry]}).encode(), "t.json")
-    (found,) = read_calls(recorded)
+    recordings = read_recordings(json.dumps({"interactions": [entry]}).encode(), "t.json")
+    (found,) = read_calls(recordings)
     assert found.answer is not None
     assert found.answer.usage == Usage(input_tokens=3, cache_write_1h_tokens=2000, output_tokens=5)
 

@@ -168,10 +168,13 @@ def test_a_refused_key_stops_it_all(kit: CountingKit) -> None:
 
 
 def test_an_interrupt_keeps_everything_counted_so_far(kit: CountingKit) -> None:
-    kit.api.script(*[Step()] * 15, *[Step(delay_seconds=0.4)] * 16)
+    is_interrupted = threading.Event()
+    held = Step(until=is_interrupted.is_set, delay_seconds=0.2)
+    kit.api.script(*[Step()] * 15, *[held] * 16)
 
     def interrupt(progress: Progress) -> None:
         if progress.done == 15:
+            is_interrupted.set()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

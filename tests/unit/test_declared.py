@@ -88,6 +88,13 @@ def test_an_agents_total_is_its_price() -> None:
     assert (call.usd, call.model, call.usage.input_tokens) == (Decimal("0.25"), MODEL, 1_000)
 
 
+@pytest.mark.parametrize("total", [-0.01, "much"])
+def test_an_agents_total_that_is_no_amount_is_refused_by_its_name(total: object) -> None:
+    what = f"^total_cost_usd is {total}, which is not an amount of money$"
+    with pytest.raises(UsageDataError, match=what):
+        read_declared({"total_cost_usd": total})
+
+
 def test_a_usage_without_a_model_or_a_price_is_refused() -> None:
     with pytest.raises(UsageDataError, match="names no model; add model="):
         read_declared(usage(1_000))
@@ -107,3 +114,5 @@ def test_what_is_no_response_is_refused_by_its_type(mock: object) -> None:
 def test_what_is_no_usage_inside_a_response_is_named_by_its_place() -> None:
     with pytest.raises(UsageDataError, match=r"^usage\.input_tokens is of type MagicMock"):
         read_declared({"usage": {"input_tokens": MagicMock()}, "model": MODEL})
+    with pytest.raises(UsageDataError, match=r"^usage\.output_tokens: is missing$"):
+        read_declared({"usage": {"input_tokens": 1}, "model": MODEL})

@@ -73,10 +73,24 @@ def test_counting_and_batches_are_told_apart_from_messages() -> None:
     assert (results.kind, results.batch_id) == ("batch_results", "msgbatch_1")
 
 
-def test_foundry_and_mantle_are_known_by_their_hosts() -> None:
-    assert seen("https://x.services.ai.azure.com/anthropic/v1/messages").platform == "foundry"
-    mantle = seen("https://bedrock-mantle.us-east-1.api.aws/anthropic/v1/messages")
-    assert (mantle.platform, mantle.model) == ("bedrock", None)
+@pytest.mark.parametrize(
+    ("host", "platform"),
+    [
+        ("x.services.ai.azure.com", "foundry"),
+        ("aws-external-anthropic.us-west-2.api.aws", None),
+        # Without the body, which names the model, the region's premium is unknown.
+        ("bedrock-mantle.us-east-1.api.aws", "bedrock-unknown"),
+        ("bedrock-runtime.us-east-1.amazonaws.com", "bedrock-unknown"),
+        ("bedrock-runtime-fips.us-gov-west-1.amazonaws.com", "bedrock-gov"),
+        ("vpce-1.bedrock-runtime.us-east-1.vpce.amazonaws.com", "bedrock-unknown"),
+        ("my-bedrock-mantle.example", None),
+    ],
+)
+def test_clouds_with_anthropics_own_paths_are_known_by_their_hosts(
+    host: str, platform: str | None
+) -> None:
+    endpoint = seen(f"https://{host}/anthropic/v1/messages")
+    assert (endpoint.platform, endpoint.model) == (platform, None)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +148,19 @@ def test_vertex_locations_tell_global_from_regional(location: str, platform: str
     assert (endpoint.platform, endpoint.model) == (platform, "claude-opus-4-7")
     assert endpoint.stream is False
     assert seen(f"{VERTEX}/{location}/{CLAUDE}:streamRawPredict").stream is True
+
+
+@pytest.mark.parametrize(
+    ("location", "platform"), [("global", "vertex"), ("us-east5", "vertex-regional")]
+)
+@pytest.mark.parametrize("host", ["claude.googleapis.com", "gateway.example/google"])
+def test_what_anthropic_manages_on_google_cloud_has_its_location_in_the_path(
+    host: str, location: str, platform: str
+) -> None:
+    base = f"https://{host}/v1/projects/p/locations/{location}/workspaces/w/invoke/v1/messages"
+    assert seen(base).kind == "messages"
+    for method, path in (("POST", ""), ("POST", "/batches"), ("GET", "/batches/b/results")):
+        assert seen(base + path, method).platform == platform
 
 
 def test_vertex_decodes_dated_ids_and_counts_at_a_model_of_its_own() -> None:

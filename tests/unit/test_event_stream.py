@@ -108,6 +108,14 @@ def test_the_last_event_adds_what_is_not_stated_and_bounds_what_it_states_higher
     assert (message.truncated, message.withdrawn) == (False, None)
 
 
+@pytest.mark.parametrize("ending", [b"", chunk(STOP)[:-1], b"\0" * 16])
+def test_without_the_last_event_the_final_usage_may_not_be_all(ending: bytes) -> None:
+    reader = Reader()
+    reader.feed(chunk(START) + chunk(FINAL) + ending)
+    reader.close()
+    assert reader.messages[0].truncated
+
+
 def test_a_final_usage_in_the_last_event_alone_is_the_final_one() -> None:
     stop = {"type": "message_stop", METRICS: AGREES | CACHED}
     message = last(START, stop)
@@ -128,7 +136,7 @@ def test_an_exception_frame_is_an_error_and_the_message_truncated() -> None:
 )
 def test_a_frame_without_an_event_is_passed_over(payload: bytes) -> None:
     reader = Reader()
-    reader.feed(chunk(START) + frame(payload) + chunk(FINAL))
+    reader.feed(chunk(START) + frame(payload) + chunk(FINAL) + chunk(STOP))
     reader.close()
     assert not reader.messages[0].truncated
 

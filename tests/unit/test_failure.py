@@ -285,7 +285,7 @@ def test_a_call_is_described_with_all_that_one_pays_for() -> None:
     )
     assert describe_call(make_call(None)).endswith(", cost unknown")
     stated = make_call("0.50", evidence="declared", sampling_calls=(), model="unknown")
-    assert describe_call(stated) == "unknown, tokens unknown, $0.50 (declared)"
+    assert describe_call(stated) == "an unknown model, tokens unknown, $0.50 (declared)"
     assert describe_call(STALE) == "claude-opus-4-7: not counted yet"
     assert describe_call(make_call(None, sampling_calls=())) == "claude-opus-4-7: cost unknown"
 

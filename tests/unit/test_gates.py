@@ -68,6 +68,14 @@ class TestAllowedModels:
         verdict = judge_calls(allow(HAIKU), [make_call("1", model=HAIKU, sampling_calls=legs)])
         assert verdict.found == (OPUS,)
 
+    def test_an_unknown_model_is_to_be_stated(self) -> None:
+        calls = [make_call("1", model="unknown", sampling_calls=())]
+        verdict = judge_calls(allow(HAIKU), calls)
+        text = render_failure(verdict, calls)
+        assert text.startswith("1 call of an unknown model, not one of the allowed models ")
+        assert "  an unknown model, tokens unknown, $1.00" in text
+        assert text.endswith("\nState which model was called: llmcost.record(..., model=...).")
+
     def test_the_failure_names_model_and_call(self) -> None:
         calls = [make_call("1", model=HAIKU), make_call("0.5", model=OPUS)]
         verdict = judge_calls(allow("claude-haiku-*", origin="llmcost_allowed_models"), calls)

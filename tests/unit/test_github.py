@@ -43,6 +43,10 @@ class TestAnnotations:
             "::error file=t.py,line=7,title=LLM cost over budget::t.py::test_00: "
         )
 
+    def test_call_a_broken_rule_no_budget(self) -> None:
+        line = render_annotations(many(["1"], kind="unbudgeted"))[1]
+        assert "title=LLM cost rule broken::t.py::test_00: 1 call without a budget" in line
+
     @pytest.mark.parametrize(
         ("root", "path"),
         [("", "t.py"), (".", "t.py"), ("services/api", "services/api/t.py"), ("a/", "a/t.py")],

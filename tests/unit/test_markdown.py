@@ -83,6 +83,28 @@ class TestHeading:
         heading = "### The suite costs $1.00 of $1.00 · within its budget, but the run failed"
         assert self.heading(failed) == heading
 
+    def test_says_of_a_run_without_a_budget_that_it_failed(self) -> None:
+        report = make_report({a_test("t"): [make_call("1")]}, run=RunRecord(exit_status=1))
+        assert self.heading(report) == "### The suite costs $1.00 · the run failed"
+
+    def test_names_broken_rules_and_tests_that_failed_otherwise(self) -> None:
+        report = make_report({a_test(f"t.py::{name}"): [make_call("1")] for name in "abc"})
+        dear = judge("0.5", make_call("1"))
+        foreign = judge("0", make_call("1"), kind="models", models=("none",))
+        a, b, c = report.tests
+        tests = (
+            replace(a, outcome="failed", verdict=dear),
+            replace(b, outcome="failed", verdict=foreign),
+            replace(c, outcome="failed"),
+        )
+        text = render_markdown(replace(report, tests=tests, run=RunRecord(exit_status=1)))
+        assert (
+            " · 1 budget exceeded, 1 rule broken, and 1 test failed for another reason\n\n"
+            "1 exceeded · 1 against a rule · 1 failed\n"
+        ) in text
+        assert "\n| <code>c</code><br><sub>t.py</sub> | $1.0000 |  | failed |\n" in text
+        assert "pytest t.py::a t.py::b t.py::c" in text
+
     def test_counts_the_last_attempt_alone(self) -> None:
         call = make_call("2")
         base = make_report({a_test("t"): [call], a_test("t", attempt=2): [make_call("1")]})
@@ -247,7 +269,7 @@ class TestInSight:
         report = self.report(changes=(), change_usd=Decimal(0), unchanged=3)
         text = render_markdown(report)
         assert rows_in_sight(text) == [
-            ["❌ over t.py", "", "$2.0000", "unchanged", "200% of $1.00", ""]
+            ["❌ over t.py", "$2.0000", "$2.0000", "unchanged", "200% of $1.00", ""]
         ]
         assert "\n1 exceeded · 2 unchanged — " in text
 
@@ -262,8 +284,8 @@ class TestInSight:
             replace(grown, **{**one, "name": "t.py::odd", "kind": "fixture"}, status="new"),
         )
         text = render_markdown(self.report(changes=changes, unchanged=9))
-        counts = "1 exceeded · 1 of unknown change · 1 new · 1 shrank · 1 changed at the same cost"
-        assert f"\n{counts} · 1 removed · 8 unchanged — " in text
+        counts = "1 exceeded · 1 of unknown change · 1 new · 1 shrank"
+        assert f"\n{counts} · 1 changed at the same cost · 1 removed · 8 unchanged — " in text
         assert len(rows_in_sight(text)) == len(changes) + 2
 
     def test_an_increase_over_its_limit_is_a_failure_of_its_test(self) -> None:

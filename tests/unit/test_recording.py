@@ -150,10 +150,18 @@ def test_gzip_that_was_stored_as_latin_1_text_is_read() -> None:
     assert json.loads(only(data).body) == MESSAGE
 
 
-def test_a_deflated_body_is_inflated() -> None:
-    data = vcrpy(
-        {"string": zlib.compress(TEXT.encode())}, headers={"Content-Encoding": ["deflate"]}
-    )
+@pytest.mark.parametrize(
+    ("body", "encoding"),
+    [
+        (zlib.compress(TEXT.encode()), "Deflate"),
+        (zlib.compress(TEXT.encode())[2:-4], "deflate"),  # raw, which clients read as well
+        (gzip.compress(ZIPPED), "gzip, gzip"),
+        (gzip.compress(zlib.compress(TEXT.encode())), "deflate,gzip"),
+        (zlib.compress(ZIPPED), "x-gzip, deflate"),
+    ],
+)
+def test_compressions_are_undone_in_turn_as_clients_do(body: bytes, encoding: str) -> None:
+    data = vcrpy({"string": body}, headers={"Content-Encoding": [encoding]})
     assert json.loads(only(data).body) == MESSAGE
 
 
@@ -193,7 +201,7 @@ def test_a_body_of_zstd_that_cannot_be_read_is_a_problem(body: bytes) -> None:
     assert said in (only(data).problem or "")
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "zstd"])
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "zstd", "gzip, br", "lzma"])
 def test_a_header_of_a_compression_that_the_recorder_undid_does_not_matter(encoding: str) -> None:
     recorded = only(vcrpy({"string": TEXT}, headers={"content-encoding": encoding}))
     assert json.loads(recorded.body) == MESSAGE
@@ -203,7 +211,8 @@ def test_a_header_of_a_compression_that_the_recorder_undid_does_not_matter(encod
     ("stored", "headers", "said"),
     [
         ({"string": ZIPPED[:20]}, {}, "damaged"),
-        ({"string": b"\x01\x02"}, {"content-encoding": b"deflate"}, "damaged"),
+        ({"string": b"\x08\x02"}, {"content-encoding": b"deflate"}, "damaged"),
+        ({"string": b"\x01\x02"}, {"content-encoding": "gzip, lzma"}, "is encoded as lzma"),
         ({"base64_string": "?"}, {}, "not"),
         ({"base64_string": "abc"}, {}, "base64"),
     ],
@@ -333,25 +342,114 @@ def test_responses_alone_are_read(text: str, count: int) -> None:
     assert all(each.url is None for each in recorded)
 
 
+def calls(data: object) -> list[tuple[str, int]]:
+    """Return the id and the output tokens of each call in a file."""
+    answers = [found.answer for found in read_calls(read(data))]
+    return [("".join(each.ids), each.usage.output_tokens) for each in answers if each is not None]
+
+
+def lines(*rows: object) -> bytes:
+    return "\n".join(map(json.dumps, rows)).encode()
+
+
+def reply(output_tokens: int, **more: object) -> dict[str, Any]:
+    return MESSAGE | {"usage": {"input_tokens": 10, "output_tokens": output_tokens}} | more
+
+
+def stream(message: dict[str, Any]) -> list[dict[str, Any]]:
+    usage = {"output_tokens": message["usage"]["output_tokens"]}
+    return [
+        {"type": "message_start", "message": reply(1, id=message["id"])},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage},
+        {"type": "message_stop"},
+    ]
+
+
+def sse(*events: object) -> bytes:
+    return "".join(f"data: {json.dumps(each)}\n\n" for each in events).encode()
+
+
+def in_batch(message: dict[str, Any], custom_id: str = "a") -> dict[str, Any]:
+    return {"custom_id": custom_id, "result": {"type": "succeeded", "message": message}}
+
+
+def fetched(*results: object) -> dict[str, Any]:
+    request = {"method": "GET", "uri": f"{URL}/batches/b_1/results"}
+    return {"request": request, "response": {"status": 200, "body": lines(*results).decode()}}
+
+
 @pytest.mark.parametrize("replies", [(2, 5), (5, 2), (5, 5), (1, 2, 5, 3)])
 def test_a_response_that_a_log_holds_several_times_is_one(replies: tuple[int, ...]) -> None:
-    states = [MESSAGE | {"usage": {"input_tokens": 10, "output_tokens": n}} for n in replies]
+    states = [reply(n) for n in replies]
     other = MESSAGE | {"id": "msg_2"}
-    lines = [json.dumps(each) for each in (states[0], other, *states[1:])]
-    kept = [json.loads(each.body) for each in read("\n".join(lines).encode(), "log.jsonl")]
-    assert sorted(kept, key=lambda each: str(each["id"])) == [MESSAGE, other]
+    assert sorted(calls(lines(states[0], other, *states[1:]))) == [("msg_1", 5), ("msg_2", 5)]
 
 
-def test_two_recorded_requests_are_two_calls_whatever_id_was_copied_into_both() -> None:
-    assert len(read({"interactions": [vcrpy(TEXT)["interactions"][0]] * 2})) == 2
+SEVERAL_TIMES = {
+    "a stream twice": sse(*stream(MESSAGE) * 2),
+    "its events twice": lines(*stream(MESSAGE) * 2),
+    "two lists of its events": lines(stream(MESSAGE), stream(MESSAGE)),
+    "its events, then the message": lines(*stream(reply(2)), MESSAGE),
+    "a cut stream, then the message": lines(*stream(reply(2))[:1], MESSAGE),
+    "a line of results twice": lines(in_batch(MESSAGE), in_batch(MESSAGE)),
+    "results that were read twice": {"interactions": [fetched(in_batch(MESSAGE))] * 2},
+    "a result twice in one body": {"interactions": [fetched(*[in_batch(MESSAGE)] * 2)]},
+    "a recorded stream that repeats": vcrpy({"string": sse(*stream(MESSAGE) * 2)}),
+    "a model that declined": lines(reply(1, model="claude-fable-5"), MESSAGE),
+    "a state without a usage": lines({key: MESSAGE[key] for key in ("id", "type")}, MESSAGE),
+}
+
+
+@pytest.mark.parametrize("data", SEVERAL_TIMES.values(), ids=SEVERAL_TIMES)
+def test_a_message_counts_once_in_whatever_form_a_file_repeats_it(data: object) -> None:
+    assert calls(data) == [("msg_1", 5)]
+    assert len(read_calls(read(data))) == 1
+
+
+TWO_CALLS = {
+    "two recorded requests": {"interactions": vcrpy(TEXT)["interactions"] * 2},
+    "two recorded streams": {
+        "interactions": vcrpy({"string": sse(*stream(MESSAGE))})["interactions"] * 2
+    },
+    "two requests of a batch": lines(in_batch(MESSAGE), in_batch(MESSAGE, "b")),
+    "two messages without an id": lines(*[MESSAGE | {"id": ""}] * 2),
+}
+
+
+@pytest.mark.parametrize("data", TWO_CALLS.values(), ids=TWO_CALLS)
+def test_two_requests_are_two_calls_whatever_id_was_copied_into_both(data: object) -> None:
+    assert [tokens for _, tokens in calls(data)] == [5, 5]
+
+
+@pytest.mark.parametrize("beside", [MESSAGE, in_batch(MESSAGE), vcrpy(TEXT)])
+def test_events_leave_what_stands_beside_them_as_it_is(beside: dict[str, Any]) -> None:
+    start, *others = stream(reply(7, id="msg_2"))
+    assert sorted(calls(lines(start, beside, *others))) == [("msg_1", 5), ("msg_2", 7)]
+
+
+@pytest.mark.parametrize(
+    "unread", [{"message": MESSAGE}, {"a": [[MESSAGE]]}, {"request": ASKED, "response": MESSAGE}]
+)
+def test_a_row_whose_usage_cannot_be_read_is_a_problem(unread: object) -> None:
+    found = read_calls(read(lines(unread, MESSAGE, unread), "log.jsonl"))
+    assert [(each.source, each.problem) for each in found] == [
+        ("log.jsonl#1", None),
+        ("log.jsonl", "rows with a usage in an unknown form: 2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "row", [None, 5, {"level": "info"}, {"usage": None}, {"at": {"usage": {"cpu": 9}}}]
+)
+def test_other_rows_of_a_log_are_none(row: object) -> None:
+    assert calls(lines({"message": row}, MESSAGE, [row])) == [("msg_1", 5)]
+    assert len(read_calls(read(lines({"message": row}, MESSAGE)))) == 1
 
 
 def test_batch_result_lines_are_read_one_by_one() -> None:
-    line = {"custom_id": "a", "result": {"type": "succeeded", "message": MESSAGE}}
-    data = f"{json.dumps(line)}\n{json.dumps({**line, 'custom_id': 'b'})}\n".encode()
-    recorded = read(data)
+    recorded = read(lines(in_batch(MESSAGE), in_batch(MESSAGE, "b")))
     assert [json.loads(each.body)["custom_id"] for each in recorded] == ["a", "b"]
-    assert [found.answer is None for each in recorded for found in read_calls(each)] == [False] * 2
+    assert [found.answer is None for found in read_calls(recorded)] == [False] * 2
 
 
 def test_an_error_response_alone_is_not_taken_for_a_success() -> None:

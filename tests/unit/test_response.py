@@ -15,11 +15,13 @@ from pytest_llmcost.call import Call, price, reprice
 from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Terms, Usage
-from pytest_llmcost.responses.endpoints import Endpoint
+from pytest_llmcost.responses.endpoints import Endpoint, recognise
 from pytest_llmcost.responses.message import Answer, read_answer, read_message
 from pytest_llmcost.responses.stream import StreamedMessage
 
 ON = date(2026, 11, 22)
+PROFILE = "arn:aws:bedrock:us-east-1:123456789012:inference-profile"
+OPAQUE = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile"
 TEXT = {"type": "text", "text": "Here you are."}
 ADVISED = [
     {"type": "server_tool_use", "name": "advisor", "input": {}},
@@ -125,6 +127,56 @@ def test_a_requests_model_tells_of_the_endpoint_where_the_url_does_not(
     assert priced(read_message(body(), model=name)).context.platform == platform
     given = priced(read_message(body(), model=name, platform="foundry"))
     assert given.context.platform == "foundry"
+
+
+# Sonnet 4.6 at a regional endpoint is $3.30 for a million tokens, else $3.
+@pytest.mark.parametrize(
+    ("asked", "said", "usd", "high"),
+    [
+        ("us.anthropic.claude-sonnet-4-6", "claude-sonnet-4-6", "3.3", "3.3"),
+        ("anthropic.claude-sonnet-4-6", "claude-sonnet-4-6", "3.3", "3.3"),
+        ("claude-sonnet-4-6", "claude-sonnet-4-6", "3.3", "3.3"),
+        ("global.anthropic.claude-sonnet-4-6", "claude-sonnet-4-6", "3", "3"),
+        (f"{PROFILE}/us.anthropic.claude-sonnet-4-6", "claude-sonnet-4-6", "3.3", "3.3"),
+        (f"{PROFILE}/global.anthropic.claude-sonnet-4-6", "claude-sonnet-4-6", "3", "3"),
+        (f"{OPAQUE}/abc", "claude-sonnet-4-6", "3", "3.3"),
+        (None, "us.anthropic.claude-sonnet-4-6", "3.3", "3.3"),
+        (None, "anthropic.claude-sonnet-4-6", "3.3", "3.3"),
+        (None, "global.anthropic.claude-sonnet-4-6", "3", "3"),
+        (None, "claude-sonnet-4-6", "3", "3.3"),
+    ],
+)
+@pytest.mark.parametrize("host", ["mantle.eu-west-1.api.aws", "runtime.eu-west-1.amazonaws.com"])
+def test_a_messages_route_of_bedrock_has_its_region_in_a_body_or_is_unknown(
+    host: str, asked: str | None, said: str, usd: str, high: str
+) -> None:
+    endpoint = recognise("POST", f"https://bedrock-{host}/anthropic/v1/messages")
+    assert endpoint is not None
+    message = StreamedMessage(body=body(usage(1_000_000), model=said))
+    request = {"model": asked} if asked else None
+    call = priced(read_answer([message], endpoint=endpoint, payload=request))
+    assert (call.usd, call.usd_high) == (Decimal(usd), Decimal(high))
+    assert call.caveats == (() if usd == high else ("unknown-endpoint: bedrock",))
+
+
+@pytest.mark.parametrize(
+    ("asked", "usd", "high"),
+    [
+        ("bedrock/us.anthropic.claude-sonnet-4-6", "3.3", "3.3"),
+        ("bedrock/global.anthropic.claude-sonnet-4-6", "3", "3"),
+        ("us.anthropic.claude-sonnet-4-6-v9:0", "3.3", "3.3"),
+        (f"{OPAQUE}/abc", "3", "3.3"),
+        (f"bedrock/{OPAQUE}/abc", "3", "3.3"),
+        ("acme/sonnet", "3", "3"),
+    ],
+)
+def test_a_gateway_is_told_of_bedrocks_region_in_a_name_of_its_own(
+    asked: str, usd: str, high: str
+) -> None:
+    message = StreamedMessage(body=body(usage(1_000_000), model="claude-sonnet-4-6"))
+    endpoint = Endpoint(kind="messages")
+    call = priced(read_answer([message], endpoint=endpoint, payload={"model": asked}))
+    assert (call.usd, call.usd_high) == (Decimal(usd), Decimal(high))
 
 
 def test_a_batchs_result_is_in_the_batch_tier_even_where_it_does_not_say_so() -> None:
@@ -718,6 +770,20 @@ def test_container_time_without_a_request_is_a_caveat() -> None:
 
 
 @pytest.mark.parametrize(
+    ("tools", "caveats"),
+    [([], ("code-execution-hours",)), ([{"type": "web_search_20260209"}], ())],
+)
+def test_code_that_only_the_usage_counts_has_run_in_a_container(
+    tools: list[dict[str, Any]], caveats: tuple[str, ...]
+) -> None:
+    ran = {"server_tool_use": {"code_execution_requests": 4}}
+    for raw in (usage(1_000, 100, **ran), usage(9, 9, iterations=[entry("message", 9, 9, **ran)])):
+        assert priced(read_message(body(raw), request={"tools": tools})).caveats == caveats
+    none = {"server_tool_use": {"code_execution_requests": 0}}
+    assert priced(read_message(body(usage(1_000, 100, **none)))).caveats == ()
+
+
+@pytest.mark.parametrize(
     ("blocks", "caveats"),
     [([{"type": "container_upload", "file_id": "x"}], ("code-execution-hours",)), ([TEXT], ())],
 )
@@ -803,7 +869,7 @@ def test_the_request_says_how_long_the_entries_live_that_are_read(
 @pytest.mark.parametrize(
     ("message", "path"),
     [
-        ({"type": "error", "error": {"type": "overloaded_error"}}, "usage.input_tokens"),
+        ({"type": "error", "error": {"type": "overloaded_error"}}, "usage"),
         (body() | {"usage": "none"}, "usage"),
     ],
 )

@@ -114,6 +114,16 @@ def test_the_final_usage_overwrites_and_never_adds() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "odd", [{"usage": 5, "content": None}, {"content": 5}, {"content": "x"}, 5]
+)
+def test_a_delta_leaves_the_usage_and_the_content_as_they_are(odd: object) -> None:
+    strange = {"type": "message_delta", "delta": odd}
+    (message,) = read(Reader(), [events(START, strange, TEXT, HELLO, FINAL, STOP)])
+    assert usage_of(message)["output_tokens"] == 15
+    assert message.body["content"] == [{"type": "text", "text": "x"}]
+
+
 def test_data_over_several_lines_comments_pings_and_a_byte_order_mark_are_read() -> None:
     pretty = "".join(f"data: {line}\n" for line in json.dumps(FINAL, indent=1).splitlines())
     body = b"\xef\xbb\xbf" + events(START) + b": a comment\n\n" + events({"type": "ping"})
@@ -167,6 +177,13 @@ def test_another_id_is_another_message_and_the_first_is_truncated_without_a_delt
     assert (first.truncated, second.truncated) == (True, False)
     again, _ = read(Reader(), [events(*WHOLE, *WHOLE)])
     assert not again.truncated
+
+
+def test_more_messages_than_are_read_are_not_exact() -> None:
+    starts = ({**START, "message": {**START["message"], "id": f"msg_{n}"}} for n in range(1_001))
+    sent = [event for start in starts for event in (start, FINAL, STOP)]
+    messages = read(Reader(), [events(*sent)])
+    assert [message.truncated for message in messages] == [*[False] * 999, True]
 
 
 def test_blocks_keep_what_a_bill_depends_on_and_nothing_else() -> None:

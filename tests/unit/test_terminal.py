@@ -594,9 +594,18 @@ class TestOneCause:
 class TestShort:
     def test_is_one_line_with_the_total_its_budget_and_what_is_broken(self) -> None:
         assert render_short(sample_run()) == (
-            "llmcost: cost at least $0.1633 > $0.15 max_suite (+9 %), 2 over, 1 not checked"
+            "llmcost: cost at least $0.1633 > $0.15 max_suite (+9 %), "
+            "2 budgets exceeded, 1 not checked"
         )
         assert render_short(hostile_report()).endswith(", $0.009 spent live")
+
+    def test_says_within_which_bounds_a_total_lies_that_is_not_exact(self) -> None:
+        bounded = make_call("0.5", usd_high=Decimal("0.55"))
+        short = render_short(report_of(row("t.py::a", bounded)))
+        assert short == "llmcost: between $0.50 and $0.55"
+        either = make_call("0.5", usd_low=Decimal(0), usd_high=None)
+        short = render_short(report_of(row("t.py::a", bounded, either)))
+        assert short == "llmcost: at least $0.50"
 
     def test_says_what_the_run_adds_to_its_baseline(self) -> None:
         assert ", +$0.0031 against the baseline, " in render_short(hostile_report())

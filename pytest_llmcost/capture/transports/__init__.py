@@ -53,7 +53,10 @@ if getattr(sys.flags, "thread_inherit_context", False):  # from Python 3.14 on, 
 CURRENT: ContextVar[CapturedRequest | None] = ContextVar("pytest_llmcost_request", default=None)
 """The request that is being sent in this context; `being_sent` reads it."""
 
-_ADDRESSES = r"(?i)anthropic|claude|/model/|/messages|complet(?:e|ions)|responses"
+_ADDRESSES = (
+    r"(?i)anthropic|claude|/model/|/messages|complet(?:e|ions)|responses"
+    r"|batchPredictionJobs|model-invocation-job"
+)
 """One of these is in every address of Claude, once its escapes are undone. Not compiled before the
 first request: `re` keeps it then."""
 RELAYS: set[int] = set()

@@ -5,7 +5,7 @@
   const text = (number) => data.texts[number];
   const named = (fields, values) => Object.fromEntries(fields.map((name, at) => [name, values[at]]));
   const SIGNS = data.signs;
-  const WORDS = { exceeded: "over budget", unverified: "not checked", near: "near its budget" };
+  const WORDS = { exceeded: "over budget or against a rule", unverified: "not checked", near: "near its budget" };
   const CHUNK = 200;
 
   const rows = data.rows.map((values, number) => {
