@@ -97,8 +97,8 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
         owner.has_spent |= is_live and bool(session.settings.live)
     before = None
     if request.supersedes is not None:
-        told = (each for each in owner.recorded if each.captured is request.supersedes)
-        before = next(told, None)
+        reported = (each for each in owner.recorded if each.captured is request.supersedes)
+        before = next(reported, None)
     if before is not None:
         is_stated, said = before.call.evidence == "declared", request.answer
         if is_stated and not (said and _is_same_reply(said, before.said)):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
@@ -58,8 +57,6 @@ _GOVERNMENT = re.compile(r"arn:aws-us-gov:|(?:.*[/:])?us-gov[.-]")
 _ESCAPE = re.compile(r"%([46][1-9A-F]|[57][0-9A]|3[0-9]|2[DE]|5F|7E)", re.IGNORECASE)
 """Of a character that needs no escape: the path is the same without. Source: RFC 3986, 2.3."""
 _OPAQUE_PROFILE = re.compile(r"arn:[^/]*:(?:application-inference-profile|prompt-router)/")
-_OF_BEDROCK = re.compile(r"anthropic\.|arn:aws")
-"""In a name that a body has for a model, also behind a gateway's prefix."""
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,24 +164,6 @@ def _bedrock_endpoint(model: str, verb: str, host: str) -> Endpoint | None:
         model=model,
         stream=verb.endswith("-stream"),
     )
-
-
-def platform_of(
-    endpoint: Endpoint, asked: str | None, own: Iterable[str | None] = ()
-) -> Platform | None:
-    """Return the cloud of a request: as its URL says, or else the model's name in a body.
-
-    `asked` is as the request names it, `own` as its responses do. Gateways, and Bedrock on
-    Anthropic's own path, have the model, hence the region, in the body. A response may name it
-    plainly, which says nothing of the region.
-    """
-    platform = endpoint.platform
-    is_by_body = platform == "bedrock-unknown" and endpoint.model is None
-    if platform is not None and not is_by_body:
-        return platform
-    spelled = (name for name in (asked, *own) if name and _OF_BEDROCK.search(name))
-    name = next(spelled, asked if is_by_body else None)
-    return bedrock_platform(name) if name else platform
 
 
 def bedrock_platform(model: str) -> Platform:

@@ -6,7 +6,7 @@ Knows no rate card, price or date: what a model costs, and which refusals are bi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -37,9 +37,11 @@ from pytest_llmcost.prices.usage import (
     text_of,
     tools_and_longest_reply,
 )
-from pytest_llmcost.responses.endpoints import Endpoint, platform_of
+from pytest_llmcost.responses.endpoints import Endpoint, bedrock_platform
 from pytest_llmcost.responses.stream import FILLINGS, StreamedMessage
 
+_OF_BEDROCK = re.compile(r"anthropic\.|arn:aws")
+"""In a name that a body has for a model, also behind a gateway's prefix."""
 _KINDS: Mapping[str | None, SamplingKind] = {
     None: "message",  # a pass of the model itself if it is not stated
     "message": "message",
@@ -175,8 +177,7 @@ def read_answer(
     if latency is not None:
         payload = {**(payload or {}), "performanceConfig": {"latency": latency}}
     model = model_of(endpoint, payload)
-    own = (text_of(message.body.get("model")) for message in messages)
-    platform = platform_of(endpoint, model, own)
+    platform = _platform_of(endpoint, model, [message.body.get("model") for message in messages])
     answers = [
         read_message(
             **asdict(message), model=model, platform=platform, batch=batch, request=payload
@@ -203,9 +204,27 @@ def unknown_answer(endpoint: Endpoint, payload: _Body | None, caveat: str) -> An
     return Answer(
         model=model or "unknown",
         asked_model=model,
-        terms=Terms(platform=platform_of(endpoint, model)),
+        terms=Terms(platform=_platform_of(endpoint, model)),
         caveats=sorted_caveats([caveat]),
     )
+
+
+def _platform_of(
+    endpoint: Endpoint, asked: str | None, own: Iterable[object] = ()
+) -> Platform | None:
+    """Return the cloud of a request: as its URL says, or else the model's name in a body.
+
+    `asked` is as the request names it, `own` as its responses do. Gateways, and Bedrock on
+    Anthropic's own path, have the model, hence the region, in the body. A response may name it
+    plainly, which says nothing of the region.
+    """
+    platform = endpoint.platform
+    is_by_body = platform == "bedrock-unknown" and endpoint.model is None
+    if platform is not None and not is_by_body:
+        return platform
+    spelled = (name for name in (asked, *own) if isinstance(name, str) and _OF_BEDROCK.search(name))
+    name = next(spelled, asked if is_by_body else None)
+    return bedrock_platform(name) if name else platform
 
 
 def model_of(endpoint: Endpoint, payload: _Body | None) -> str | None:

@@ -269,8 +269,9 @@ class Reader:
             if key is not None and index in self._empty_blocks:
                 self._empty_blocks.pop(index)[key] = "x"
         elif kind == "message_delta":
-            stated = {key: mapping(delta).get(key) for key in ("stop_reason", "stop_details")}
-            body.update({key: each for key, each in stated.items() if each is not None})
+            if isinstance(delta, dict):
+                stated = {key: delta.get(key) for key in ("stop_reason", "stop_details")}
+                body.update({key: each for key, each in stated.items() if each is not None})
             if self._restate(body, event.get("usage")) and body.get("stop_reason") is not None:
                 self._is_final = True
         elif kind == "message_stop":
