@@ -22,6 +22,9 @@ into exit statuses and test failures. This module imports nothing.
 
 from __future__ import annotations
 
+HIDDEN = "[...]"
+"""In a file, for what only the terminal shows."""
+
 
 class LlmCostError(Exception):
     """Base of all; its text is complete and needs no traceback to be understood."""
@@ -72,13 +75,22 @@ class CountError(LlmCostError):
         status: int | None = None,
         may_pass: bool = False,
         refusal: str | None = None,
+        foreign: tuple[str, ...] = (),
     ) -> None:
-        """Keep the HTTP status where there is one, and whether trying again may help."""
+        """Keep the HTTP status where there is one, and whether trying again may help.
+
+        `foreign` are the pieces of the message that others said, and the host: they may name an
+        organisation, or quote a prompt.
+        """
         super().__init__(message)
+        self.for_files = message
+        """The message without them: of all that outlives a run, only this may be written."""
+        for piece in filter(None, foreign):
+            self.for_files = self.for_files.replace(piece, HIDDEN)
         self.status = status
         self.may_pass = may_pass
         self.refusal = refusal
-        """What the API said, where it refused this payload for this model."""
+        """What the API refused about this payload for this model, as files may hold it."""
 
 
 class CountMissingError(CountError):

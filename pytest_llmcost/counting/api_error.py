@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_llmcost.counting.own_requests import pause_of
-from pytest_llmcost.counting.payload import as_list, tool_name
+from pytest_llmcost.counting.payload import KNOWN, as_list, tool_name
 from pytest_llmcost.credentials import without_keys
-from pytest_llmcost.errors import CountError
+from pytest_llmcost.errors import HIDDEN, CountError
 from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.prices.model_names import mask_account
 
@@ -147,8 +147,15 @@ _RUN_LATER = "run again later: what has been counted so far is kept"
 ELSEWHERE = (
     "it may not be the Messages API: check ANTHROPIC_BASE_URL, or what the client is made with"
 )
-_ACCOUNT = re.compile(r"credit|billing|organi[sz]ation|workspace|usage limit", re.IGNORECASE)
+_ACCOUNT = re.compile(
+    r"credit|billing|organi[sz]ation|\borg\b|workspace|usage limit", re.IGNORECASE
+)
 """Refusals with the same status that are not about the payload."""
+_PLACE = re.compile(
+    r"(?:(?P<key>[a-z_]+)(?:\.\w+)*|prompt is too long)(?=:)"
+    r"(?P<numbers>: [\d,]+(?: tokens)? > [\d,]*\d)?"
+)
+"""How a refusal begins that says where in the payload it is, or how many tokens are too many."""
 
 
 def explain_failure(
@@ -173,6 +180,7 @@ def explain_failure(
             f"counting {model} failed with status {status}{after}: {said}; {remedy}",
             status=status,
             may_pass=may_pass,
+            foreign=(said,),
         )
     if isinstance(error, TypeError) and "authentication" in str(error):
         return CountError(f"no credentials to count {model} with; {remedies[401]}")
@@ -189,15 +197,35 @@ def explain_failure(
             f"no answer from {host} while counting ({why}); check the network, "
             "ANTHROPIC_BASE_URL and the proxy settings, then run again",
             may_pass=True,
+            foreign=(why, host),
         )
-    return CountError(f"counting {model} failed: {type(error).__name__}: {said}")
+    return CountError(f"counting {model} failed: {type(error).__name__}: {said}", foreign=(said,))
 
 
 def explain_refusal(said: str, model: str) -> CountError:
     """Explain that a payload is refused, now or when it was recorded (400)."""
+    shown, kept = show_body(said), refusal_for_files(said)
     return CountError(
-        f"the API refused to count this payload for {model} (400): {show_body(said)}. "
+        f"the API refused to count this payload for {model} (400): {shown}. "
         "`messages.create` would most likely refuse it as well; correct the payload",
         status=400,
-        refusal=None if _ACCOUNT.search(said) else said,
+        refusal=None if _ACCOUNT.search(said) else kept,
+        foreign=(shown.removeprefix(kept.removesuffix(HIDDEN)),),
     )
+
+
+def refusal_for_files(said: str) -> str:
+    """Return what files hold of a refusal: its place in the payload, and numbers of tokens.
+
+    The rest may quote the prompt.
+
+    Example:
+        >>> refusal_for_files("max_tokens: 64000 > 32000, which is the maximum")
+        'max_tokens: 64000 > 32000'
+        >>> refusal_for_files("messages.0.content: 'my text' is not valid")
+        'messages.0.content: [...]'
+    """
+    match = _PLACE.match(said)
+    if match is None or (match["key"] and match["key"] not in KNOWN):
+        return HIDDEN
+    return match[0] if match["numbers"] else f"{match[0]}: {HIDDEN}"

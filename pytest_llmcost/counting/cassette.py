@@ -24,6 +24,7 @@ from typing import Literal
 import msgspec
 from msgspec.structs import asdict, replace
 
+from pytest_llmcost.counting.api_error import refusal_for_files
 from pytest_llmcost.counting.payload import RECIPE, Payload
 from pytest_llmcost.errors import CountCassetteError
 from pytest_llmcost.files import LockError, locked, show_path, write_atomic
@@ -32,7 +33,6 @@ from pytest_llmcost.prices.usage import PromptCount
 from pytest_llmcost.yaml_file import MOST_BYTES, YamlError, load_yaml
 
 _REMEDY = "restore it, or delete it and record again"
-_LONGEST_REFUSAL = 300
 
 
 class Count(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -45,7 +45,7 @@ class Count(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The whole prompt; a lower bound if something is left out."""
     left_out: tuple[str, ...] = ()
     refused: str | None = None
-    """What the API said (400)."""
+    """Where in the payload the API found a fault (400)."""
 
 
 class Entry(Count, frozen=True):  # its own fields are no keywords alone: so they come first
@@ -60,10 +60,8 @@ class Entry(Count, frozen=True):  # its own fields are no keywords alone: so the
     @classmethod
     def of(cls, payload: Payload, count: Count, asker: str) -> Entry:
         """Make the entry of a payload: digests and numbers, none of its text."""
-        said = asdict(count)
-        said["refused"] = count.refused and count.refused[:_LONGEST_REFUSAL]
         of = {"fingerprint": payload.fingerprint, "model": payload.model, "parts": payload.parts}
-        return cls(**{**said, **of, "asked_by": (asker,)})
+        return cls(**{**asdict(count), **of, "asked_by": (asker,)})
 
     @property
     def is_current(self) -> bool:
@@ -214,7 +212,8 @@ def _read_interaction(request: str, body: str, code: int) -> Entry:
     entry = msgspec.json.decode(request, type=Entry)
     if code == 400:
         refused = msgspec.json.decode(body, type=_Refused).error.message
-        return replace(entry, input_tokens=0, refused=refused)
+        # Earlier versions recorded all that the API said.
+        return replace(entry, input_tokens=0, refused=refusal_for_files(refused))
     tokens = msgspec.json.decode(body, type=_Counted).input_tokens
     return replace(entry, input_tokens=tokens, refused=None)
 

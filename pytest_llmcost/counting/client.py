@@ -260,11 +260,12 @@ class Counter:
             except CountError:
                 raise
             except NetworkBlocked as error:
+                said = show_body(str(error))
                 raise CountError(
                     f"counting needs a connection to {host}, and this test forbids connections "
-                    f"({show_body(str(error))}); allow that host "
-                    "(block_network(allowed_hosts=...), --allow-hosts), or run without recording "
-                    "counts"
+                    f"({said}); allow that host (block_network(allowed_hosts=...), --allow-hosts), "
+                    "or run without recording counts",
+                    foreign=(said, host),
                 ) from None
             except Exception as error:  # noqa: BLE001 - of the SDK, of httpx and of credentials
                 trimmed = None
@@ -304,9 +305,11 @@ def _send(client: Any, body: dict[str, Any], payload: Payload) -> Count:
     tokens = getattr(counted, "input_tokens", None)
     if not is_quantity(tokens, least=1):
         shown = show_body(counted if isinstance(counted, str) else repr(counted))
+        host = _host(client)
         raise CountError(
-            f"{_host(client)} answered without a number of tokens that a prompt can have "
-            f"({shown}); {ELSEWHERE}"
+            f"{host} answered without a number of tokens that a prompt can have ({shown}); "
+            f"{ELSEWHERE}",
+            foreign=(shown, host),
         )
     return Count(input_tokens=tokens)
 

@@ -76,6 +76,7 @@ class Patience:
                 f"{self._last_answer}; run again, or allow a count more time with "
                 "--llmcost-count-timeout=SECONDS",
                 may_pass=True,
+                foreign=(host,),
             )
 
     def note(self, response: Any) -> None:

@@ -253,7 +253,7 @@ def _failed_count(session: Session, error: CountError) -> str:
     """Note why a count has failed that was tried, and return its caveat; "" if none was tried."""
     if isinstance(error, CountMissingError):
         return ""
-    session.notes.add(f"not counted: {error}")
+    session.note_error("not counted", error)
     return describe_failed_count(error)
 
 
@@ -261,7 +261,7 @@ def describe_failed_count(error: CountError) -> str:
     """Return the caveat of a count that was tried and failed."""
     if isinstance(error, CountCassetteError):
         return "count-failed: the test's count cassette cannot be read; restore or delete it"
-    return f"count-failed: {error}"
+    return f"count-failed: {error.for_files}"
 
 
 def with_caveats(answer: Answer, *caveats: str) -> Answer:

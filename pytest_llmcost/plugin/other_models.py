@@ -70,7 +70,7 @@ class OtherModels:
                             session.counts.counter.client()
                         self._waiting.setdefault(other.fingerprint, []).append((job, known, facts))
                     except CountError as error:
-                        session.notes.add(f"not counted for {model}: {error}")
+                        session.note_error(f"not counted for {model}", error)
             session.ledger.learn(known, facts)
 
     @pytest.hookimpl(tryfirst=True)
@@ -100,7 +100,7 @@ class OtherModels:
             with showing_progress(self._session.config) as progress:
                 outcomes = count_all(counter, first, progress=progress)
         except CountError as error:  # there is no client
-            self._session.notes.add(f"not counted for another model: {error}")
+            self._session.note_error("not counted for another model", error)
             return
         except KeyboardInterrupt:
             for fingerprint, asked in waiting.items():
@@ -114,6 +114,7 @@ class OtherModels:
                 self._learn(asked, outcome)
                 count_all(counter, jobs[1:])  # from memory, into each test's own cassette
             elif outcome.refusal is not None:
+                self._session.note_error(f"not counted for {model}", outcome)
                 refused = Count(refused=outcome.refusal)
                 self._learn(asked, refused)
                 for job in (each for each in jobs if each.mode.writes):
@@ -121,11 +122,11 @@ class OtherModels:
                     try:
                         job.cassette.save()
                     except CountCassetteError as error:
-                        self._session.notes.add(f"counts were not saved: {error}")
+                        self._session.note_error("counts were not saved", error)
             elif outcome.status is None and not is_last:
                 self._waiting[fingerprint] = asked
             else:
-                self._session.notes.add(f"not counted for {model}: {outcome}")
+                self._session.note_error(f"not counted for {model}", outcome)
 
     def _learn(self, asked: Sequence[_Waiting], count: Count) -> None:
         model = asked[0][0].payload.model

@@ -208,6 +208,8 @@ class RunEnd:
                 root=os.path.relpath(config.rootpath, config.invocation_params.dir),
                 unicode=encoding.lower().replace("-", "").startswith("utf"),
             )
+            notes = tuple(session.in_full.get(each, each) for each in ledger.notes)
+            ledger = replace(ledger, notes=notes)
             if rendered := render_summary(ledger, with_columns(session, ledger, view)):
                 terminal.write_sep("=", "llmcost", blue=True)
             for each in rendered:

@@ -104,6 +104,8 @@ class Session(_Findings):
         """How often a call was recorded or withdrawn in this process."""
         self.changed_late: dict[TestAttempt, None] = {}
         """Tests whose calls have changed since their teardown."""
+        self.in_full: dict[str, str] = {}
+        """By a note as files hold it, what the terminal shows instead."""
         self.excerpts: list[str] = []
         """With `-vv`: what stands where calls break a cached prefix. For the terminal, no file."""
         self.after_call: list[Callable[[Sender, Call, Payload], None]] = []
@@ -164,7 +166,8 @@ class Session(_Findings):
         """Return what the process that owns the run does not know yet, in exact builtins."""
         fragment = self.ledger.take_fragment() if self.has_spending else None
         sets = {name: sorted(getattr(self, name)) for name in _Findings.__annotations__}
-        return {"ledger": fragment, **sets, "notes": sorted(self.all_notes)}
+        notes = {"notes": sorted(self.all_notes), "in_full": self.in_full}
+        return {"ledger": fragment, **sets, **notes}
 
     def absorb(self, news: Mapping[str, Any], **process: Any) -> None:
         """Take in the news of another process."""
@@ -173,6 +176,7 @@ class Session(_Findings):
             self.changes += 1
         for name in _Findings.__annotations__:
             getattr(self, name).update(news[name])
+        self.in_full.update(news["in_full"])
 
     # The heavy half
 
@@ -247,8 +251,9 @@ class Session(_Findings):
                     raise
                 # The test has not asked for the client: the count fails, and not the test.
                 remedy = "; let the fixture that sends there ask for it" if is_teardown else ""
+                why = without_secrets(repr(error))
                 raise CountError(
-                    f"llmcost_client cannot be made: {without_secrets(repr(error))}{remedy}"
+                    f"llmcost_client cannot be made: {why}{remedy}", foreign=(why,)
                 ) from None
 
     def save_counts(self) -> None:
@@ -375,6 +380,12 @@ class Session(_Findings):
         while self.failures:
             failure = self.failures.pop()
             self.notes.add(f"a pytest_llmcost hook failed outside of tests: {failure!r}")
+
+    def note_error(self, what: str, error: CountError) -> None:
+        """Note why a count has failed, in full on the terminal alone."""
+        note = f"{what}: {error.for_files}"
+        self.notes.add(note)
+        self.in_full[note] = f"{what}: {error}"
 
     @property
     def all_notes(self) -> set[str]:

@@ -240,9 +240,12 @@ def test_what_only_the_api_knows_is_recorded_and_offline_says_the_same(
     )
     project.record()
     standin.script(fault(400, "messages.0: this model takes no tickets"))
-    project.run(COUNT, NEW, REPORT).assert_outcomes(passed=2)
+    result = project.run(COUNT, NEW, REPORT)
+    result.assert_outcomes(passed=2)
+    assert "takes no tickets" in " ".join(str(result.stdout).split())
+    assert "tickets" not in json.dumps(project.ledger())
     live, asked = other_models(project), len(standin.requests)
-    assert live[0]["rejected"] == {"the payload: messages.0: this model takes no tickets": 1}
+    assert live[0]["rejected"] == {"the payload: messages.0: [...]": 1}
     assert live[0]["usd_then"] is None
     assert asked == 2, "asked once for both tests"
     for mode in ("none", "new_episodes"):
@@ -251,17 +254,19 @@ def test_what_only_the_api_knows_is_recorded_and_offline_says_the_same(
     assert len(standin.requests) == asked
 
 
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "two workers"])
 def test_an_account_in_trouble_is_noted_and_not_recorded(
-    project: Project, standin: StandIn
+    project: Project, standin: StandIn, workers: tuple[str, ...]
 ) -> None:
     project.online(standin).write(
         test_app=PAYLOAD + "    def test_one(llmcost): llmcost.count(payload())\n"
     )
     project.record()
     standin.script(fault(400, "Your credit balance is too low"))
-    result = project.run(COUNT, NEW, REPORT)
+    result = project.run(COUNT, NEW, REPORT, *workers, plugins=("xdist",))
     result.assert_outcomes(passed=1)
     assert other_models(project)[0]["missing"] == 1
+    assert "credit" not in json.dumps(project.ledger())
     result.stdout.fnmatch_lines(
         ["not counted for claude-opus-4-7: *", "*credit balance is too low*"]
     )

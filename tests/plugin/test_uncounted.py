@@ -117,7 +117,8 @@ def test_what_the_api_refused_is_named_and_a_later_count_settles_it(
     def test_again(llmcost):
         with pytest.raises(CountError) as caught:
             llmcost.count(REQUEST)
-        assert [call.caveats for call in llmcost.calls] == [("count-failed: " + str(caught.value),)]
+        failed = f"count-failed: {{caught.value.for_files}}"
+        assert [call.caveats for call in llmcost.calls] == [(failed,)]
         llmcost.count(REQUEST, output_tokens=3)
         assert [call.caveats for call in llmcost.calls] == [()]
     """
@@ -139,11 +140,43 @@ def test_every_report_names_why_the_api_did_not_count(project: Project, standin:
     result = project.record("--llmcost-report=cost.md", "--llmcost-max-suite=$1")
     result.assert_outcomes(failed=2)
     comment = (project.pytester.path / "cost.md").read_text("utf-8")
+    assert "failed with status 404: model: claude-next" in str(result.stdout)
     for text in (comment, str(result.stdout)):
-        assert "failed with status 404: model: claude-next" in text
+        assert "failed with status 404" in text
         assert "check the model id" in text
         assert "is not counted yet (" not in text
         assert "a prompt is not counted yet" not in text
+
+
+@pytest.mark.parametrize("status", [None, 400, 403, 429])
+def test_no_file_holds_a_host_or_what_the_api_said(
+    project: Project, standin: StandIn, status: int | None
+) -> None:
+    said = "limit (org: 123e4567-e89b, workspace wrkspc_01) at 'my prompt'"
+    if status is None:
+        standin.stop()
+    project.online(standin).write(
+        test_app=f"""{APP}
+    @pytest.fixture(scope="session")
+    def llmcost_client():
+        url = "{standin.url.replace("127.0.0.1", "localhost")}"
+        return anthropic.Anthropic(base_url=url, max_retries=0)
+
+    @max_cost("$1")
+    def test_caught(llmcost):
+        with pytest.raises(CountError, match="localhost|123e4567"):
+            llmcost.count(REQUEST)
+    """
+    )
+    standin.script(*[fault(status or 500, said)] * 4)
+    files = ["a.json", "a.md", "a.html", "a.xml"]
+    options = [f"--llmcost-report={name}" for name in files[:3]]
+    project.record(*options, "--junitxml=a.xml")
+    assert "[...]" in project.ledger("a.json")["tests"][0]["calls"][0]["caveats"][0]
+    for name in files:
+        text = (project.pytester.path / name).read_text("utf-8")
+        for secret in ("localhost", "123e4567", "wrkspc", "my prompt"):
+            assert secret not in text
 
 
 def test_sending_it_settles_it_too(project: Project, standin: StandIn) -> None:

@@ -25,6 +25,7 @@ anthropic = pytest.importorskip("anthropic")
 
 ASKER = Asker("test_one")
 SAID = 'tool_choice: "any" is not supported by this model'
+KEPT = "tool_choice: [...]"
 
 
 @pytest.fixture
@@ -49,13 +50,13 @@ def refusal_of(said: str) -> Entry:
 
 
 def test_what_is_written_is_read(path: Path) -> None:
-    refusal = refusal_of(SAID)
+    refusal = refusal_of(KEPT)
     write_entries(path, [refusal])
     assert read_entries(path) == {refusal.fingerprint: refusal}
     assert "code: 400" in path.read_text()
 
 
-def test_a_recorded_refusal_is_told_as_the_live_one_was_and_asks_nobody(
+def test_a_recorded_refusal_is_told_without_the_apis_words_and_asks_nobody(
     path: Path, standin: StandIn, counter: Counter
 ) -> None:
     standin.script(fault(400, SAID))
@@ -63,13 +64,14 @@ def test_a_recorded_refusal_is_told_as_the_live_one_was_and_asks_nobody(
         counter, [Job(payload(), CountCassette(path), MODES["new_episodes"], ASKER)]
     )
     assert isinstance(live, CountError)
-    assert live.refusal == SAID
-    write_entries(path, [refusal_of(SAID)])
+    assert SAID in str(live)
+    assert live.refusal == KEPT
+    write_entries(path, [refusal_of(SAID)])  # as before
     asked = len(standin.requests)
     for mode in ("none", "new_episodes"):
         with pytest.raises(CountError) as recorded:
             counter.count(Job(payload(), CountCassette(path), MODES[mode], ASKER))
-        assert str(recorded.value) == str(live)
+        assert str(recorded.value) == live.for_files
     assert len(standin.requests) == asked
 
 
@@ -87,6 +89,7 @@ def test_asking_for_everything_anew_asks_again(
     [
         "Your credit balance is too low to access the Anthropic API.",
         "This organization has been disabled.",
+        "Not for this key (org: 123e4567).",
         "You have reached your specified API usage limits.",
     ],
 )
@@ -95,10 +98,21 @@ def test_an_account_in_trouble_is_no_refusal_of_the_payload(said: str) -> None:
     assert explain_refusal(said, "claude-opus-4-7").status == 400
 
 
-def test_a_refusal_is_cut_where_it_would_get_long() -> None:
-    refused = refusal_of("x" * 5_000).refused
-    assert refused is not None
-    assert len(refused) == 300
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("max_tokens: 64000 > 32000, the maximum of m", "max_tokens: 64000 > 32000"),
+        ("prompt is too long: 9 tokens > 8 maximum", "prompt is too long: 9 tokens > 8"),
+        ("messages.0.content: 'my prompt' is wrong", "messages.0.content: [...]"),
+        ("my prompt: is wrong", "[...]"),
+        ("my_prompt: is wrong", "[...]"),
+    ],
+)
+def test_of_a_refusal_its_place_and_its_numbers_are_kept(said: str, kept: str) -> None:
+    error = explain_refusal(said, "claude-opus-4-7")
+    assert error.refusal == kept
+    assert explain_refusal(kept, "claude-opus-4-7").refusal == kept
+    assert "my prompt" not in error.for_files
 
 
 @pytest.mark.parametrize("body", ["{}", '{"error": {}}', '{"input_tokens": 3}'])
