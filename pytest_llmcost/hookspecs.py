@@ -24,7 +24,7 @@ hookspec = pluggy.HookspecMarker("pytest")
 
 @hookspec(firstresult=True)
 def pytest_llmcost_rate_card(config: pytest.Config, card: RateCard) -> RateCard | None:
-    """Replace the prices of the run, once, before the first call is priced.
+    """Replace the prices of the run, once per process, before the first call is priced.
 
     `card` is the shipped one, with the rows of `--llmcost-prices` already in. Return the card to
     use, or None to leave it to the next plugin.
