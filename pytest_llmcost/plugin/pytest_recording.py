@@ -28,7 +28,7 @@ _LONGEST_NAME = 255
 
 def record_mode(item: pytest.Item | None, config: pytest.Config, settings: Settings) -> RecordMode:
     """Return how counts of a test are recorded: our setting, pytest-recording's mode, or `none`."""
-    if config.getoption("disable_recording", False):
+    if config.getoption("disable_recording", False) and settings.record_mode != "none":
         return LIVE
     mode: Any = settings.record_mode or config.getoption("record_mode", None)
     # The mode of the vcr marker or of `vcr_config` applies to tests with that marker alone.

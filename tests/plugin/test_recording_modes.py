@@ -608,6 +608,17 @@ def test_disable_recording_counts_live_and_leaves_the_files_alone(
     assert online.ledger("l.json")["totals"]["live_usd"] == "0"
 
 
+def test_disable_recording_sends_nothing_if_the_mode_is_set_to_none(
+    online: Project, standin: StandIn
+) -> None:
+    online.write(test_app=ONE)
+    options = ("--disable-recording", "--llmcost-record-mode=none")
+    result = online.run(*options, plugins=("recording",))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*a prompt is not counted yet*"])
+    assert standin.requests == []
+
+
 def test_everything_works_without_pytest_recording(online: Project, standin: StandIn) -> None:
     online.write(test_app=ONE)
     online.record("-p", "no:recording").assert_outcomes(passed=1)
