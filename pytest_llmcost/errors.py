@@ -123,7 +123,12 @@ class CountMissingError(CountError):
 
 
 class CountCassetteError(CountError):
-    """A count cassette that is damaged or not ours; the file is left as it was."""
+    """A count cassette that is damaged, not ours or not writable; the file is left as it was."""
+
+    def __init__(self, message: str) -> None:
+        """Keep the path, and what the file holds, out of files."""
+        super().__init__(message)
+        self.for_files = "the count cassette cannot be read or written; see the terminal"
 
 
 class LedgerError(LlmCostError):

@@ -28,6 +28,11 @@ def show_path(path: Path, folder: Path | None = None) -> str:
         return str(path)
 
 
+def path_in_project(path: Path, root: Path) -> str:
+    """Return a path as files hold it: relative to the rootdir, or the name alone outside of it."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
 def files_below(folder: Path) -> list[Path]:
     """Return all that is in a folder and below it and is no folder itself, sorted.
 

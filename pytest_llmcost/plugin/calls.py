@@ -18,7 +18,7 @@ from pytest_llmcost.counting.payload import Payload
 from pytest_llmcost.counting.prefixes import Readable
 from pytest_llmcost.counting.segments import CachedPrompt, is_part_of
 from pytest_llmcost.counting.volatile import describe_volatile
-from pytest_llmcost.errors import CountCassetteError, CountError, CountMissingError, PayloadError
+from pytest_llmcost.errors import CountError, CountMissingError, PayloadError
 from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.plugin.live_cap import LiveCap
 from pytest_llmcost.plugin.marker import limits_of
@@ -254,13 +254,6 @@ def _failed_count(session: Session, error: CountError) -> str:
     if isinstance(error, CountMissingError):
         return ""
     session.note_error("not counted", error)
-    return describe_failed_count(error)
-
-
-def describe_failed_count(error: CountError) -> str:
-    """Return the caveat of a count that was tried and failed."""
-    if isinstance(error, CountCassetteError):
-        return "count-failed: the test's count cassette cannot be read; restore or delete it"
     return f"count-failed: {error.for_files}"
 
 

@@ -31,6 +31,7 @@ from pytest_llmcost.counting.segments import (
 )
 from pytest_llmcost.errors import (
     CountCassetteError,
+    CountError,
     CountMissingError,
     PayloadError,
     SettingsError,
@@ -54,14 +55,14 @@ class Counts:
         card: RateCard,
         hook: Callable[[str], pluggy.HookCaller],
         make_client: Callable[[], object],
-        notes: set[str],
+        note_error: Callable[[str, CountError], None],
     ) -> None:
         """Open nothing yet: neither client nor cassette. `hook` returns one of ours by its name."""
         self._config = config
         self._settings = settings
         self._card = card
         self._hook = hook
-        self._notes = notes
+        self._note_error = note_error
         self._sources: dict[Owner, tuple[CountCassette, RecordMode, Asker]] = {}
         self._asked: dict[str, set[str]] = {}
         """Fingerprints by the asker's name, over all attempts of a test or set-ups of a fixture."""
@@ -176,21 +177,24 @@ class Counts:
         Not of one that ended early: what it did not come to, it may still ask for. Fails the
         running test if the file cannot be written.
         """
+        with _failing():
+            self._save(owner)
+
+    def _save(self, owner: Owner) -> None:
         if owner not in self._sources:
             return
         cassette, mode, asker = self._sources.pop(owner)
         if mode.prunes and owner.is_whole:
             cassette.prune(asker.name, self._asked.get(asker.name, set()))
-        with _failing():
-            cassette.save()
+        cassette.save()
 
     def save_all(self) -> None:
         """Save what all owners have recorded; no test is left to fail, so an error is a note."""
         for owner in list(self._sources):
             try:
-                self.save(owner)
-            except pytest.fail.Exception as failure:
-                self._notes.add(str(failure))
+                self._save(owner)
+            except CountCassetteError as error:
+                self._note_error("counts were not saved", error)
 
     def _show_waiting(self, text: str) -> None:
         """Say what a count is waiting for, on any terminal and in any log."""

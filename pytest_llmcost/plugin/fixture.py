@@ -33,14 +33,13 @@ from pytest_llmcost.errors import (
     PriceError,
     SettingsError,
 )
-from pytest_llmcost.files import show_path
+from pytest_llmcost.files import path_in_project
 from pytest_llmcost.ledger.builder import settled
 from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.money import parse_usd, show_value
 from pytest_llmcost.plugin.calls import (
     calls_in,
     calls_of,
-    describe_failed_count,
     note_change,
     record,
 )
@@ -365,7 +364,7 @@ class LlmCost:
             return
         stack = ((frame.f_code.co_filename, line) for frame, line in walk_stack(currentframe()))
         path, line = next(each for each in stack if each[0] not in (__file__, contextlib.__file__))
-        origin = f"{show_path(Path(path), session.config.invocation_params.dir)}:{line}"
+        origin = f"{path_in_project(Path(path), session.config.rootpath)}:{line}"
         budget = Budget(
             scope="block",
             limit=amount,
@@ -457,7 +456,7 @@ def _expect_answer(
 def _uncounted_answer(payload: Payload, error: CountError) -> Answer:
     """Return what is known of a payload whose count failed: an unknown price, not $0."""
     if not isinstance(error, CountMissingError):
-        return _answer(payload, None, caveats=[describe_failed_count(error)])
+        return _answer(payload, None, caveats=[f"count-failed: {error.for_files}"])
     changes = describe_changes(error.changed)
     why = f"uncounted: changed: {changes}" if changes else "uncounted: no recorded count"
     return _answer(payload, None, caveats=[why], before=error.before)

@@ -19,6 +19,7 @@ import pytest
 
 import pytest_llmcost
 from pytest_llmcost.errors import LiveCapError, LlmCostError, SettingsError
+from pytest_llmcost.files import path_in_project
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import SharedFixture, holding_tags, nodeid_of
 from pytest_llmcost.plugin.pytest_recording import record_mode
@@ -64,8 +65,9 @@ class ItemHooks(Hooks):
         names = sorted(name for name in vars(plugin) if name.startswith("pytest_llmcost_"))
         if names and is_late:
             self.session.late_conftests.add(plugin)
+            path = path_in_project(Path(plugin_name), self.session.config.rootpath)
             self.session.notes.add(
-                f"{', '.join(names)} in {plugin_name}: ignored; hooks of pytest-llmcost must be in "
+                f"{', '.join(names)} in {path}: ignored; hooks of pytest-llmcost must be in "
                 "a plugin or in the rootdir conftest"
             )
 

@@ -28,6 +28,7 @@ from pytest_llmcost.budgets.path_globs import (
     values_for,
 )
 from pytest_llmcost.errors import SettingsError
+from pytest_llmcost.files import path_in_project
 from pytest_llmcost.money import format_whole_usd, show_value
 from pytest_llmcost.plugin.options import ARGUMENTS, MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import nodeid_of
@@ -263,7 +264,7 @@ def _place(node: _pytest.nodes.Node, obj: object) -> str:
     if isinstance(node, pytest.Item):
         shown, line, _ = node.location
         return shown if line is None else f"{shown}:{line + 1}"
-    path, suffix, root = node.path, "", node.config.rootpath
+    path, suffix = node.path, ""
     marked = obj or getattr(node, "obj", None)
     if inspect.isclass(marked):
         suffix = f"::{marked.__name__}"
@@ -275,7 +276,7 @@ def _place(node: _pytest.nodes.Node, obj: object) -> str:
             lines = enumerate(inspect.getsourcelines(obj)[0], 1)
             found = [at for at, line in lines if _PYTESTMARK.match(line)]
             suffix = f":{found[0]}" if len(found) == 1 else ""
-    return (path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)) + suffix
+    return path_in_project(path, node.config.rootpath) + suffix
 
 
 def unmatched_globs(

@@ -198,7 +198,7 @@ class Session(_Findings):
         from pytest_llmcost.plugin.counts import Counts
 
         return Counts(
-            self.config, self.settings, self.card, self.hook, self._make_client, self.notes
+            self.config, self.settings, self.card, self.hook, self._make_client, self.note_error
         )
 
     @cached_property
@@ -379,13 +379,16 @@ class Session(_Findings):
         """Note what came too late for a test to fail by it, so that nothing else does."""
         while self.failures:
             failure = self.failures.pop()
-            self.notes.add(f"a pytest_llmcost hook failed outside of tests: {failure!r}")
+            note = "a pytest_llmcost hook failed outside of tests: "
+            self._note(note + type(failure).__name__, f"{note}{failure!r}")
 
     def note_error(self, what: str, error: CountError) -> None:
         """Note why a count has failed, in full on the terminal alone."""
-        note = f"{what}: {error.for_files}"
-        self.notes.add(note)
-        self.in_full[note] = f"{what}: {error}"
+        self._note(f"{what}: {error.for_files}", f"{what}: {error}")
+
+    def _note(self, for_files: str, in_full: str) -> None:
+        self.notes.add(for_files)
+        self.in_full[for_files] = in_full
 
     @property
     def all_notes(self) -> set[str]:

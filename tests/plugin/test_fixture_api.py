@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from conftest import Project
 from spending_suite import APP
@@ -247,6 +249,29 @@ def test_a_block_has_a_ceiling_of_its_own(project: Project, standin: StandIn) ->
     assert [each["state"] for each in test["blocks"]] == ["within", "exceeded"]
     assert test["verdict"]["state"] == "within"
     result.stdout.re_match_lines([r"✗ test_blocks .* \$0\.0001  +\d+%$"])
+
+
+def test_a_block_is_named_from_the_rootdir_and_without_folders_outside_of_it(
+    project: Project, standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper = tmp_path / "outside" / "helper.py"
+    helper.parent.mkdir()
+    helper.write_text("def spend(llmcost):\n    with llmcost.budget('$1'): pass\n")
+    project.online(standin).write(
+        test_app="""
+    def test_blocks(llmcost):
+        with llmcost.budget("$1"): pass
+        import helper
+        helper.spend(llmcost)
+    """
+    )
+    monkeypatch.syspath_prepend(helper.parent)
+    (project.path / "deep").mkdir()
+    monkeypatch.chdir(project.path / "deep")
+    report = f"--llmcost-report={project.path / 'ledger.json'}"
+    project.run(f"--rootdir={project.path}", report, "../test_app.py").assert_outcomes(passed=1)
+    (test,) = project.ledger()["tests"]
+    assert [each["origin"] for each in test["blocks"]] == ["test_app.py:3", "helper.py:2"]
 
 
 def test_a_block_has_the_cache_state_of_the_marker_of_its_test(

@@ -138,9 +138,11 @@ def test_a_conftest_that_comes_with_the_collection_is_told_that_it_does_not_coun
         deep__deeper__conftest="def pytest_llmcost_call(call, item): raise ValueError",
         deep__deeper__test_app=COUNTING.format(day="Monday"),
     )
-    result = project.record()
+    result = project.record("--llmcost-report=ledger.json")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["pytest_llmcost_call in", "*conftest.py:", "  ignored; hooks *"])
+    (note,) = project.ledger()["notes"]
+    assert note.startswith("pytest_llmcost_call in deep/deeper/conftest.py: ignored; hooks of ")
+    assert note in " ".join(str(result.stdout).split())
 
 
 def test_a_hook_that_fails_where_no_test_is_left_is_told_of(
