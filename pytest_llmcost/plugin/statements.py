@@ -23,9 +23,19 @@ def declare(session: Session, read: Callable[..., Answer]) -> Call:
     `read` reads it as the reply to that call's request, which then says what it leaves open.
     """
     sender, answer = session.sender(), read()
+    total = answer.session_total
+    if total is not None and answer.declared_usd is None:
+        return _declare_growth(session, sender, answer, *total)
+    call = _declare_call(session, sender, answer, read)
+    if total is not None:  # the price of this turn is stated; later ones grow from its total
+        sender.owner.agent_totals[total[0]] = (total[1], call)
+    return call
+
+
+def _declare_call(
+    session: Session, sender: Sender, answer: Answer, read: Callable[..., Answer]
+) -> Call:
     owner = sender.owner
-    if answer.session_id is not None and answer.declared_usd is not None:
-        return _declare_growth(session, sender, answer, answer.session_id, answer.declared_usd)
     session.settle(owner)
     before = _call_stated(session, owner, answer, read)
     if before is None:

@@ -64,12 +64,14 @@ def read_declared(
         return answer
     if total is not None or answer.caveats:  # more was called than this usage says
         answer = replace(answer, sampling_calls=())
+    # The total of an agent's result is that of its session so far, not of this turn.
+    # Source: https://github.com/anthropics/claude-code/issues/83239, read 2026-11-25.
+    session = text_of(body.get("session_id"))
+    session_total = (session, total) if session and total is not None else None
     return replace(
         answer,
-        declared_usd=stated,
-        # The total of an agent's result is that of its session so far, not of this turn.
-        # Source: https://github.com/anthropics/claude-code/issues/83239, read 2026-11-25.
-        session_id=None if usd is not None else text_of(body.get("session_id")),
+        declared_usd=usd if session_total else stated,
+        session_total=session_total,
         code_beside=None,
         caveats=sorted_caveats(["declared-price"]),
     )

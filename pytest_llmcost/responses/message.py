@@ -150,8 +150,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     stop_reason: str | None = None
     declared_usd: Decimal | None = None
     """A price that the test stated itself."""
-    session_id: str | None = None
-    """Of an agent's result, whose figures are the running total of its session."""
+    session_total: tuple[str, Decimal] | None = None
+    """Of an agent's result: its session, and the running total of that."""
     code_beside: tuple[str, ...] | None = None
     """The tools of the request beside which a container may have run code; None if none ran."""
     caveats: tuple[Caveat, ...] = ()

@@ -198,6 +198,11 @@ def test_results_of_one_agents_session_are_a_running_total(
             llmcost.record(make(total, "s"))
         assert llmcost.usd == Decimal("0.03")
 
+    def test_a_session_goes_on_from_a_result_whose_price_is_stated(llmcost):
+        llmcost.record(result(0.31, "s"), usd="0.01")
+        llmcost.record(result(0.33, "s"))
+        assert llmcost.usd == Decimal("0.03")
+
     def test_a_session_that_begins_its_total_anew(llmcost):
         for total in (0.03, 0.01, 0.02):
             llmcost.record(result(total, "s"))
@@ -223,7 +228,7 @@ def test_results_of_one_agents_session_are_a_running_total(
             llmcost.record(result(0.01, "s"), usd="0.01")
         assert llmcost.usd == Decimal("0.035")
     """,
-    ).assert_outcomes(passed=12)
+    ).assert_outcomes(passed=13)
 
 
 def test_a_block_has_a_ceiling_of_its_own(project: Project, standin: StandIn) -> None:
