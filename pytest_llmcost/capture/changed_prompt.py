@@ -58,7 +58,7 @@ class ReplayedReply(NamedTuple):
         cached prefix must be the same byte for byte, so that a reordered key makes another one.
         """
         sent, recorded = self.sent, self.recorded
-        if sent.unmarked != recorded.unmarked:
+        if sent.unmarked != recorded.unmarked or self.cut_to() is not None:
             return False
         if not self.answer.usage.cached_tokens and not sent.breakpoints:
             return True
@@ -67,6 +67,13 @@ class ReplayedReply(NamedTuple):
             and all(map(recorded.begins_with, sent.prefixes))
             and all(map(sent.begins_with, recorded.prefixes))
         )
+
+    def cut_to(self) -> int | None:
+        """Return the `max_tokens` that a reply of this length is cut to now; None if it is not."""
+        then, now = reply_limit(self.recorded.body), reply_limit(self.sent.body)
+        if now is None or (then is not None and then <= now) or obstacle_to_recount(self.answer):
+            return None
+        return now if now < self.answer.usage.output_tokens else None
 
     def plan(self, read: ReadCut) -> Plan | None:
         """Return what must be counted to know what the prompt uses now; None where nothing must.
@@ -91,10 +98,10 @@ class ReplayedReply(NamedTuple):
         """Return what the reply uses for the prompt that is sent now.
 
         Its input is the count of the new prompt, split by what the cache does with it now; its
-        output is that of the recorded reply. The model, and with it the rates, are those of what is
-        sent now. `prompt` holds the counts of `plan`, `earlier` what earlier calls of the same
-        owner left in the cache, `caveats` what makes the counts bounds; `tokenizer` names the one
-        of a model.
+        output is that of the recorded reply, cut to `max_tokens`. The model, and with it the rates,
+        are those of what is sent now. `prompt` holds the counts of `plan`, `earlier` what earlier
+        calls of the same owner left in the cache, `caveats` what makes the counts bounds;
+        `tokenizer` names the one of a model.
         """
         answer, sent, recorded = self
         (sampling,) = answer.sampling_calls
@@ -144,6 +151,8 @@ class ReplayedReply(NamedTuple):
     def describe_parts(self) -> str:
         """Name the parts that differ from the recorded payload."""
         changes = changed_parts(self.recorded.parts, self.sent.parts)
+        if self.cut_to() is not None:
+            changes.append("max_tokens")
         return describe_changes(changes) or "the payload"
 
     def left_in_the_cache(self, now: Usage) -> CachedPrefix | None:
@@ -185,6 +194,8 @@ class ReplayedReply(NamedTuple):
         """Return the usage now; and the least it may be, where a read may be a write."""
         sent, total = self.sent, then.prompt_tokens if prompt is None else prompt.input_tokens
         kept = then.only(("output_tokens", *FEES))
+        if (most := self.cut_to()) is not None:
+            kept["output_tokens"] = most
         # Without a mark in either payload something between here and the API caches by itself.
         is_cached_by_others = not (sent.breakpoints or self.recorded.breakpoints) and (
             0 < then.cached_tokens <= total

@@ -69,8 +69,14 @@ class PrefixGroup:
         self.ends[earlier] -= is_next
         return is_next
 
-    def find_break(self, old: CachedValue, new: CachedValue, opening: str) -> Break:
+    def find_break(
+        self, before: list[CachedValue], values: list[CachedValue], at: int, opening: str
+    ) -> Break:
         """Tell how the first values that differ do, and note a block that does so in every run."""
+        old, new = before[at], values[at]
+        was, now = ({each.name for each in side} for side in (before, values))
+        if old.name not in now and new.name in was:  # removed; the new one has moved up
+            return Break(old.name, None, "")
         if old.place is None or new.place is None:  # a setting that was set, changed or removed
             return Break(new.name if new.place is None else old.name, None, "")
         where = opening if new.tier == "messages" else ""
@@ -182,7 +188,7 @@ class CachedPrefixes:
             goes_on = like != opening or (message in values[:longest] and is_last)
         goes_on = goes_on or group.is_next_turn(values)
         if at is not None and not goes_on and longest <= at:
-            broken = group.find_break(before[at], values[at], opening)
+            broken = group.find_break(before, values, at, opening)
             readable = readable._replace(broken=broken, lost=before[-1].prefix)
         elif most < longest:
             part = f"{_LOOK_BACK} or more blocks after {values[longest - 1].name}"

@@ -164,7 +164,11 @@ def _meter(
         return now, payload, evidence
     # Who reads the results of a batch that was created elsewhere sends no prompt to compare.
     is_prompt = request.endpoint.kind != "batch_results"
-    if replay is None or replay.is_same or not is_prompt:
+    if replay is None or not is_prompt:
+        return answer, payload, "billed"
+    if replay.is_same:
+        if payload is not None:
+            _note_cached(owner, request, ReplayedReply(answer, payload, payload), answer.usage)
         return answer, payload, "billed"
     # If the cassette hides its betas, they are taken for those of today.
     betas = request.betas if replay.betas is None else replay.betas
@@ -183,11 +187,17 @@ def _meter(
     if now.before is not None:
         places = describe_volatile(recorded, payload, datetime.now(timezone.utc))
         now = with_caveats(now, *([f"volatile: {places}"] if places else ()))
-    left = reply.left_in_the_cache(now.usage)
-    # A call that is still under way is metered once more, and must not seem to repeat itself.
-    if left is not None and evidence != "stale" and request.is_over:
-        owner.cached_prefixes.append(left)
+    if evidence != "stale":
+        _note_cached(owner, request, reply, now.usage)
     return now, payload, evidence
+
+
+def _note_cached(owner: Owner, request: CapturedRequest, reply: ReplayedReply, now: Usage) -> None:
+    """Note what a reply leaves in the cache, for the calls of its owner that follow."""
+    left = reply.left_in_the_cache(now)
+    # A call that is still under way is metered once more, and must not seem to repeat itself.
+    if left is not None and request.is_over:
+        owner.cached_prefixes.append(left)
 
 
 def _compare(

@@ -390,7 +390,7 @@ class LlmCost:
             spent = calls_in(session, settled(calls), marked or session.settings.cache)
             verdict = judge_budget(session, owner, budget, spent, needs_calls=False)
             owner.has_spent = True
-            owner.blocks.append(verdict)
+            owner.blocks.append((verdict, spent))
             note_change(session, owner)
         if verdict.fails(session.settings.unverified):
             raise budget_failure(owner, verdict, spent)

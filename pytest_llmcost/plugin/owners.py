@@ -49,8 +49,8 @@ class Owner:
         """Whether one of its calls could not be recorded."""
         self.is_whole = False
         """Whether it came to all that it asks for: it has not failed before its end."""
-        self.blocks: list[Verdict] = []
-        """Of its finished `budget(...)` blocks."""
+        self.blocks: list[tuple[Verdict, Sequence[Call]]] = []
+        """Of its finished `budget(...)` blocks, with the calls that each is about."""
         self.open_blocks: dict[int, tuple[list[Call], Phase | None]] = {}
         """The calls of its blocks under way, by their identity, and the phase each began in."""
         self.recorded: list[RecordedCall] = []

@@ -109,13 +109,14 @@ def judge(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> None:
     attempt.verdicts = sorted(verdicts, key=lambda each: -_RANK.index(each.state))
     # The cap on live spend is the run's: of a test it says something only if it refused a call.
     own = [each for each in attempt.verdicts if (each.kind, each.state) != ("refused", "within")]
-    blocks = [*own[1:], *attempt.blocks]
+    blocks = [verdict for verdict, _ in attempt.blocks]
     if own or blocks:
-        session.ledger.judge(attempt.key, verdict=own[0] if own else None, blocks=blocks)
+        verdict = own[0] if own else None
+        session.ledger.judge(attempt.key, verdict=verdict, blocks=[*own[1:], *blocks])
     # A skipped test had no chance to show that it keeps a budget, so it fails only by what is
     # exceeded; one that ended with `pytest.xfail()` stays an xfail.
     unverified = "warn" if attempt.excuse == "skip" else session.settings.unverified
-    judged = () if attempt.excuse == "xfail" else (*attempt.verdicts, *attempt.blocks)
+    judged = () if attempt.excuse == "xfail" else (*attempt.verdicts, *blocks)
     attempt.broken = [each for each in judged if each.fails(unverified)]
 
 
@@ -133,9 +134,11 @@ def fail(session: Session, attempt: TestAttempt) -> NoReturn:
     attempt.is_failed_by_budget = True
     # Private: pytest would report unittest's skip, which it holds, in place of what is raised here.
     vars(attempt.item).pop("_excinfo", None)
-    calls = session.ledger.calls(attempt.key)
+    worst, *others = attempt.broken
+    of_block = (calls for verdict, calls in attempt.blocks if verdict is worst)
+    calls = next(of_block, session.ledger.calls(attempt.key))
     # This frame is not hidden: if all are, pytest adds a line about that to the message.
-    raise budget_failure(attempt, attempt.broken[0], calls, attempt.broken[1:]) from None
+    raise budget_failure(attempt, worst, calls, others) from None
 
 
 class Reports(Hooks):

@@ -42,13 +42,14 @@ _VERTEX = re.compile(
 _HOST = "api.anthropic.com"
 _SAMPLING = re.compile(
     r"(?:/v1)?/(?:chat/completions|completions|complete|responses"
-    r"|batchPredictionJobs|model-invocation-job)/?$"
+    r"|batchPredictionJobs|model-invocation-job)/?$",
+    re.IGNORECASE,
 )
 """Of the OpenAI-compatible API, Anthropic's old text completions, and batches of Google Cloud and
 Bedrock, whose results are files. Sources:
 https://cloud.google.com/vertex-ai/generative-ai/docs/partner-models/claude-batch and
 https://docs.aws.amazon.com/bedrock/latest/APIReference/API_CreateModelInvocationJob.html"""
-_MESSAGES = re.compile(r"/{1,2}v1/+messages/?$")
+_MESSAGES = re.compile(r"/{1,2}v1/+messages/?$", re.IGNORECASE)
 _CHAT = re.compile(r"^/v1/chat/completions/?$")
 _CLAUDE = re.compile(r"(?:^|[./~])(?:claude|anthropic)(?![a-z])", re.IGNORECASE)
 """In a model's name, also behind a vendor, a region or a gateway's prefix."""
@@ -144,7 +145,7 @@ def _endpoint_of(method: str, url: str) -> Endpoint | None:
         return _bedrock_endpoint(unquote(match["model"]), match["verb"], host)
     if match := _VERTEX.search(path):
         return _vertex_endpoint(unquote(match["model"]), match["verb"], match["location"])
-    path = unquote(path)
+    path = unquote(path).partition(";")[0]  # behind it, parameters. Source: RFC 3986, 3.3
     match = _SAMPLING.search(path) or (_MESSAGES.search(path) if host == _HOST else None)
     if match is None:
         return None

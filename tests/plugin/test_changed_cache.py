@@ -354,6 +354,26 @@ def test_an_agent_of_ten_turns_with_an_edited_system_prompt_is_verified_once_cou
     assert_exact(row, usd(*run_through(now)))
 
 
+def test_what_an_unchanged_turn_wrote_is_read_by_a_turn_whose_newest_message_has_changed(
+    project: Project,
+) -> None:
+    """The automatic breakpoint moves on, so the turn has none where that prefix ends."""
+    first = automatic({})
+    answer = {"role": "assistant", "content": [text("Is it?")]}
+
+    def second(words: str) -> Body:
+        return automatic({"messages": [*first["messages"], answer, user(text(words))]})
+
+    then, now = second("It is."), second("It is, and loud. " * 100)
+    billed = run_through([first, then])
+    assert billed[1].read_tokens == billed[0].write_5m_tokens
+    exchanges = [Exchange(first, first, usage(billed[0])), Exchange(then, now, usage(billed[1]))]
+    write_project(project, talk=exchanges)
+    row = count_and_replay(project)["talk"]
+    assert {call["evidence"] for call in row["calls"]} == {"billed", "recounted"}
+    assert_exact(row, usd(*run_through([first, now])))
+
+
 def test_what_another_test_wrote_is_no_proof_of_a_read(project: Project) -> None:
     """Tests run alone and in any order, so each must hold by itself."""
     then, now = talk(BOOK, 2, moving=False), talk(f"{BOOK}And more.", 2, moving=False)

@@ -279,6 +279,24 @@ def test_a_block_is_named_from_the_rootdir_and_without_folders_outside_of_it(
     assert [each["origin"] for each in test["blocks"]] == ["test_app.py:3", "helper.py:2"]
 
 
+def test_the_failure_of_a_block_that_was_caught_shows_the_calls_of_the_block(
+    project: Project, standin: StandIn
+) -> None:
+    result = run(
+        project,
+        standin,
+        """
+    def test_block(llmcost):
+        with pytest.raises(pytest.fail.Exception), llmcost.budget("$0.0001"):
+            llmcost.record({"input_tokens": 226, "output_tokens": 1}, model="claude-opus-4-7")
+        llmcost.record({"input_tokens": 7_000, "output_tokens": 1}, model="claude-opus-4-7")
+    """,
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines([r"  the call  .*226 input \+ 1 output tokens, \$0\.0012"])
+    result.stdout.no_fnmatch_line("*7,000 input*")
+
+
 def test_a_block_has_the_cache_state_of_the_marker_of_its_test(
     project: Project, standin: StandIn
 ) -> None:

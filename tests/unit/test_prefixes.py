@@ -228,6 +228,21 @@ BROKEN: dict[str, tuple[Body, Body, tuple[str, int | None, str | None]]] = {
         ),
         ("20 or more blocks after messages.0.content.0", None, "system.1"),
     ),
+    "the tools were removed": (
+        ask(tools=[tool("find")], **PLAIN),
+        ask(**PLAIN),
+        ("tools.find", None, None),
+    ),
+    "the first of two tools was removed": (
+        ask(tools=[tool("find"), tool("route")], **PLAIN),
+        ask(tools=[tool("route")], **PLAIN),
+        ("tools.find", None, None),
+    ),
+    "a block of the system prompt was removed": (
+        ask(**AUTO, system=[text("Be brief."), text(RULES)]),
+        ask(**AUTO, system=[text("Be brief.")]),
+        ("system.1", None, None),
+    ),
     "thinking was turned on": (
         ask(**PLAIN),
         ask(**PLAIN, thinking={"type": "enabled", "budget_tokens": 2_000}),

@@ -137,6 +137,24 @@ def test_a_reply_cut_by_a_limit_that_has_grown_is_a_lower_bound(
 
 
 @pytest.mark.parametrize(
+    ("then", "now", "tokens"),
+    [(100, 7, 7), (100, 6, 6), (None, 2, 2), (100, 0, 0), (5, 4, 4), (5, 5, 7), (2, 5, 7)],
+)
+def test_a_reply_that_is_longer_than_max_tokens_allows_now_ends_there(
+    then: int | None, now: int, tokens: int
+) -> None:
+    recorded, sent = {**SHORT, "max_tokens": then}, {**SHORT, "max_tokens": now}
+    reply_now = ReplayedReply(reply(), read_payload(sent), read_payload(recorded))
+    assert reply_now.is_as_billed() == (tokens == 7)
+    assert reply_now.plan(read_payload) is None  # no count is needed
+    answer = reply_now.recount(None, tokenizer=tokenizer)
+    assert answer.usage == Usage(input_tokens=20, output_tokens=tokens)
+    if tokens != 7:
+        assert answer.caveats == ("changed-prompt: max_tokens",)
+    assert recounted(reply(), {**LONG, "max_tokens": now}, recorded).usage.output_tokens == tokens
+
+
+@pytest.mark.parametrize(
     ("then", "now", "is_bound"),
     [
         (["END"], ["END"], False),
