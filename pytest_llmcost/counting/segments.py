@@ -324,8 +324,10 @@ def is_part_of(name: str, other: str) -> bool:
     Example:
         >>> is_part_of("tools.find", "tools"), is_part_of("tools.find_all", "tools.find")
         (True, False)
+        >>> is_part_of("tools.find.all", "tools.find")  # another tool
+        False
     """
-    return name == other or name.startswith(f"{other}.")
+    return name == other or (name.startswith(f"{other}.") and not other.startswith("tools."))
 
 
 def plan_parts(payload: Payload, names: Sequence[str] | None = None, *, read: ReadCut) -> Plan:
