@@ -1,7 +1,8 @@
 """Relay: an endpoint on loopback that passes requests on to the API.
 
 For what runs in another process: an agent, a server in another language, a container. Everything is
-passed on as it comes, streams piece by piece; nothing is kept. It sends by `http.client`, whose
+passed on as it comes, streams piece by piece; nothing is kept. Only the address of a batch's
+results is changed, so that they come through here as well. It sends by `http.client`, whose
 transport follows what passes.
 """
 
@@ -11,6 +12,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection, IncompleteRead
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -32,6 +34,7 @@ _SECONDS = 600.0
 _LOOK_SECONDS = 0.02
 """How often it looks whether to stop; a run ends that much later."""
 _PIECE = 65_536
+_BATCHES, _JSON = "/v1/messages/batches", "application/json"
 
 
 class Relay(ThreadingHTTPServer):
@@ -97,7 +100,12 @@ class _Handler(BaseHTTPRequestHandler):
             if has_body:
                 self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            while has_body and (piece := response.read1(_PIECE)):
+            pieces = iter(partial(response.read1, _PIECE), b"") if has_body else iter(())
+            if self.path.startswith(_BATCHES) and response.headers.get_content_type() == _JSON:
+                # The results are at an address that the batch names, which is to be here, too.
+                body = b"".join(pieces).replace(upstream.encode(), self.server.url.encode())
+                pieces = filter(None, [body])
+            for piece in pieces:
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
             if response.length:  # `read1` does not say that some is missing
                 raise IncompleteRead(b"", response.length)

@@ -56,7 +56,7 @@ _READING = {
     "lost-answer": Rule(
         "higher",
         "a request got no answer and may have been billed{detail}",
-        "record its cost with llmcost.record(...)",
+        "run the test again, or state its cost with llmcost.record(...) if no retry was answered",
         _BOTH,
         may_be_stated=True,
     ),

@@ -387,6 +387,24 @@ def test_a_call_that_is_in_no_doubt_is_not_replaced_by_a_usage(project: Project)
     assert (len(test["calls"]), test["usd"]) == (2, "0.009")
 
 
+def test_of_an_attempt_that_was_lost_before_an_answer_no_statement_is_asked_for(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin)
+    standin.script(Step(cut_after_bytes=0))
+    send = (
+        "import anthropic\n"
+        "            with anthropic.Anthropic() as client:\n"
+        "                client.messages.create(**ASKED)"
+    )
+    result, test = run(project, send)
+    result.assert_outcomes(failed=1)
+    assert (len(test["calls"]), test["verdict"]["state"]) == (1, "unverified")
+    result.stdout.fnmatch_lines(
+        ["  to settle it *run the test again, or *if no retry was answered"]
+    )
+
+
 def test_an_answer_that_was_lost_on_its_way_is_settled_by_a_usage(
     project: Project, standin: StandIn
 ) -> None:

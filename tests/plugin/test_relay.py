@@ -52,6 +52,31 @@ def online(project: Project, standin: StandIn) -> Project:
     return project.online(standin)
 
 
+def test_a_batch_and_its_results_both_pass(online: Project) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    BATCH = f'''
+    import anthropic
+    with anthropic.Anthropic() as client:
+        batches = client.messages.batches
+        batch = batches.create(requests=[{{"custom_id": "a", "params": {ASKED}}}])
+        while batches.retrieve(batch.id).processing_status != "ended":
+            pass
+        print(*(each.result.type for each in batches.results(batch.id)))
+    '''
+
+    @max_cost("$0.01", calls=1)
+    def test_batch(llmcost, llmcost_relay):
+        env = {**os.environ, "ANTHROPIC_BASE_URL": llmcost_relay.url}
+        said = subprocess.check_output([sys.executable, "-c", BATCH], env=env, text=True)
+        assert said == "succeeded\\n"
+        assert [call.caveats for call in llmcost.calls] == [()]
+    """
+    )
+    online.run().assert_outcomes(passed=1)
+
+
 @pytest.mark.parametrize("mode", ["once", "stream"])
 def test_another_program_s_calls_are_of_the_running_test(online: Project, mode: str) -> None:
     online.write(

@@ -206,7 +206,7 @@ class TestReasons:
         ]
         (reason,) = reasons(calls)
         assert "(no. 0, ...)" in reason
-        assert "(1,200 calls); record its cost" in reason
+        assert "(1,200 calls); run the test again" in reason
         assert reasons(reversed(calls)) == (reason,)
 
     def test_show_a_detail_that_only_some_of_the_calls_have(self) -> None:
