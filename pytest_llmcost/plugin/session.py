@@ -393,9 +393,11 @@ class Session(_Findings):
     @property
     def all_notes(self) -> set[str]:
         """What a reader should know, with the requests that capture failed to follow."""
-        failures = () if self.capture is None else self.capture.failures
         text = "internal error while reading a request; its cost is unknown: "
-        return {*self.notes, *(text + each for each in failures)}
+        for failure in () if self.capture is None else self.capture.failures:
+            kind, _, _ = failure.partition(":")  # the rest may quote what the request holds
+            self._note(text + kind, text + failure)
+        return self.notes
 
 
 class Hooks:

@@ -164,11 +164,14 @@ def test_a_hook_that_fails_where_no_test_is_left_is_told_of(
     """,
         test_app="def test_plain(): pass",
     )
-    result = project.run()
+    result = project.run("--llmcost-report=ledger.json")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
         ["  outside tests *", "a pytest_llmcost hook failed outside of tests: ValueError('no')"]
     )
+    assert project.ledger()["notes"] == [
+        "a pytest_llmcost hook failed outside of tests: ValueError"
+    ]
 
 
 def test_a_rate_card_that_fails_leaves_no_budget_checked(
@@ -206,6 +209,7 @@ def test_a_rate_card_that_fails_leaves_no_budget_checked(
     result.stdout.fnmatch_lines(
         ["*a call could not be recorded because of *internal error*", "*no contract today*"]
     )
+    assert any(note.endswith("its cost is unknown: LookupError") for note in ledger["notes"])
 
 
 @pytest.mark.parametrize("raised", ["pytest.fail('dear')", "pytest.skip('dear')", "1 / 0"])
