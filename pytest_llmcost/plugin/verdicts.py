@@ -133,7 +133,8 @@ def fail(session: Session, attempt: TestAttempt) -> NoReturn:
     attempt.is_failed_by_budget = True
     # Private: pytest would report unittest's skip, which it holds, in place of what is raised here.
     vars(attempt.item).pop("_excinfo", None)
-    calls = session.ledger.calls(attempt.key)
+    state = limits_of(attempt.item, session.settings).cache or session.settings.cache
+    calls = calls_in(session, session.ledger.calls(attempt.key), state)
     # This frame is not hidden: if all are, pytest adds a line about that to the message.
     raise budget_failure(attempt, attempt.broken[0], calls, attempt.broken[1:]) from None
 
