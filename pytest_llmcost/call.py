@@ -20,7 +20,7 @@ from pytest_llmcost.prices.bill import ByCategory, CacheState, in_cache_state, p
 from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
 from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.rate_card import RateCard
-from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
+from pytest_llmcost.prices.usage import LONGEST, SamplingCall, Terms, Usage
 from pytest_llmcost.responses.message import Answer
 
 Evidence = Literal["billed", "counted", "recounted", "stale", "declared", "mocked", "refused"]
@@ -116,7 +116,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
         # They had the same prompt, at worst none of it cached yet, and replies of `max_tokens`.
         if not self.lost_attempts or self.max_tokens is None or len(self.sampling_calls) != 1:
             return None
-        uncached = in_cache_state(self.sampling_calls[0], "cold")
+        uncached = in_cache_state(self.sampling_calls[0], "cold", lifetime=LONGEST)
         return replace(uncached, output_tokens=self.max_tokens)
 
     @property

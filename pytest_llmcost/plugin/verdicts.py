@@ -135,8 +135,10 @@ def fail(session: Session, attempt: TestAttempt) -> NoReturn:
     # Private: pytest would report unittest's skip, which it holds, in place of what is raised here.
     vars(attempt.item).pop("_excinfo", None)
     worst, *others = attempt.broken
-    of_block = (calls for verdict, calls in attempt.blocks if verdict is worst)
-    calls = next(of_block, session.ledger.calls(attempt.key))
+    calls = next((calls for verdict, calls in attempt.blocks if verdict is worst), None)
+    if calls is None:
+        state = limits_of(attempt.item, session.settings).cache or session.settings.cache
+        calls = calls_in(session, session.ledger.calls(attempt.key), state)
     # This frame is not hidden: if all are, pytest adds a line about that to the message.
     raise budget_failure(attempt, worst, calls, others) from None
 

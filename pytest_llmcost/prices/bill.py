@@ -18,7 +18,9 @@ from msgspec.structs import astuple, replace
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.rate_card import PriceList, RateCard, Rates
 from pytest_llmcost.prices.usage import (
+    LONGEST,
     WRITTEN,
+    Lifetime,
     SamplingCall,
     SamplingKind,
     Terms,
@@ -153,6 +155,7 @@ def price_sampling(
         # What may be free counts as free, with the full price as the high bound.
         refusal_billed = card.is_refusal_billed(sampling.refusal, on)
     usage = in_cache_state(sampling, cache_state)
+    is_life_unknown = usage != in_cache_state(sampling, cache_state, lifetime=LONGEST)
     billed = usage if refusal_billed else Usage()
     rates = band_of(prices.bands, sampling.usage)
     charge = partial(_charge, sampling, prices)
@@ -176,8 +179,9 @@ def price_sampling(
         high = usd
     elif prices.multiplier_high is not None and not is_silent:
         most = usage
-        if sampling.usage_high is not None or sampling.most_output_tokens is not None:
-            most = in_cache_state(sampling, cache_state, sampling.most_usage)
+        bounds = sampling.usage_high, sampling.most_output_tokens
+        if is_life_unknown or bounds != (None, None):
+            most = in_cache_state(sampling, cache_state, sampling.most_usage, LONGEST)
         high_rates = band_of(prices.alternative or prices.bands, most)
         if sampling.may_cache is not None:
             most = _cached_as(most, WRITTEN[sampling.may_cache])
@@ -186,6 +190,8 @@ def price_sampling(
     caveats = [*prices.caveats]
     if refusal_billed is None:
         caveats.append(f"unknown-refusal: {sampling.refusal}")
+    if is_life_unknown:
+        caveats.append("unknown-lifetime")
     if is_silent:
         caveats.append(f"fallback-without-entry: {sampling.model}")
     if sampling.may_cache is not None and sampling.usage.input_tokens:
@@ -231,26 +237,30 @@ def _cached_as(usage: Usage, category: str) -> Usage:
 
 
 def in_cache_state(
-    sampling: SamplingCall, cache_state: CacheState, usage: Usage | None = None
+    sampling: SamplingCall,
+    cache_state: CacheState,
+    usage: Usage | None = None,
+    lifetime: Lifetime = "5m",
 ) -> Usage:
     """Return a sampling call's usage, or its bound, with a cold or a warm cache or as billed.
 
-    A response does not say how long the entries live that it reads: as long as the request asks, or
-    the same call writes, if there is one lifetime alone; else 5 minutes, the default.
+    A response does not say how long the entries live that it reads: as long as the request asks for
+    all of them. `lifetime` is assumed if that is unknown.
     """
     usage = sampling.usage if usage is None else usage
     if cache_state == "as-billed":
         return usage
-    lives = [life for life, name in WRITTEN.items() if getattr(usage, name)]
-    written = WRITTEN[sampling.read_lifetime or (lives[0] if len(lives) == 1 else "5m")]
+    # The entries at the front are read first, and those that live longer must precede the others,
+    # so nothing that is read has a shorter life than what is written behind it.
+    # Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching (2026-08-22)
+    known = LONGEST if getattr(usage, WRITTEN[LONGEST]) else lifetime
+    written = WRITTEN[sampling.read_lifetime or known]
     tokens = getattr(usage, written) + usage.cache_read_tokens
     cold = replace(usage, cache_read_tokens=0, **{written: tokens})
     if cache_state == "cold":
         return cold
     most, read = sampling.most_read_tokens, usage.cached_tokens
     read = read if most is None else min(most, read)
-    # The entries at the front are read first, and those that live longer must precede the others.
-    # Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching (2026-08-22)
     hits = longest_lived(cold.only(WRITTEN.values()), read)
     left = {name: getattr(cold, name) - tokens for name, tokens in hits.items()}
     return replace(cold, cache_read_tokens=read, **left)

@@ -211,6 +211,11 @@ _PRICING = {
         "a declined attempt is billed, but its tokens are not in the usage{detail}",
         tokens=_BOTH,
     ),
+    "unknown-lifetime": Rule(
+        "higher",
+        "what was read from the cache may live for an hour, which costs more to write",
+        'price a count of the prompt: llmcost.count(..., cache="cold")',
+    ),
     "unknown-refusal": Rule(
         "higher", "it is unknown whether this kind of refusal is billed{detail}"
     ),

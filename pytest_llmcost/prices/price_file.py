@@ -57,7 +57,7 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_na
 
 
 class RateRow(_Table, frozen=True, kw_only=True):
-    """One dated row: five rates, or a multiplier of whatever rates are in force.
+    """One dated row: rates, or a multiplier of whatever rates are in force.
 
     Units: US dollars per million tokens; dates are UTC days.
     """
@@ -80,7 +80,7 @@ class RateRow(_Table, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Check what belongs together; msgspec names the row to these errors."""
-        given = [key for key in RATE_KEYS if getattr(self, key) is not None]
+        given = [*self.usd]
         if self.until_on is not None and self.until_on <= self.from_on:
             raise ValueError(f"until: {self.until_on} is not after from = {self.from_on}")
         if self.multiplier is not None and given:
@@ -90,6 +90,23 @@ class RateRow(_Table, frozen=True, kw_only=True):
             )
         if self.multiplier is None and not given:
             raise ValueError(f"gives no rate; write {', '.join(RATE_KEYS)}, or a factor")
+
+    @property
+    def usd(self) -> dict[str, Decimal]:
+        """The rates that it states, by their keys."""
+        stated = {key: getattr(self, key) for key in RATE_KEYS}
+        return {key: EXACT.plus(rate) for key, rate in stated.items() if rate is not None}
+
+    def covers(self, speed: str, above: int) -> bool:
+        """Return whether it is about the rates of a speed and a length band."""
+        if self.multiplier is not None:
+            return self.speed in (None, speed) and self.above in (None, above)
+        return (self.speed or STANDARD, self.above or 0) == (speed, above)
+
+    def holds(self, on: date, ended_on: date | None) -> bool:
+        """Return whether it is in force on a day, as the last rates of a speed that ended are."""
+        is_last = self.multiplier is None and self.until_on == ended_on
+        return self.from_on <= on and (on < (self.until_on or date.max) or is_last)
 
 
 Layers = Sequence[Sequence[RateRow]]
@@ -247,54 +264,62 @@ def _read_special(kind: type[Any], value: Any) -> Any:
     return kind(number)
 
 
-def row_on(layers: Layers, on: date, speed: str, above: int) -> tuple[RateRow, Decimal] | None:
-    """Return the row in force on a day, and the multiplier of its rates.
+def end_of(layers: Layers, speed: str, on: date) -> date | None:
+    """Return the day on which a fast mode ended, if it has by then.
 
-    A user's row wins over the shipped ones however old it is, and of the rows of one file the
-    latest wins. A multiplier holds for the rows of its own file and of those below it.
+    Its last rates stay, so that no suite fails by the clock.
     """
-    multiplier = Decimal(1)
-    for rows in reversed(layers):
-        held = [each for each in rows if each.from_on <= on < (each.until_on or date.max)]
-        # The sort is stable: of several rows of one day the last one in the file wins.
-        held.sort(key=lambda row: row.from_on)
-        discounts = [
-            row.multiplier
-            for row in held
-            if row.multiplier and row.speed in (None, speed) and row.above in (None, above)
-        ]
-        stated = [
-            row
-            for row in held
-            if not row.multiplier and (row.speed or STANDARD, row.above or 0) == (speed, above)
-        ]
-        if discounts:
-            multiplier = EXACT.multiply(multiplier, discounts[-1])
-        if stated:
-            return stated[-1], multiplier
-    return None
+    begun = [
+        row
+        for rows in layers
+        for row in rows
+        if row.covers(speed, 0) and row.from_on <= on and len(row.usd) == len(RATE_KEYS)
+    ]
+    ends = [row.until_on for row in begun if row.until_on is not None and row.until_on <= on]
+    return max(ends) if speed != STANDARD and begun and len(ends) == len(begun) else None
 
 
-def complete(row: RateRow, below: Layers, stated: Sequence[RateRow]) -> RateRow:
-    """Fill in what a row of a user's file leaves out, from the row that it replaces.
+def rates_on(
+    layers: Layers, on: date, speed: str, above: int
+) -> tuple[RateRow, dict[str, Decimal]] | None:
+    """Return the rates of a day, and the row on top that states some of them; None if one lacks.
+
+    The rows in force lie over each other: each file over those below it; in one file a later row
+    over an earlier one, and of several rows of one day the last one in the file on top. A row sets
+    the rates that it states. A multiplier changes all that is below it; of those of one file the
+    latest alone does.
+    """
+    top, usd = None, dict[str, Decimal]()
+    ended_on = end_of(layers, speed, on)
+    for rows in layers:
+        held = [row for row in rows if row.covers(speed, above) and row.holds(on, ended_on)]
+        held.sort(key=lambda row: row.from_on)  # which is stable
+        latest = next((row for row in reversed(held) if row.multiplier), None)
+        for row in held:
+            if row.multiplier is None:
+                top, usd = row, usd | row.usd
+            elif row is latest:
+                usd = {key: EXACT.multiply(rate, row.multiplier) for key, rate in usd.items()}
+    return None if top is None or len(usd) < len(RATE_KEYS) else (top, usd)
+
+
+def check_row(row: RateRow, below: Layers, own: Sequence[RateRow]) -> None:
+    """Check a row of a user's file, `own`, against the files below it.
 
     Raises:
         ValueError: a rate is missing or absurdly cheap, or there is none to multiply.
     """
     where = f"rates row from {row.from_on}"
+    layers = (*below, own)
     if row.multiplier is not None:
-        if not any(
-            row.speed in (None, each.speed or STANDARD) and row.above in (None, each.above or 0)
-            for each in stated
-        ):
+        stated = (each for rows in layers for each in rows if each.multiplier is None)
+        if not any(row.covers(each.speed or STANDARD, each.above or 0) for each in stated):
             kind = f" of speed {row.speed}" if row.speed else ""
             kind += f" above {row.above:,} tokens" if row.above else ""
             raise ValueError(f"{where}: there are no rates{kind} to multiply by {row.multiplier}")
-        return row
-    for key in RATE_KEYS:
-        rate = getattr(row, key)
-        known = [getattr(each, key) for rows in below for each in rows if each.multiplier is None]
-        if rate is None or (rate == 0 and (not known or key.startswith("cache_"))):
+    for key, rate in row.usd.items():
+        known = [each.usd[key] for rows in below for each in rows if key in each.usd]
+        if rate == 0 and (not known or key.startswith("cache_")):
             continue  # a local model may be free, and so may a gateway's cache
         # Rates for one token, or for a thousand, instead of a million are the likeliest mistake.
         if rate <= (EXACT.divide(min(known), _TOO_CHEAP) if known else _LEAST_RATE):
@@ -305,18 +330,13 @@ def complete(row: RateRow, below: Layers, stated: Sequence[RateRow]) -> RateRow:
                 f"{where}: {key}: {rate:f} is not more than {least}; rates are US dollars per "
                 "million tokens"
             )
-    missing = [key for key in RATE_KEYS if getattr(row, key) is None]
-    if not missing:
-        return row
-    found = row_on(below, row.from_on, row.speed or STANDARD, row.above or 0)
-    if found is None:
+    missing = [key for key in RATE_KEYS if key not in row.usd]
+    speed, above = row.speed or STANDARD, row.above or 0
+    if row.usd and missing and rates_on(layers, row.from_on, speed, above) is None:
         raise ValueError(
             f"{where}: {', '.join(missing)}: missing, and there is no earlier row of that speed "
             "and length to take them from"
         )
-    replaced, multiplier = found
-    rest = {key: Amount(EXACT.multiply(getattr(replaced, key), multiplier)) for key in missing}
-    return replace(row, **rest)
 
 
 _Merged = TypeVar("_Merged", CardFile, ModelEntry)

@@ -7,7 +7,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import date, timedelta
+from datetime import date
 from decimal import Decimal
 from functools import cache, partial, reduce
 from itertools import chain
@@ -21,16 +21,16 @@ from pytest_llmcost.errors import RateCardError, UnknownModelError
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.model_names import Resolved, find_model, likely_model, mask_account
 from pytest_llmcost.prices.price_file import (
-    RATE_KEYS,
     STANDARD,
     CardFile,
     Layers,
     ModelEntry,
-    complete,
+    check_row,
+    end_of,
     merged,
     parse_card_file,
+    rates_on,
     read_card_file,
-    row_on,
 )
 from pytest_llmcost.prices.usage import FEES, SamplingKind, Terms
 
@@ -198,7 +198,7 @@ class RateCard:
         """
         path = Path(path)
         change, data = read_card_file(path)
-        models: dict[str, ModelEntry] = {}  # by exact id, with complete rows
+        models: dict[str, ModelEntry] = {}  # by exact id
         tables: dict[str, str] = {}  # model -> as the file names it
         owners: dict[str, str] = {}  # alias -> model
         for name, entry in change.models.items():
@@ -219,14 +219,13 @@ class RateCard:
                         what = "is a model of its own" if is_model else f"already names {owner}"
                         raise ValueError(f"aliases: {alias!r} {what}; remove it here")
                 below = self._layers(model)
-                rows = (row for layer in (*below, entry.rates) for row in layer)
-                stated = [row for row in rows if row.multiplier is None]
-                if not stated:
+                if all(row.multiplier for layer in (*below, entry.rates) for row in layer):
                     known = self.find(name)
                     hint = f'; for {known.model} write [models."{known.model}"]' if known else ""
                     raise ValueError(f"a new model needs rates, got none{hint}")
-                rates = tuple(complete(row, below, stated) for row in entry.rates)
-                models[model] = replace(entry, rates=rates)
+                for row in entry.rates:
+                    check_row(row, below, entry.rates)
+                models[model] = entry
             except ValueError as error:
                 raise RateCardError(f'price file {path}: model "{name}": {error}') from None
         return RateCard(
@@ -288,24 +287,17 @@ class RateCard:
     def _find_rates(self, model: str, on: date, speed: str) -> tuple[Rates, ...]:
         stated = (row for row in self.models[model].rates if row.multiplier is None)
         rows = [row for row in stated if (row.speed or STANDARD) == speed]
-        # The last rates of a fast mode that has ended stay, so that no suite fails by the clock.
-        begun = [row for row in rows if not row.above and row.from_on <= on]
-        ends = [row.until_on for row in begun if row.until_on is not None and row.until_on <= on]
-        has_ended = speed != STANDARD and begun and len(ends) == len(begun)
-        ended_on = max(ends) if has_ended else None
-        day = ended_on - timedelta(days=1) if ended_on else on
-        bands = []
+        layers, bands = self._layers(model), []
         for above in sorted({row.above or 0 for row in rows}):
-            if found := row_on(self._layers(model), day, speed, above):
-                row, multiplier = found
-                usd = {key: EXACT.multiply(getattr(row, key), multiplier) for key in RATE_KEYS}
+            if found := rates_on(layers, on, speed, above):
+                row, usd = found
                 bands.append(
                     Rates(
                         model=model,
                         speed=speed,
                         above=above,
                         from_on=row.from_on,
-                        ended_on=ended_on,
+                        ended_on=end_of(layers, speed, on),
                         checked_on=row.checked_on,
                         sources=row.sources,
                         usd=usd,

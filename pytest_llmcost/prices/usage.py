@@ -138,7 +138,7 @@ class SamplingCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     most_output_tokens: int | None = None
     """What the output may have come to, if the end of a stream was not seen."""
     read_lifetime: Lifetime | None = None
-    """How long the cache entries live that it reads, if the request says so."""
+    """How long the cache entries live that it reads; None if unknown, or if lifetimes differ."""
     most_read_tokens: Count | None = None
     """The most of its prompt that even a warm cache holds; None if all that is cached."""
     may_cache: Lifetime | None = None

@@ -264,7 +264,8 @@ def read_message(
     if withdrawn and not passes:  # a compaction may leave less; its passes say so
         what = "restated as 0 at the end of the stream, after more before"
         raise _unreadable(f"usage.{withdrawn}", what)
-    is_cached = top.cache_read_tokens or top.cache_write_5m_tokens
+    all_stated = [top, *(each.usage for each in passes)]
+    is_cached = any(each.cache_read_tokens or each.cache_write_5m_tokens for each in all_stated)
     lifetime = read_lifetime(asked) if at_most or is_cached else None
     written = top.cache_write_5m_tokens
     if written and lifetime and stated.cache_creation is None and not passes:
@@ -293,7 +294,6 @@ def read_message(
             sums_calls=not usages and (bool(served) or is_loop),
             refusal=_refusal(body, content),
             most_output_tokens=longest_reply if truncated and not is_bedrock else None,
-            read_lifetime=lifetime if top.cache_read_tokens else None,
         )
         for usage in usages or [top]
     ]
@@ -304,7 +304,11 @@ def read_message(
     sampling_calls += _beside(passes, declined, content.changes, requested)
     # A pass that used nothing is none. The answer itself stays, for it has had a prompt, unless it
     # was a compaction alone, on demand.
-    kept = [each for each in sampling_calls if each.usage != _NOTHING or each.kind == "declined"]
+    kept = [
+        replace(each, read_lifetime=lifetime) if each.usage.cache_read_tokens else each
+        for each in sampling_calls
+        if each.usage != _NOTHING or each.kind == "declined"
+    ]
     if not any(each.kind in ("message", "compaction") for each in kept):
         kept.insert(0, replace(answering, kind="resumed") if content.resumes_code else answering)
     if (impossible := find_impossible(kept)) is not None:
@@ -527,17 +531,26 @@ def _beside(
 
 
 def read_lifetime(request: _Body) -> Lifetime | None:
-    """Return how long all cache entries live that a request asks for, or None if they differ."""
+    """Return how long all cache entries live that a request asks for.
+
+    None if they differ, or if the request is unknown. One that asks for none may read what a server
+    tool's loop or a gateway has written: for the API's default, 5 minutes.
+    """
     lifetimes = set()
     ahead: list[Any] = [request]
     while ahead:
         value = ahead.pop()
         inner = value
         if isinstance(value, dict):
-            mark, inner = value.get("cache_control"), value.values()
-            if isinstance(mark, dict) and mark.get("type") == "ephemeral":
-                lifetimes.add(str(mark.get("ttl") or "5m"))
+            inner = value.values()
+            # `caching` is of an advisor's prompt. Source: BetaAdvisorTool20260301Param in anthropic
+            # 2.14.0, read 2026-11-27.
+            for mark in (value.get("cache_control"), value.get("caching")):
+                if isinstance(mark, dict) and mark.get("type") == "ephemeral":
+                    lifetimes.add(str(mark.get("ttl") or "5m"))
         ahead += [each for each in inner if isinstance(each, (dict, list, tuple))]
+    if not lifetimes and "messages" in request:
+        return "5m"
     return next((each for each in WRITTEN if lifetimes == {each}), None)
 
 

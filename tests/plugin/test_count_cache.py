@@ -68,6 +68,36 @@ def test_cold_and_warm_are_what_two_calls_in_a_row_are_then_billed(
     project.run(COUNT).assert_outcomes(passed=1)
 
 
+def test_a_cold_call_costs_the_same_whatever_an_earlier_test_has_written(
+    project: Project, standin: StandIn
+) -> None:
+    """The second prompt's tools are read; no response says that they live for an hour."""
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + """
+    def send_system(text):
+        with anthropic.Anthropic() as client:
+            system = [{"type": "text", "text": text * 900, "cache_control": FIVE}]
+            client.messages.create(**payload(system=system))
+
+    def test_first():
+        send_system("Sort the tickets. ")
+
+    @max_cost("$0.001", cache="cold")
+    def test_second():
+        send_system("Sort the letters. ")
+    """
+    )
+    result = project.run("--llmcost-cache=cold", REPORT)
+    line = "  the call * input (* written to cache) + * output tokens, $*"
+    result.stdout.fnmatch_lines(["$* over the $0.001 budget *", line])
+    result.stdout.no_fnmatch_line("*read from cache*")
+    first, second = (test["calls"][0] for test in project.ledger()["tests"])
+    assert first["usage"]["cache_write_1h_tokens"] == second["usage"]["cache_read_tokens"] > 0
+    assert first["usd_low"] == first["usd_high"] == second["usd_high"] > second["usd_low"]
+    assert second["caveats"] == ["unknown-lifetime"]
+
+
 @pytest.mark.parametrize("state", ["cold", "warm", "none"])
 def test_each_state_is_priced_and_recorded(project: Project, standin: StandIn, state: str) -> None:
     project.online(standin).write(

@@ -433,7 +433,7 @@ READS = Usage(input_tokens=10, cache_read_tokens=1_000, output_tokens=5)
         (
             Usage(cache_write_1h_tokens=10, cache_write_5m_tokens=1, cache_read_tokens=90),
             "cold",
-            Usage(cache_write_1h_tokens=10, cache_write_5m_tokens=91),
+            Usage(cache_write_1h_tokens=100, cache_write_5m_tokens=1),
         ),
     ],
 )
@@ -444,13 +444,31 @@ def test_a_cold_state_writes_what_was_read_and_a_warm_one_reads_what_was_written
 
 
 @pytest.mark.parametrize(
-    ("lifetime", "same_as"), [("1h", LONG_WRITES), ("5m", WRITES), (None, WRITES)]
+    ("lifetime", "low", "high", "caveats"),
+    [
+        ("1h", LONG_WRITES, LONG_WRITES, ()),
+        ("5m", WRITES, WRITES, ()),
+        (None, WRITES, LONG_WRITES, ("unknown-lifetime",)),
+    ],
 )
 def test_the_request_tells_how_long_the_entries_live_that_are_read(
-    lifetime: str | None, same_as: Usage
+    lifetime: str | None, low: Usage, high: Usage, caveats: tuple[str, ...]
 ) -> None:
     sampling = {"read_lifetime": lifetime}
-    assert price(usage=READS, cache_state="cold", sampling=sampling).usd == price(usage=same_as).usd
+    cold = price(usage=READS, cache_state="cold", sampling=sampling)
+    assert (cold.low, cold.high) == (price(usage=low).usd, price(usage=high).usd)
+    assert (cold.usd, cold.caveats) == (cold.low, caveats)
+    for state in ("as-billed", "warm"):
+        assert price(usage=READS, cache_state=state, sampling=sampling).caveats == ()
+
+
+def test_what_a_warm_cache_does_not_hold_may_live_for_an_hour() -> None:
+    warm = price(usage=READS, cache_state="warm", sampling={"most_read_tokens": 400})
+    short, long = (
+        price(usage=Usage(input_tokens=10, cache_read_tokens=400, output_tokens=5) + written)
+        for written in (Usage(cache_write_5m_tokens=600), Usage(cache_write_1h_tokens=600))
+    )
+    assert (warm.low, warm.usd, warm.high) == (short.usd, short.usd, long.usd)
 
 
 def test_the_band_of_a_prompt_is_the_same_cold_and_warm() -> None:

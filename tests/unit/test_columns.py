@@ -38,11 +38,14 @@ def usd(call: Call, column: Column, payload: PayloadFacts | None = None) -> Deci
 
 
 def test_the_worst_case_is_a_cold_cache_and_the_longest_reply() -> None:
-    call = a_call(Usage(input_tokens=1_000, cache_read_tokens=10_000, output_tokens=50))
+    usage = Usage(input_tokens=1_000, cache_read_tokens=10_000, output_tokens=50)
+    call = a_call(usage, sampling={"read_lifetime": "5m"})
     # 1,000 x 5 + 10,000 x 6.25 + 1,000 x 25, per million
     assert usd(call, "worst") == Decimal("0.0925")
     assert usd(call, "cold") == Decimal("0.06875")
     assert usd(call, "warm") == Decimal("0.01125")
+    # At worst what was read lives for an hour: 10,000 x 10.
+    assert usd(a_call(usage), "worst") == Decimal("0.13")
 
 
 def test_without_caching_cold_and_warm_are_what_it_cost() -> None:

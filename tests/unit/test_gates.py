@@ -217,7 +217,7 @@ class TestWorstCase:
         call = make_call("0.0068", model="claude-sonnet-5-5", usage=usage, max_tokens=1_000)
         verdict = self.judged(make_budget("1", kind="worst"), call)
         usd = shipped_card().rates("claude-sonnet-5-5", on=date(2026, 11, 22)).usd
-        most = 1_000 * (usd["input"] + usd["output"]) + 10_000 * usd["cache_write_5m"]
+        most = 1_000 * (usd["input"] + usd["output"]) + 10_000 * usd["cache_write_1h"]
         assert verdict.high == most / 10**6
 
     @pytest.mark.parametrize(

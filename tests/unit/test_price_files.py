@@ -136,6 +136,50 @@ def test_of_two_rows_of_one_day_the_last_holds(overlay: Overlay) -> None:
     assert rates(card, "claude-opus-5-5")[0] == "3"
 
 
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        # A later row keeps what an earlier one states, also of the same day.
+        (["01, output = 20", "10, input = 4"], "4 6.25 10 0.5 20"),
+        (["10, output = 20", "10, input = 4"], "4 6.25 10 0.5 20"),
+        (["01, until = 2026-11-20, output = 20", "10, input = 4"], "4 6.25 10 0.5 25"),
+        # A rate that was agreed on later is no longer multiplied; one that was before is.
+        (["01, factor = 0.5", "10, output = 20"], "2.5 3.125 5 0.25 20"),
+        (["10, output = 20", "01, factor = 0.5"], "2.5 3.125 5 0.25 20"),
+        (["01, output = 20", "10, factor = 0.5"], "2.5 3.125 5 0.25 10"),
+        (["10, factor = 0.5", "10, output = 20"], "2.5 3.125 5 0.25 20"),
+        (["01, factor = 0.8", "05, output = 20", "10, factor = 0.5"], "2.5 3.125 5 0.25 10"),
+    ],
+)
+def test_rows_lie_over_each_other(overlay: Overlay, rows: list[str], expected: str) -> None:
+    listed = ", ".join(f"{{ from = 2026-11-{row} }}" for row in rows)
+    card = overlay(f"[models.claude-opus-4-7]\nrates = [{listed}]")
+    assert " ".join(rates(card, "claude-opus-4-7")) == expected
+
+
+def test_a_rate_that_a_row_leaves_out_changes_with_the_card(overlay: Overlay) -> None:
+    card = overlay("[models.claude-sonnet-5-5]\nrates = [{ from = 2026-09-28, output = 9 }]")
+    days = (date(2026, 10, 6), date(2026, 10, 7))
+    assert [rates(card, "claude-sonnet-5-5", on)[3:] for on in days] == [["0.2", "9"], ["0.1", "9"]]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("factor = 0.9", "27 33.75 54 2.7 135"),
+        ('speed = "fast", factor = 0.9', "27 33.75 54 2.7 135"),
+        ('speed = "fast", output = 140', "30 37.5 60 3 140"),
+    ],
+)
+def test_the_last_rates_of_a_fast_mode_that_has_ended_can_be_changed(
+    overlay: Overlay, row: str, expected: str
+) -> None:
+    card = overlay(f"[models.claude-opus-4-7]\nrates = [{{ from = 2026-11-10, {row} }}]")
+    assert rates(card, "claude-opus-4-7", date(2026, 11, 9), "fast")[0] == "30"
+    assert " ".join(rates(card, "claude-opus-4-7", ON, "fast")) == expected
+    assert card.rates("claude-opus-4-7", on=ON, speed="fast").ended_on == date(2026, 7, 24)
+
+
 def test_a_model_whose_last_row_has_ended_has_no_price(overlay: Overlay) -> None:
     row = f"{{ from = 2026-01-01, until = 2026-06-01, {FIVE} }}"
     card = overlay(f'[models."acme/large"]\nrates = [{row}]')

@@ -845,6 +845,9 @@ def mark(ttl: str | None = None) -> dict[str, Any]:
     return {"cache_control": {"type": "ephemeral"} | ({"ttl": ttl} if ttl else {})}
 
 
+LONG = {"type": "ephemeral", "ttl": "1h"}
+
+
 @pytest.mark.parametrize(
     ("request_", "lifetime"),
     [
@@ -855,6 +858,8 @@ def mark(ttl: str | None = None) -> dict[str, Any]:
         ({"system": [mark("1h")], "messages": [{"content": [mark("1h")]}]}, "1h"),
         ({"tools": (mark("1h"),), "messages": [{"content": [mark("5m")]}]}, None),
         ({"cache_control": None}, None),
+        ({"messages": [{"role": "user", "content": "Hi"}]}, "5m"),
+        (mark() | {"tools": [{"type": "advisor_20260301", "caching": LONG}]}, None),
         ({"tools": [{"input_schema": {"cache_control": {"type": "string"}}}]}, None),
     ],
 )
@@ -864,6 +869,12 @@ def test_the_request_says_how_long_the_entries_live_that_are_read(
     call = read_message(body(usage(1, 1, cache_read_input_tokens=9)), request=request_)
     assert call.sampling_calls[0].read_lifetime == lifetime
     assert read_message(body(), request=request_).sampling_calls[0].read_lifetime is None
+
+
+def test_a_compaction_reads_entries_that_live_as_long_as_those_of_its_request() -> None:
+    read = entry("compaction", 100, 10, cache_read_input_tokens=9_000)
+    call = read_message(body(usage(0, 0, iterations=[read])), request=mark("1h"))
+    assert [each.read_lifetime for each in call.sampling_calls] == ["1h"]
 
 
 @pytest.mark.parametrize(
