@@ -10,9 +10,8 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -109,7 +108,11 @@ class Inheritance(NamedTuple):
 
     folder: str
     token: str
-    how: tuple[Any, ...]
+    phase: str | None
+    tags: tuple[str, ...]
+    """Those that were open where it was started."""
+    open_tags: bytes
+    """The plugin's function that returns those of the child itself, pickled as the cap is."""
     cap: bytes | None
     """The plugin's cap on live spend, pickled: it is large, and read when it is needed."""
     stand_ins: tuple[str, ...]
@@ -128,11 +131,17 @@ class Inheritance(NamedTuple):
 
             from pytest_llmcost.capture.capture import Capture
 
-            capture = Capture(
-                owner=partial(children.note, self.token),
-                report=lambda each: children.send(self.token, (None, self.how, packed(each))),
-                clock=time.time,
-            )
+            open_tags = pickle.loads(self.open_tags)  # noqa: S301 - our parent's
+
+            def sender() -> tuple[str, ...]:
+                children.note(self.token)
+                return (*self.tags, *open_tags())
+
+            def report(request: CapturedRequest) -> None:
+                how = (self.phase, request.owner)
+                children.send(self.token, (None, how, packed(request)))
+
+            capture = Capture(owner=sender, report=report, clock=time.time)
             cap = None if self.cap is None else pickle.loads(self.cap)  # noqa: S301 - our parent's
             capture.limit(self.stand_ins, cap)
             capture.when_idle = children.all_back
@@ -141,4 +150,11 @@ class Inheritance(NamedTuple):
             return follower.begin(*sent)
 
         with suppress(Exception):  # what cannot be followed must not end the child
-            follower = follow(begin, ticket=lambda: self.follow)  # for its own children
+            follower = follow(begin, ticket=self._of_child)
+
+    def _of_child(self) -> Callable[[], None]:
+        """Return what a child of this child is told."""
+        import pickle
+
+        here = pickle.loads(self.open_tags)()  # noqa: S301 - our parent's
+        return self._replace(tags=(*self.tags, *here)).follow

@@ -17,7 +17,14 @@ import pytest
 from pytest_llmcost.capture.children import Children, Inheritance, packed
 from pytest_llmcost.capture.transports import RELAYS, Ticket
 from pytest_llmcost.concurrency import AtFork
-from pytest_llmcost.plugin.owners import Owner, Sender, SharedFixture, TestAttempt, blocks_around
+from pytest_llmcost.plugin.owners import (
+    Owner,
+    Sender,
+    SharedFixture,
+    TestAttempt,
+    blocks_around,
+    open_tags,
+)
 from pytest_llmcost.plugin.session import Session
 
 if TYPE_CHECKING:
@@ -74,10 +81,10 @@ class ChildProcesses:
 
         With it goes the cap on live spend, if there is one.
         """
+        import pickle  # seldom needed, and slow to load
+
         cap = None
         if self.session.settings.max_live is not None:
-            import pickle  # seldom needed, and slow to load
-
             from pytest_llmcost.plugin.live_cap import LiveCap
 
             cap = pickle.dumps(LiveCap(self.session))
@@ -89,7 +96,9 @@ class ChildProcesses:
         return Inheritance(
             folder=str(self._own.folder),
             token=token,
-            how=(sender.phase, sender.tags),
+            phase=sender.phase,
+            tags=sender.tags,
+            open_tags=pickle.dumps(open_tags),
             cap=cap,
             stand_ins=settings.stand_ins,
             relays=tuple(RELAYS),
