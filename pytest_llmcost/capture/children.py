@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -48,8 +49,8 @@ class Children:
             return self._mark[0] == _LOST
         return any(self.folder.glob(f"*-{_digest(token) if token else '*'}.open"))
 
-    def take(self) -> Iterator[tuple[str, Any]]:
-        """Yield what has come back, each once: whose it is, and what."""
+    def take(self) -> Iterator[tuple[str | None, Any]]:
+        """Yield what has come back, each once: whose it is, None for the run's, and what."""
         if not self.have_sent:
             return
         import pickle  # seldom needed, and slow to load
@@ -64,18 +65,22 @@ class Children:
     def note(self, token: str) -> None:
         """Note that this process sends a request of an owner."""
         try:
-            for folder in (self.folder.parent, self.folder):
-                folder.mkdir(mode=0o700, exist_ok=True)
+            self._make_folder()
             (self.folder / f"{os.getpid()}-{_digest(token)}.open").touch()
-            self._mark[0] = self._mark[0] or _SEEN
         except OSError:
             self._mark[0] = _LOST
 
-    def send(self, token: str, news: Any) -> None:
-        """Send something back."""
+    def _make_folder(self) -> None:
+        for folder in (self.folder.parent, self.folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        self._mark[0] = self._mark[0] or _SEEN
+
+    def send(self, token: str | None, news: Any) -> None:
+        """Send something back, of an owner or, for None, of the run."""
         import pickle
 
         try:
+            self._make_folder()
             self._number += 1
             name = f"{time.time_ns():020}-{os.getpid()}-{self._number}"
             draft = self.folder / f"{name}.tmp"
@@ -150,7 +155,7 @@ class Inheritance(NamedTuple):
             return follower.begin(*sent)
 
         with suppress(Exception):  # what cannot be followed must not end the child
-            follower = follow(begin, ticket=self._of_child)
+            follower = follow(begin, partial(children.send, None), self._of_child)
 
     def _of_child(self) -> Callable[[], None]:
         """Return what a child of this child is told."""

@@ -105,11 +105,15 @@ class ChildProcesses:
         ).follow
 
     def bring_back(self) -> None:
-        """Record what children have sent, for the owner that started them."""
+        """Record what children have sent, for the owner that started them, and have written."""
         if self._is_child:
             return
         session = self.session
-        for token, (key, how, request) in self._own.take():
+        for token, news in self._own.take():
+            if token is None:
+                session.saved_cassettes.add(news)
+                continue
+            key, (phase, tags), request = news
             from pytest_llmcost.plugin.calls import record_captured
 
             test = session.test  # once: the main thread may go on meanwhile
@@ -120,7 +124,6 @@ class ChildProcesses:
             if owner is None:  # a test that is over
                 owner = Owner()
                 owner.key = key
-            phase, tags = how
             request.owner = Sender(owner, phase, tags, blocks_around(owner, None))
             record_captured(session, request)
 
@@ -181,6 +184,15 @@ class ChildProcesses:
             news = (sender.owner.key, (sender.phase, sender.tags), packed(request))
             self._own.send(_token_of(sender.owner), news)
         return self._is_child
+
+    def note_saved(self, path: str) -> None:
+        """Note that VCR has written a cassette; in a forked child of a test, tell the parent."""
+        if self.may_exist:
+            self.enter()
+        if self._is_child:
+            self._own.send(None, path)
+        else:
+            self.session.saved_cassettes.add(path)
 
     def put_on_report(self, report: pytest.TestReport) -> None:
         """Let the report of a test that runs in this child bring the news."""
