@@ -101,6 +101,7 @@ class Capture:
                 request.headers = read_headers(headers)
             lost = self._take_lost(request) if self._lost else None
             if lost is not None:
+                request.retry_of = lost
                 request.lost_attempts = (lost.lost_attempts or 0) + lost.is_lost
                 request.sent_again = lost.sent_again
                 request.supersedes = lost if lost.answer is not None else lost.supersedes
@@ -129,6 +130,12 @@ class Capture:
             request.source = None
         if request.reserved is not None and self._cap is not None:
             self._cap.settle(request)
+        lost, request.retry_of = request.retry_of, None
+        if request.is_refused and lost is not None:
+            # Never sent, it is a call of its own, and no retry of the other one.
+            request.lost_attempts = request.supersedes = None
+            with self._lock:
+                self._lost.append(lost)
         if request.is_answered or request.error or not (request.is_lost or request.lost_attempts):
             request.client = None
             self._over.append(request)

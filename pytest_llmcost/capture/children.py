@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
@@ -49,8 +49,8 @@ class Children:
             return self._mark[0] == _LOST
         return any(self.folder.glob(f"*-{_digest(token) if token else '*'}.open"))
 
-    def take(self) -> Iterator[tuple[str, Any]]:
-        """Yield what has come back, each once: whose it is, and what."""
+    def take(self) -> Iterator[tuple[str | None, Any]]:
+        """Yield what has come back, each once: whose it is, None for the run's, and what."""
         if not self.have_sent:
             return
         import pickle  # seldom needed, and slow to load
@@ -65,18 +65,22 @@ class Children:
     def note(self, token: str) -> None:
         """Note that this process sends a request of an owner."""
         try:
-            for folder in (self.folder.parent, self.folder):
-                folder.mkdir(mode=0o700, exist_ok=True)
+            self._make_folder()
             (self.folder / f"{os.getpid()}-{_digest(token)}.open").touch()
-            self._mark[0] = self._mark[0] or _SEEN
         except OSError:
             self._mark[0] = _LOST
 
-    def send(self, token: str, news: Any) -> None:
-        """Send something back."""
+    def _make_folder(self) -> None:
+        for folder in (self.folder.parent, self.folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        self._mark[0] = self._mark[0] or _SEEN
+
+    def send(self, token: str | None, news: Any) -> None:
+        """Send something back, of an owner or, for None, of the run."""
         import pickle
 
         try:
+            self._make_folder()
             self._number += 1
             name = f"{time.time_ns():020}-{os.getpid()}-{self._number}"
             draft = self.folder / f"{name}.tmp"
@@ -109,7 +113,11 @@ class Inheritance(NamedTuple):
 
     folder: str
     token: str
-    how: tuple[Any, ...]
+    phase: str | None
+    tags: tuple[str, ...]
+    """Those that were open where it was started."""
+    open_tags: bytes
+    """The plugin's function that returns those of the child itself, pickled as the cap is."""
     cap: bytes | None
     """The plugin's cap on live spend, pickled: it is large, and read when it is needed."""
     stand_ins: tuple[str, ...]
@@ -128,11 +136,17 @@ class Inheritance(NamedTuple):
 
             from pytest_llmcost.capture.capture import Capture
 
-            capture = Capture(
-                owner=partial(children.note, self.token),
-                report=lambda each: children.send(self.token, (None, self.how, packed(each))),
-                clock=time.time,
-            )
+            open_tags = pickle.loads(self.open_tags)  # noqa: S301 - our parent's
+
+            def sender() -> tuple[str, ...]:
+                children.note(self.token)
+                return (*self.tags, *open_tags())
+
+            def report(request: CapturedRequest) -> None:
+                how = (self.phase, request.owner)
+                children.send(self.token, (None, how, packed(request)))
+
+            capture = Capture(owner=sender, report=report, clock=time.time)
             cap = None if self.cap is None else pickle.loads(self.cap)  # noqa: S301 - our parent's
             capture.limit(self.stand_ins, cap)
             capture.when_idle = children.all_back
@@ -141,4 +155,11 @@ class Inheritance(NamedTuple):
             return follower.begin(*sent)
 
         with suppress(Exception):  # what cannot be followed must not end the child
-            follower = follow(begin, ticket=lambda: self.follow)  # for its own children
+            follower = follow(begin, partial(children.send, None), self._of_child)
+
+    def _of_child(self) -> Callable[[], None]:
+        """Return what a child of this child is told."""
+        import pickle
+
+        here = pickle.loads(self.open_tags)()  # noqa: S301 - our parent's
+        return self._replace(tags=(*self.tags, *here)).follow

@@ -79,6 +79,8 @@ class _Outcome:
     """How many of the attempts its client does not know of: a library below it made them."""
     lost_attempts: int | None = None
     """How many attempts before this one got no answer and may be billed; None for none."""
+    retry_of: CapturedRequest | None = None
+    """The last of them if its client knows of it, while this one is under way."""
     supersedes: CapturedRequest | None = None
     """What was reported of it before it was over."""
     error: Exception | None = None
@@ -177,7 +179,9 @@ class CapturedRequest(_Outcome):
     @property
     def attempts(self) -> int:
         """How often this call was sent by now; SDK and botocore say in a header what they know."""
-        return 1 if self.is_of_batch else self._client_attempts + self.sent_again
+        if self.is_of_batch or self.is_refused:
+            return 1
+        return self._client_attempts + self.sent_again
 
     @property
     def _client_attempts(self) -> int:
@@ -264,7 +268,9 @@ class CapturedRequest(_Outcome):
             return
         if self.reserved is not None and not again:
             return
-        attempt = self.variant(reserved=None, lost_attempts=None) if again else self
+        # What was sent before is another call than what is refused now.
+        own = {"reserved": None, "lost_attempts": None, "retry_of": None, "supersedes": None}
+        attempt = self.variant(**own) if again else self
         try:
             self.cap.reserve(attempt)
         except LiveCapError as error:

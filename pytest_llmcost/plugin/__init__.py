@@ -63,7 +63,7 @@ def _begin(config: pytest.Config) -> Session:
         follower.begin = capture_of(session).begin
         return follower.begin(*sent)
 
-    follower = follow(begin, session.saved_cassettes, children.ticket)
+    follower = follow(begin, children.note_saved, children.ticket)
     session.stop_following = partial(unfollow, follower)
     config.add_cleanup(session.stop_following)
     return session

@@ -17,7 +17,14 @@ import pytest
 from pytest_llmcost.capture.children import Children, Inheritance, packed
 from pytest_llmcost.capture.transports import RELAYS, Ticket
 from pytest_llmcost.concurrency import AtFork
-from pytest_llmcost.plugin.owners import Owner, Sender, SharedFixture, TestAttempt, blocks_around
+from pytest_llmcost.plugin.owners import (
+    Owner,
+    Sender,
+    SharedFixture,
+    TestAttempt,
+    blocks_around,
+    open_tags,
+)
 from pytest_llmcost.plugin.session import Session
 
 if TYPE_CHECKING:
@@ -74,10 +81,10 @@ class ChildProcesses:
 
         With it goes the cap on live spend, if there is one.
         """
+        import pickle  # seldom needed, and slow to load
+
         cap = None
         if self.session.settings.max_live is not None:
-            import pickle  # seldom needed, and slow to load
-
             from pytest_llmcost.plugin.live_cap import LiveCap
 
             cap = pickle.dumps(LiveCap(self.session))
@@ -89,18 +96,24 @@ class ChildProcesses:
         return Inheritance(
             folder=str(self._own.folder),
             token=token,
-            how=(sender.phase, sender.tags),
+            phase=sender.phase,
+            tags=sender.tags,
+            open_tags=pickle.dumps(open_tags),
             cap=cap,
             stand_ins=settings.stand_ins,
             relays=tuple(RELAYS),
         ).follow
 
     def bring_back(self) -> None:
-        """Record what children have sent, for the owner that started them."""
+        """Record what children have sent, for the owner that started them, and have written."""
         if self._is_child:
             return
         session = self.session
-        for token, (key, how, request) in self._own.take():
+        for token, news in self._own.take():
+            if token is None:
+                session.saved_cassettes.add(news)
+                continue
+            key, (phase, tags), request = news
             from pytest_llmcost.plugin.calls import record_captured
 
             test = session.test  # once: the main thread may go on meanwhile
@@ -111,7 +124,6 @@ class ChildProcesses:
             if owner is None:  # a test that is over
                 owner = Owner()
                 owner.key = key
-            phase, tags = how
             request.owner = Sender(owner, phase, tags, blocks_around(owner, None))
             record_captured(session, request)
 
@@ -172,6 +184,15 @@ class ChildProcesses:
             news = (sender.owner.key, (sender.phase, sender.tags), packed(request))
             self._own.send(_token_of(sender.owner), news)
         return self._is_child
+
+    def note_saved(self, path: str) -> None:
+        """Note that VCR has written a cassette; in a forked child of a test, tell the parent."""
+        if self.may_exist:
+            self.enter()
+        if self._is_child:
+            self._own.send(None, path)
+        else:
+            self.session.saved_cassettes.add(path)
 
     def put_on_report(self, report: pytest.TestReport) -> None:
         """Let the report of a test that runs in this child bring the news."""

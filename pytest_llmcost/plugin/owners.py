@@ -9,7 +9,7 @@ inside another must not take calls out of the outer one's budget.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from hashlib import sha256
@@ -233,8 +233,7 @@ def sender_of(owner: Owner, phase: Phase | None) -> Sender:
     """Return the sender of what an owner sends here and now."""
     blocks = blocks_around(owner, phase) if owner.open_blocks else ()
     # A fixture's tag is for those that use the fixture, and for no others.
-    names = (each.name for each in _current() if each.held_by is None or owner.uses(each.held_by))
-    return Sender(owner, phase, tuple(names), blocks)
+    return Sender(owner, phase, open_tags(owner.uses), blocks)
 
 
 def blocks_around(owner: Owner, phase: Phase | None) -> tuple[list[Call], ...]:
@@ -293,6 +292,11 @@ def tag(name: str) -> Iterator[None]:
             _tags.set(before)
         elif now is not None:  # fixtures do not always end in the reverse order
             _tags.set(tuple(each for each in now if each is not opened))
+
+
+def open_tags(uses: Callable[[Any], bool] = lambda fixture: True) -> tuple[str, ...]:
+    """Return the names of the tags that are open here and now, for what uses these fixtures."""
+    return tuple(each.name for each in _current() if each.held_by is None or uses(each.held_by))
 
 
 def _current() -> tuple[_Open, ...]:

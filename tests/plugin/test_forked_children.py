@@ -371,6 +371,43 @@ def test_a_child_of_a_spawned_child_is_seen_and_under_the_cap(
     assert (project.ledger()["lost_calls"], len(standin.requests)) == ([], 1)
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_call_has_the_tags_that_are_open_in_its_child_and_in_those_above(
+    project: Project, method: str
+) -> None:
+    project.write(
+        app=APP,
+        test_app=f"""
+        import multiprocessing
+        from app import ask
+        from pytest_llmcost import tag
+
+        def start(target):
+            child = multiprocessing.get_context({method!r}).Process(target=target)
+            child.start()
+            child.join()
+
+        def grandchild():
+            with tag("judge"):
+                ask(200)
+
+        def child():
+            ask(1)
+            with tag("eval"):
+                start(grandchild)
+
+        def test_children():
+            with tag("suite"):
+                start(child)
+        """,
+    )
+    budget = ("--override-ini=llmcost_budgets=tag:judge = $0.001", "--llmcost-report=ledger.json")
+    result = project.run_apart("-W", "ignore::DeprecationWarning", *budget)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    (test,) = project.ledger()["tests"]
+    assert sorted(each["tags"] for each in test["calls"]) == [["eval", "judge", "suite"], ["suite"]]
+
+
 @pytest.mark.parametrize("pool", ["ThreadPool(1)", "get_context('fork').Pool(1)"])
 def test_a_pool_of_multiprocessing_does_not_wait_for_what_the_cap_refused(
     project: Project, standin: StandIn, pool: str

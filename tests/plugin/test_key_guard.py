@@ -155,6 +155,44 @@ def test_a_cassette_that_a_session_fixture_writes_last_is_searched_too(online: P
     result.stdout.fnmatch_lines(["cassettes/last.yaml: what looks like a key is in *"])
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "xdist"])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_cassette_that_a_child_process_writes_is_searched_too(
+    online: Project, workers: tuple[str, ...], method: str
+) -> None:
+    """Also if it holds no call of Claude."""
+    online.write(
+        test_app=f"""
+    import multiprocessing
+    import os
+    import urllib.request
+    import vcr
+
+    def record():
+        asked = urllib.request.Request(os.environ["ANTHROPIC_BASE_URL"] + "/other")
+        asked.add_header("x-api-key", os.environ["KEY"])
+        with vcr.use_cassette("cassettes/child.yaml"):
+            try:
+                urllib.request.urlopen(asked)
+            except OSError:
+                pass
+
+    def test_child():
+        child = multiprocessing.get_context({method!r}).Process(target=record)
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+    """
+    )
+    result = online.run_apart(
+        "-W", "ignore::DeprecationWarning", *workers, plugins=("xdist",) if workers else ()
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["cassettes/child.yaml: what looks like a key is in *"])
+
+
 @pytest.mark.parametrize(
     "value",
     [

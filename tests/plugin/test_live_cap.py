@@ -802,6 +802,34 @@ def test_a_try_of_urllib3_after_one_that_was_lost_is_reserved_anew(
     assert evidence["refused"][0] == "0"
 
 
+@pytest.mark.parametrize("swallowed", ["LiveCapError", "KeyError"])
+def test_a_retry_that_is_refused_and_the_lost_attempts_before_it_are_two_calls(
+    online: Project, standin: StandIn, swallowed: str
+) -> None:
+    online.write(
+        test_app=SUITE
+        + f"""
+    def test_again():
+        try:
+            ask(3_500)
+        except {swallowed}:
+            pass
+    """
+    )
+    standin.script(*[Step(cut_after_bytes=0)] * 3)
+    arguments = ("--llmcost-max-live=$0.045", "--llmcost-report=ledger.json")
+    result = online.run(*arguments)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["1 request refused by the live cap set by *"])
+    assert len(standin.requests) == 2
+    (row,) = online.ledger()["tests"]
+    lost, refused = sorted(row["calls"], key=lambda call: call["evidence"])
+    assert (lost["evidence"], lost["caveats"], lost["live"]) == ("billed", ["lost-answer"], True)
+    assert (lost["usd"], lost["attempts"], lost["lost_attempts"]) == (None, 2, 1)
+    assert (refused["evidence"], refused["usd"], refused["live"]) == ("refused", "0", False)
+    assert (refused["attempts"], refused.get("lost_attempts")) == (1, None)
+
+
 def test_what_is_reserved_for_a_lost_try_of_urllib3_is_kept_though_the_next_one_is_free(
     online: Project, standin: StandIn
 ) -> None:

@@ -75,11 +75,11 @@ class Follower:
     """Who follows what passes here."""
 
     def __init__(
-        self, begin: Begin, saved: set[str] | None, ticket: Callable[[], Ticket | None]
+        self, begin: Begin, saved: Callable[[str], None], ticket: Callable[[], Ticket | None]
     ) -> None:
         self.begin = begin
         """May be replaced, for a capture is made, with all that it imports, when it is needed."""
-        self.saved = set() if saved is None else saved
+        self.saved = saved
         self.ticket = ticket
 
 
@@ -90,11 +90,13 @@ _wrapped: list[tuple[type, str, object, object]] = []
 
 
 def follow(
-    begin: Begin, saved: set[str] | None = None, ticket: Callable[[], Ticket | None] = lambda: None
+    begin: Begin,
+    saved: Callable[[str], None] = lambda path: None,
+    ticket: Callable[[], Ticket | None] = lambda: None,
 ) -> Follower:
     """Follow requests from now on: wrap what is imported now, and later what will be.
 
-    The paths of the cassettes that VCR writes are added to `saved`; what `ticket` returns is given
+    `saved` is called with the path of each cassette that VCR writes; what `ticket` returns is given
     to each child that is spawned.
     """
     _WATCHER.install()
@@ -185,7 +187,7 @@ def url_of(scheme: str, host: str, port: int | None, target: str) -> str:
 def note_saved(path: str) -> None:
     """Note that VCR has written a cassette."""
     if _followers:
-        _followers[-1].saved.add(path)
+        _followers[-1].saved(path)
 
 
 def ticket() -> Ticket | None:
