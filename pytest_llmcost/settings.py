@@ -235,9 +235,9 @@ class Settings:
         "Budgets of parts of every single prompt, in tokens, one per line: `tools = 3k`.")
     allowed_models: tuple[str, ...] = _setting(
         (), for_path(parse_glob, "tests/agents/** = claude-haiku-*"), "GLOB",
-        "Model that tests may call: an exact id or a glob, for example claude-haiku-*. A call of "
-        "any other model fails its test. Lines `tests/agents/** = claude-haiku-*` are for a path; "
-        "those of the last one that matches apply. Repeatable.")
+        "Model that tests may call: an id, an alias or a glob, for example claude-haiku-*. A call "
+        "of any other model fails its test. Lines `tests/agents/** = claude-haiku-*` are for a "
+        "path; those of the last one that matches apply. Repeatable.")
     require_budget: bool = _setting(False, parse_bool, None,
         "Fail tests that call Claude without a budget, either their own or one for their path, and "
         "the run if other calls have none.")

@@ -18,6 +18,7 @@ from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind, Range, Reason, 
 from pytest_llmcost.call import Call
 from pytest_llmcost.json_values import written
 from pytest_llmcost.money import EXACT, format_usd, parse_share_or_usd
+from pytest_llmcost.prices.rate_card import shipped_card
 
 Scope = Literal["suite", "test", "block", "path", "tag", "increase"]
 State = Literal["within", "unverified", "exceeded"]
@@ -63,7 +64,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     warn_at: Decimal | None = None
     """The share of the limit from which reports warn; it never fails anything."""
     models: tuple[str, ...] = written(())
-    """Of a budget of the kind `models`: globs over the exact ids that are allowed."""
+    """Of a budget of the kind `models`: allowed ids and aliases, and globs over exact ids."""
     part: str | None = None
     """Of a budget of the kind `parts`: the part of the prompt that is limited."""
 
@@ -222,7 +223,9 @@ def _amounts_of(budget: Budget, call: Call, parts: PartTokens) -> Amounts:
 def _foreign(call: Call, globs: Iterable[str]) -> list[str]:
     """Return the models of a call that no glob allows; fallbacks and advisors have their own."""
     names = dict.fromkeys([call.model, *(each.model for each in call.sampling_calls)])
-    return [name for name in names if not any(fnmatchcase(name, glob) for glob in globs)]
+    # A call has its model's exact id, so an alias, which is no glob, would never match.
+    allowed = [known.model if (known := shipped_card().find(glob)) else glob for glob in globs]
+    return [name for name in names if not any(fnmatchcase(name, glob) for glob in allowed)]
 
 
 def judge(

@@ -75,16 +75,16 @@ def read_line(line: str) -> tuple[str, str]:
     return glob, value.strip()
 
 
-def values_for(lines: Iterable[str], nodeid: str = "") -> list[str]:
-    """Return what holds for a test: the last glob that matches applies, with all its lines.
+def rule_for(lines: Iterable[str], *names: str) -> tuple[str, list[str]]:
+    """Return the last glob that matches a test or shared fixture, and what its lines state.
 
-    Lines without a glob, wherever they stand, hold where no glob matches. Without a node id, what
-    holds for calls that no test made.
+    `names` are a test's node id, or all names of a fixture; calls outside of both have none. Lines
+    without a glob, wherever they stand, hold where no glob matches.
     """
     read = [read_line(line) for line in lines]
-    matching = [glob for glob, _ in read if glob and nodeid and matches(glob, nodeid)]
+    matching = [glob for glob, _ in read if glob and any(matches(glob, name) for name in names)]
     last = matching[-1] if matching else ""
-    return [value for glob, value in read if glob == last]
+    return last, [value for glob, value in read if glob == last]
 
 
 def _path_of(pattern: str) -> str:
@@ -155,12 +155,11 @@ def _regex(pattern: str) -> str:
     return "".join(texts)
 
 
-def fixture_matches(pattern: str, name: str, node: str) -> bool:
-    """Return whether a glob holds for a shared fixture, by its name and the node it belongs to.
+def fixture_names(name: str, node: str) -> tuple[str, ...]:
+    """Return the names by which a glob may match a shared fixture of a node.
 
     Example:
         A session fixture of `tests/agents/conftest.py` is `tests/agents/<its name>`, one of a
         module is `tests/agents/test_triage.py::<its name>`.
     """
-    joints = ("::", "/") if node else ("",)
-    return any(matches(pattern, f"{node}{joint}{name}") for joint in joints)
+    return (f"{node}::{name}", f"{node}/{name}") if node else (name,)

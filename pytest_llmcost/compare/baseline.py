@@ -479,14 +479,7 @@ def find_vanished(base: Ledger, head: Ledger, fates: Fates | None = None) -> Ite
         if name not in before:
             renamed.setdefault(_prompts(test), []).append(test)
     for nodeid, test in before.items():
-        budgets = [
-            each
-            for each in own_verdicts(test)
-            if each.scope == "test"
-            and each.kind != "unbudgeted"
-            # One of the suite's own files, and not of how it was once started.
-            and not each.origin.startswith(("--", "PYTEST_"))
-        ]
+        budgets = [each for each in own_verdicts(test) if each.scope == "test" and _is_stated(each)]
         if test.outcome == "skipped" or not (budgets or test.calls):
             continue
         row, how = now.get(nodeid), cast("How | None", None)
@@ -507,7 +500,10 @@ def find_vanished(base: Ledger, head: Ledger, fates: Fates | None = None) -> Ite
             elif fates is None or fates.is_searched(nodeid):
                 how = "deleted or renamed" if fates else "not in this run"
         if budgets and how is None and row and row.outcome in ("passed", "xpassed"):
-            budgets = [each for each in budgets if each.subject not in _subjects(row)]
+            # A flag hides the same setting of the ini file, which may still be there.
+            hidden = {(each.label, each.subject) for each in own_verdicts(row)}
+            left = [each for each in budgets if each.subject not in _subjects(row)]
+            budgets = [each for each in left if (each.label, each.subject) not in hidden]
             how = "without its budget" if budgets else None
         if how is not None:
             spent = Amounts.of(test.calls)
@@ -521,9 +517,14 @@ def find_vanished(base: Ledger, head: Ledger, fates: Fates | None = None) -> Ite
             )
 
 
+def _is_stated(budget: Budget) -> bool:
+    """Whether a budget is one of the suite's own files, and not of how it was once started."""
+    return budget.kind != "unbudgeted" and not budget.origin.startswith(("--", "PYTEST_"))
+
+
 def _subjects(test: TestRow) -> set[object]:
-    """Return what the budgets of a test limit."""
-    return {verdict.subject for verdict in own_verdicts(test)}
+    """Return what the suite's own budgets of a test limit."""
+    return {verdict.subject for verdict in own_verdicts(test) if _is_stated(verdict)}
 
 
 def _prompts(test: TestRow) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ the live spend has all of them, because each was paid for.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import reduce
 from itertools import chain
@@ -18,8 +18,15 @@ import msgspec
 from msgspec.structs import asdict, replace
 
 from pytest_llmcost.amounts import Amounts, most
-from pytest_llmcost.budgets.budget import Budget, PartTokens, Verdict, judge, judge_calls
-from pytest_llmcost.budgets.path_globs import TAG, fixture_matches, matches
+from pytest_llmcost.budgets.budget import (
+    Budget,
+    PartTokens,
+    Verdict,
+    concerned,
+    judge,
+    judge_calls,
+)
+from pytest_llmcost.budgets.path_globs import TAG, fixture_names, matches, rule_for
 from pytest_llmcost.call import Call
 from pytest_llmcost.counting.segments import REST, is_part_of
 from pytest_llmcost.ledger.ledger import (
@@ -42,6 +49,12 @@ _ZERO = Decimal(0)
 fixture_key = attrgetter("name", "scope", "baseid", "node", "param")
 """What set-ups of the same fixture in several processes have in common."""
 
+_LINES: Mapping[str, Callable[[Ledger], Sequence[str]]] = {
+    "live": attrgetter("live"),
+    "models": attrgetter("allowed_models"),
+}
+"""The rules that may be others for each path -> the lines of their setting."""
+
 
 def closed(ledger: Ledger, budgets: Iterable[Budget] = ()) -> Ledger:
     """Sort a ledger, add up its rows, and judge the budgets over several tests."""
@@ -55,20 +68,21 @@ def closed(ledger: Ledger, budgets: Iterable[Budget] = ()) -> Ledger:
             amounts = whole if budget.pattern is None else amounts_of(ledger, budget.pattern)
             verdicts.append(judge(budget, amounts.with_lost_calls(ledger.lost_calls)))
             continue
-        # A gate judges only the calls that no test made and fails by; one of a path judges none.
+        # A gate judges only the calls that no test made and fails by.
         rows: Iterable[FixtureRow] = ledger.fixtures
         if budget.kind == "unbudgeted":
             rows = [row for row in rows if not any(_is_of(glob, row) for glob in globs)]
+        elif budget.kind in _LINES:
+            rows = [row for row in rows if _holds_for(budget, ledger, row)]
         if not budget.is_per_call:  # the largest is that of all set-ups, whatever each of them cost
             rows = map(most_expensive, shared_fixtures(rows))
         shared = [(fixture_name(row), row.calls) for row in rows]
-        shared.append(("outside tests", ledger.outside_tests))
-        if budget.pattern is not None:
-            shared.clear()
+        if budget.pattern is None:
+            shared.append(("outside tests", ledger.outside_tests))
         calls = chain.from_iterable(calls for _, calls in shared)
         verdict = judge_calls(budget, calls, parts=parts_of(ledger))
-        if budget.kind == "unbudgeted":
-            found = sorted({name for name, calls in shared if calls})
+        if budget.kind in ("unbudgeted", "live"):
+            found = sorted({name for name, calls in shared if concerned(budget, calls)})
             verdict = replace(verdict, found=tuple(found))
         verdicts += [] if verdict.state == "within" else [verdict]
 
@@ -77,6 +91,12 @@ def closed(ledger: Ledger, budgets: Iterable[Budget] = ()) -> Ledger:
         return verdict.scope != "suite", pattern, verdict.kind, verdict.limit, verdict.origin
 
     return replace(ledger, verdicts=tuple(sorted(verdicts, key=order)))
+
+
+def _holds_for(budget: Budget, ledger: Ledger, row: FixtureRow) -> bool:
+    """Whether a rule is the one for a shared fixture: of the last line that matches it."""
+    glob, values = rule_for(_LINES[budget.kind](ledger), *_names_of(row))
+    return glob == (budget.pattern or "") and (budget.kind != "live" or values[-1:] == ["fail"])
 
 
 def parts_of(ledger: Ledger) -> PartTokens:
@@ -267,7 +287,14 @@ def amounts_of(ledger: Ledger, pattern: str | None = None) -> Amounts:
 
 
 def _is_of(pattern: str, row: FixtureRow) -> bool:
-    return fixture_matches(pattern, row.name, row.node or row.baseid)
+    return any(matches(pattern, name) for name in _names_of(row))
+
+
+def _names_of(row: TestRow | FixtureRow) -> tuple[str, ...]:
+    """Return the names by which the lines of a setting may match an owner."""
+    if isinstance(row, TestRow):
+        return (row.nodeid,)
+    return fixture_names(row.name, row.node or row.baseid)
 
 
 def is_live(call: Call) -> bool:
@@ -275,13 +302,17 @@ def is_live(call: Call) -> bool:
     return call.live is not False
 
 
-def live_spenders(ledger: Ledger) -> list[tuple[str, Amounts]]:
-    """Return who sent live calls, attempts and set-ups added up, the most expensive first."""
+def live_spenders(ledger: Ledger, mode: str | None = None) -> list[tuple[str, Amounts]]:
+    """Return who sent live calls, attempts and set-ups added up, the most expensive first.
+
+    With a mode, only those for which `llmcost_live` has it.
+    """
     calls: defaultdict[str, list[Call]] = defaultdict(list)
-    rows = [(test.nodeid, test.calls) for test in ledger.tests]
-    rows += [(fixture_name(row), row.calls) for row in ledger.fixtures]
-    for name, made in [*rows, ("outside tests", ledger.outside_tests)]:
-        calls[name] += filter(is_live, made)
+    rows = [(test.nodeid, test.calls, _names_of(test)) for test in ledger.tests]
+    rows += [(fixture_name(row), row.calls, _names_of(row)) for row in ledger.fixtures]
+    for name, made, names in [*rows, ("outside tests", ledger.outside_tests, ())]:
+        if mode is None or rule_for(ledger.live, *names)[1][-1:] == [mode]:
+            calls[name] += filter(is_live, made)
     amounts = [(name, Amounts.of(made)) for name, made in calls.items() if made]
     return sorted(amounts, key=lambda each: (-each[1].priced_usd, -each[1].unpriced, each[0]))
 

@@ -25,7 +25,7 @@ from pytest_llmcost.budgets.path_globs import (
     may_hold_in,
     parse_path_budget,
     read_line,
-    values_for,
+    rule_for,
 )
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.files import path_in_project
@@ -112,22 +112,23 @@ def budgets_of_run(settings: Settings) -> list[Budget]:
     """
     origin, warn_at = settings.origin("budgets"), settings.warn_at
     paths = [parse_path_budget(line, origin, warn_at=warn_at) for line in settings.budgets]
-    # A gate for each path that has a line of its own; what breaks it fails its own test.
-    for name, kind in (("live", "live"), ("allowed_models", "models")):
-        for pattern, value in dict(map(read_line, getattr(settings, name))).items():
-            if pattern and value != "off":  # which takes a rule away, so that none is lost
-                paths.append(_budget(settings, "path", name, kind=kind, pattern=pattern))
+    # A gate for each path that has a line of its own; a test that breaks it fails by itself.
+    for pattern, value in dict(map(read_line, settings.live)).items():
+        if pattern and value != "off":  # which takes a rule away, so that none is lost
+            paths.append(_budget(settings, "path", "live", kind="live", pattern=pattern))
+    models: dict[str, list[str]] = {}
+    for pattern, model in map(read_line, settings.allowed_models):
+        models.setdefault(pattern, []).append(model)
+    for pattern, names in models.items():
+        if pattern:
+            allowed = {"pattern": pattern, "models": tuple(names)}
+            paths.append(_budget(settings, "path", "allowed_models", kind="models", **allowed))
     return [*_of_settings(settings, "suite"), *paths]
 
 
 def _patterns(budgets: Iterable[Budget]) -> list[str]:
     """Return the globs of those that are for paths."""
     return [each.pattern for each in budgets if each.scope == "path" and each.pattern]
-
-
-def live_mode(settings: Settings, nodeid: str = "") -> str:
-    """Return what happens to a test that goes live, or to calls that no test made."""
-    return ["off", *values_for(settings.live, nodeid)][-1]
 
 
 def _budget(settings: Settings, scope: Scope, name: str, **fields: Any) -> Budget:
@@ -138,8 +139,8 @@ def _budget(settings: Settings, scope: Scope, name: str, **fields: Any) -> Budge
     return Budget(scope=scope, origin=settings.origin(name), **{**usual, **fields})
 
 
-def _of_settings(settings: Settings, scope: Scope, nodeid: str = "") -> Iterator[Budget]:
-    """Yield the budgets of every test, or of the suite; its gates are on calls outside of tests."""
+def _of_settings(settings: Settings, scope: Scope, *nodeid: str) -> Iterator[Budget]:
+    """Yield the budgets of a test, or of the suite; its gates are on calls outside of tests."""
     budget = partial(_budget, settings, scope)
     if scope == "suite":
         if settings.max_suite is not None:
@@ -151,7 +152,7 @@ def _of_settings(settings: Settings, scope: Scope, nodeid: str = "") -> Iterator
             yield budget("max_test")
         if settings.max_worst is not None:
             yield budget("max_worst", kind="worst")
-    if live_mode(settings, nodeid) == "fail":
+    if rule_for(settings.live, *nodeid)[1][-1:] == ["fail"]:
         yield budget("live", kind="live")
     if settings.max_live is not None:
         cap = format_whole_usd(settings.max_live)
@@ -160,8 +161,8 @@ def _of_settings(settings: Settings, scope: Scope, nodeid: str = "") -> Iterator
         yield budget("max_call", kind="call_usd")
     for part, limit in sorted(settings.max_parts, key=itemgetter(1)):  # of two, the lower one holds
         yield budget("max_parts", kind="parts", part=part, limit=Decimal(limit))
-    if models := values_for(settings.allowed_models, nodeid):
-        yield budget("allowed_models", kind="models", models=tuple(models))
+    if models := tuple(rule_for(settings.allowed_models, *nodeid)[1]):
+        yield budget("allowed_models", kind="models", models=models)
     if settings.stable_prefix == "fail":
         yield budget("stable_prefix", kind="stable_prefix")
 

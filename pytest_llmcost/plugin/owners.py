@@ -9,10 +9,13 @@ inside another must not take calls out of the outer one's budget.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from hashlib import sha256
+from itertools import takewhile
+from operator import ne
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_llmcost.concurrency import cached_property, context_var
@@ -110,7 +113,9 @@ class TestAttempt(Owner):
     def uses(self, fixture: SharedFixture) -> bool:
         """Return whether the test has a fixture by now, also one that it asked for as it ran."""
         request = getattr(self.item, "_request", None)  # private: of a function
-        return fixture.name in getattr(request, "fixturenames", ())
+        names, known = getattr(request, "fixturenames", ()), _definitions(request)
+        mine = (known[name][-1] for name in names if known.get(name))
+        return fixture.definition in _with_needed(mine, request)
 
 
 class SharedFixture(Owner):
@@ -120,28 +125,29 @@ class SharedFixture(Owner):
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest, set_up: int
     ) -> None:
         super().__init__()
-        self._fixture = fixturedef
+        self.definition = fixturedef
         self._request = request
         self._set_up = set_up
         self.name: str = fixturedef.argname
 
     def uses(self, fixture: SharedFixture) -> bool:
         """Return whether it is the fixture, or needs it."""
-        return fixture is self or fixture.name in _needed(self._fixture, self._request)
+        return fixture.definition in _with_needed([self.definition], self._request)
 
     @cached_property
     def key(self) -> builder.FixtureOwner:
         """Its name in the ledger."""
         from pytest_llmcost.ledger.builder import FixtureOwner
 
-        fixture, request = self._fixture, self._request
+        fixture, request = self.definition, self._request
         # Its own parameter, and those of fixtures that it needs: another one makes another fixture.
         params, callspec = [], getattr(getattr(request, "_pyfuncitem", None), "callspec", None)
         if hasattr(request, "param"):
             index = getattr(request, "param_index", "")
             params.append(_show_param(request.param, self.name, index))
         if callspec is not None:
-            for name in sorted(_needed(fixture, request) & callspec.params.keys()):
+            needed = {each.argname for each in _with_needed([fixture], request)} - {self.name}
+            for name in sorted(needed & callspec.params.keys()):
                 index = callspec.indices.get(name, "")
                 params.append(f"{name}={_show_param(callspec.params[name], name, index)}")
         return FixtureOwner(
@@ -170,17 +176,25 @@ def nodeid_of(item: pytest.Item) -> str:
     return item.nodeid
 
 
-def _needed(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> set[str]:
-    """Return the names of the fixtures that a fixture asks for, and that these ask for."""
-    # Both private: pytest has no public way to tell what a fixture needs.
-    item = getattr(request, "_pyfuncitem", None)
-    known = {} if item is None else item._fixtureinfo.name2fixturedefs
-    needed: set[str] = set()
-    waiting = [fixturedef]
+def _definitions(request: object) -> Mapping[str, Sequence[pytest.FixtureDef[Any]]]:
+    """Return the fixtures of each name for a test by now, the one that it gets last."""
+    # Private: pytest has no public way to tell what a fixture needs, nor which fixture of a name.
+    # Those that the test asked for as it ran are among the second alone.
+    asked_for = {name: [each] for name, each in [*getattr(request, "_fixture_defs", {}).items()]}
+    return {**asked_for, **getattr(request, "_arg2fixturedefs", {})}
+
+
+def _with_needed(
+    first: Iterable[pytest.FixtureDef[Any]], request: object
+) -> set[pytest.FixtureDef[Any]]:
+    """Return fixtures with those that they ask for, and that these ask for."""
+    known, needed, waiting = _definitions(request), set[Any](), [*first]
     while waiting:
-        for name in set(waiting.pop().argnames) - {fixturedef.argname} - needed:
-            needed.add(name)
-            waiting += known.get(name, ())
+        fixture = waiting.pop()
+        if fixture not in needed:
+            needed.add(fixture)
+            for name in fixture.argnames:  # its own name is that of the one that it overrides
+                waiting += [*takewhile(partial(ne, fixture), known.get(name, ()))][-1:]
     return needed
 
 

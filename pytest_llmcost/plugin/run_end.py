@@ -30,7 +30,7 @@ from pytest_llmcost.ledger.run_history import Run, append_run, read_history, run
 from pytest_llmcost.ledger.totals import live_spenders, parts_of
 from pytest_llmcost.money import exactly
 from pytest_llmcost.plugin.counts import count_command_of_run
-from pytest_llmcost.plugin.marker import budgets_of_run, live_mode
+from pytest_llmcost.plugin.marker import budgets_of_run
 from pytest_llmcost.plugin.other_models import with_columns, with_other_models
 from pytest_llmcost.plugin.session import Session, utc_now
 from pytest_llmcost.plugin.verdicts import judge_late
@@ -267,7 +267,7 @@ def _sum_up(session: Session) -> Ledger:
     notes = [*notes_of_run(ledger, card, every_test="worst" in settings.columns)]
     for nodeid in _tests_with("exceeded", ledger):
         notes.append(f"{nodeid} exceeded its budget too late to fail, so the run fails")
-    live = [name for name, _ in live_spenders(ledger) if live_mode(settings, name) == "warn"]
+    live = [name for name, _ in live_spenders(ledger, "warn")]
     if live:
         notes.append(f"{first_of(live, 1)} went live ({settings.origin('live')}=warn)")
     if settings.parts and any(REST not in each for each in parts_of(ledger).values()):

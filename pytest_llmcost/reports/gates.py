@@ -52,8 +52,8 @@ GATES: Mapping[str, Gate] = {
         limit="not live",
         name="rule against live requests",
         kept="no request went live",
-        broken="{requests} went live, against the rule{set_at}",
-        short_broken="{requests} went live",
+        broken="{requests} went live, against the rule{set_at}{owners}",
+        short_broken="{requests} went live{owners}",
         label="went live",
         advice="Record a cassette (--record-mode=once --llmcost-live=off), or allow this test to "
         "go live: @max_cost(live=True). The address of a stand-in that spends nothing belongs in "

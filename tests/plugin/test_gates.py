@@ -143,6 +143,10 @@ def test_a_shared_fixture_that_calls_another_model_fails_the_run(online: Project
     result.stdout.fnmatch_lines(
         ["FAILED --llmcost-allowed-models - claude-opus-4-7 is not allowed"]
     )
+    for line, failed in (("**", 1), ("test_app.py = claude-haiku-*", 1), ("test_app.py = **", 0)):
+        ini = f"[pytest]\nllmcost_allowed_models =\n claude-haiku-*\n {line}\n"
+        online.write(pytest_ini=ini if line != "**" else f"{ini} test_app.py = claude-haiku-*\n")
+        online.run().assert_outcomes(passed=1, failed=failed)
 
 
 @pytest.mark.parametrize("models", ["[]", "3", "['a b']", "''"])

@@ -195,7 +195,45 @@ def test_a_shared_fixture_that_goes_live_fails_the_run(online: Project) -> None:
     result = online.run("--llmcost-live=fail")
     result.assert_outcomes(passed=1, failed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["FAILED --llmcost-live - 1 request went live"])
+    name = "test_app.py::primed (module fixture)"
+    result.stdout.fnmatch_lines([f"FAILED --llmcost-live - 1 request went live: {name}"])
+
+
+FIXTURE = """
+    import pytest
+    from test_app import ask
+
+    @pytest.fixture(scope="{scope}")
+    def primed():
+        ask()
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+@pytest.mark.parametrize("scope", ["module", "session"])
+def test_a_line_for_a_path_holds_for_its_shared_fixtures(
+    online: Project, scope: str, workers: tuple[str, ...]
+) -> None:
+    online.write(
+        test_app=SUITE.partition("def test_small")[0],
+        **{
+            f"{folder}__{name}": text
+            for folder in ("free", "forbidden", "named")
+            for name, text in {
+                "conftest": FIXTURE.format(scope=scope),
+                f"test_{folder}": "def test_it(primed): pass",
+            }.items()
+        },
+    )
+    lines = {"free": "off", "forbidden": "fail", "named": "warn"}
+    for general in ("fail", "off"):
+        ini = "".join(f" {folder}/** = {mode}\n" for folder, mode in lines.items())
+        online.write(pytest_ini=f"[pytest]\npythonpath=.\nllmcost_live =\n {general}\n{ini}")
+        result = online.run(*workers, plugins=XDIST if workers else ())
+        result.assert_outcomes(passed=3, failed=1)
+        (failed,) = (line for line in result.stdout.lines if line.startswith("FAILED"))
+        assert failed.startswith("FAILED llmcost_live - 1 request went live: forbidden")
+        result.stdout.fnmatch_lines(["named*::primed (* fixture) went live (llmcost_live=warn)"])
 
 
 @pytest.mark.parametrize("value", ["maybe", "=off", "tests/** = never"])

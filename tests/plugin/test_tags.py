@@ -329,6 +329,40 @@ def test_a_tag_that_a_wider_fixture_holds_open_is_that_of_the_tests_that_use_it(
     assert tags == every | fixtures | {1020: {()}}
 
 
+def test_a_fixture_of_the_same_name_has_not_its_tag(tmp_path: Path) -> None:
+    held = """
+        import pytest
+        from app import ask
+        from pytest_llmcost import tag
+
+        @pytest.fixture(scope="session")
+        def judge():
+            with tag("judge"):
+                yield
+    """
+    files = {
+        "conftest.py": held,
+        "a_first/test_a.py": "from app import ask\ndef test_a(judge): ask(1)",
+        "b_other/conftest.py": "import pytest\n@pytest.fixture\ndef judge(): pass",
+        "b_other/test_b.py": "from app import ask\ndef test_b(judge): ask(2)",
+        "c_over/conftest.py": "import pytest\n@pytest.fixture\ndef judge(judge): pass",
+        "c_over/test_c.py": "from app import ask\ndef test_c(judge): ask(3)",
+        "d_param/test_d.py": """
+            import pytest
+            from app import ask
+
+            @pytest.mark.parametrize("judge", [1])
+            def test_d(judge):
+                ask(4)
+        """,
+    }
+    write_files(tmp_path, {"app.py": APP, "pytest.ini": "[pytest]\npythonpath=.\n", **files})
+    ran = run_suite(tmp_path)
+    assert ran.status == 0, ran.out
+    rows = {row["path"][0]: row["calls"][0] for row in ran.ledger()["tests"]}
+    assert {name for name, call in rows.items() if call.get("tags")} == {"a", "c"}
+
+
 @pytest.mark.parametrize("kind", ["", "async "])
 def test_a_tag_of_an_async_test_ends_with_its_module_fixture(tmp_path: Path, kind: str) -> None:
     test = f"""

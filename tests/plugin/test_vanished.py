@@ -199,6 +199,20 @@ def test_it_is_a_gate_if_that_is_asked_for_and_can_be_turned_off(suite: Path) ->
     assert (off.status, vanished(off)) == (0, {})
 
 
+@pytest.mark.parametrize("how", ["flag", "environment"])
+def test_a_budget_of_one_run_stands_for_none_of_the_suite(suite: Path, how: str) -> None:
+    args = ("--llmcost-max-test=$1",) if how == "flag" else ()
+    env = {"PYTEST_LLMCOST_MAX_TEST": "$1"} if how == "environment" else {}
+    old, new, found = FIRES["without any budget"]
+    write_files(suite, changed(SUITE, old, new))
+    failed = compare(suite, "--llmcost-vanished=fail", *args, env=env)
+    assert (failed.status, vanished(failed)) == (1, found)
+    # It hides the budget of the ini file, which is there as before.
+    write_files(suite, changed(SUITE, "markers = slow", "markers = slow\nllmcost_max_test = $1"))
+    run_suite(suite, "--llmcost-report=base.json")
+    assert vanished(compare(suite, "--llmcost-vanished=fail", *args, env=env)) == {}
+
+
 def test_each_part_of_a_prompt_is_a_guard_of_its_own(tmp_path: Path) -> None:
     parts = """
         from app import ask

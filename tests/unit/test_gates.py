@@ -47,12 +47,16 @@ class TestAllowedModels:
         [
             (("claude-haiku-*",), "within"),
             (("claude-opus-*", HAIKU), "within"),
-            (("claude-haiku-4-5",), "exceeded"),  # an alias is no exact id
+            (("claude-haiku-4-5",), "within"),  # its alias
+            (("claude-haiku-4",), "exceeded"),  # a part of an alias is none
+            (("claude-opus-4-5", "claude-haiku-3-5"), "exceeded"),
             (("Claude-Haiku-*",), "exceeded"),
             (("claude-opus-*",), "exceeded"),
         ],
     )
-    def test_one_glob_must_match_the_exact_id(self, globs: tuple[str, ...], state: str) -> None:
+    def test_one_must_be_the_model_or_match_its_exact_id(
+        self, globs: tuple[str, ...], state: str
+    ) -> None:
         assert judge_calls(allow(*globs), [make_call("1", model=HAIKU)]).state == state
 
     def test_no_call_at_all_is_allowed_even_where_a_call_is_required(self) -> None:

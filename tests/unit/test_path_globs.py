@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_llmcost.budgets.path_globs import (
-    fixture_matches,
+    fixture_names,
     matches,
     may_hold_in,
     parse_path_budget,
-    values_for,
+    rule_for,
 )
 from pytest_llmcost.errors import SettingsError
 
@@ -78,13 +78,21 @@ class TestGlob:
 
 
 class TestFixtures:
-    def test_belong_to_the_node_they_are_set_up_for_else_where_they_are_defined(self) -> None:
-        assert fixture_matches("tests/a/**", "f", "tests/a/test_x.py")
-        assert fixture_matches("tests/a/test_x.py", "f", "tests/a/test_x.py")
-        assert fixture_matches("tests/a/**", "f", "tests/a")
-        assert not fixture_matches("tests/b/**", "f", "tests/a")
-        assert fixture_matches("**", "f", "")
-        assert not fixture_matches("tests/**", "f", "")
+    @pytest.mark.parametrize(
+        ("glob", "node", "expected"),
+        [
+            ("tests/a/**", "tests/a/test_x.py", True),
+            ("tests/a/test_x.py", "tests/a/test_x.py", True),
+            ("tests/a/**", "tests/a", True),
+            ("tests/b/**", "tests/a", False),
+            ("**", "", True),
+            ("tests/**", "", False),
+        ],
+    )
+    def test_belong_to_the_node_they_are_set_up_for_else_where_they_are_defined(
+        self, glob: str, node: str, expected: bool
+    ) -> None:
+        assert any(matches(glob, name) for name in fixture_names("f", node)) is expected
 
 
 class TestLines:
@@ -120,6 +128,7 @@ class TestLines:
 def test_a_line_for_a_path_holds_before_and_behind_the_lines_for_all(order: int) -> None:
     lines = ["claude-*", "tests/agents/** = claude-haiku-*", "acme/*"]
     inside, outside = ("tests/agents/test_a.py::test_a", "tests/test_b.py::test_b")
-    assert values_for(lines[::order], inside) == ["claude-haiku-*"]
-    assert values_for(lines[::order], outside) == ["claude-*", "acme/*"][::order]
-    assert values_for(lines[::order]) == ["claude-*", "acme/*"][::order]
+    for_all = ("", ["claude-*", "acme/*"][::order])
+    assert rule_for(lines[::order], inside) == ("tests/agents/**", ["claude-haiku-*"])
+    assert rule_for(lines[::order], outside) == for_all
+    assert rule_for(lines[::order]) == for_all
