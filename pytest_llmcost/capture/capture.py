@@ -130,12 +130,12 @@ class Capture:
             request.source = None
         if request.reserved is not None and self._cap is not None:
             self._cap.settle(request)
-        lost, request.retry_of = request.retry_of, None
-        if request.is_refused and lost is not None:
-            # Never sent, it is a call of its own, and no retry of the other one.
-            request.lost_attempts = request.supersedes = None
-            with self._lock:
-                self._lost.append(lost)
+        if request.retry_of is not None:
+            if request.is_refused:  # never sent, it is a call of its own, and the other still lost
+                request.lost_attempts = request.supersedes = None
+                with self._lock:
+                    self._lost.append(request.retry_of)
+            request.retry_of = None
         if request.is_answered or request.error or not (request.is_lost or request.lost_attempts):
             request.client = None
             self._over.append(request)

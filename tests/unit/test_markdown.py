@@ -568,7 +568,7 @@ class TestEscaping:
     @given(NASTY)
     def test_keeps_a_name_in_its_cell_and_mentions_nobody(self, name: str) -> None:
         html = to_html(f"| a | b |\n|---|---|\n| {code(name)} | {prose(name)} |\n")
-        cells = re.findall(r"<td>(.*?)</td>", html, re.DOTALL)
+        cells = re.findall(r"<td>(.*?)</td>", html.replace("<wbr>", ""), re.DOTALL)
         assert len(cells) == 2
         assert re.fullmatch(r"<code>[^<]*</code>", cells[0])
         assert "<" not in cells[1]
