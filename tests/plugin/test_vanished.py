@@ -204,6 +204,8 @@ def test_a_budget_of_one_run_stands_for_none_of_the_suite(suite: Path, how: str)
     args = ("--llmcost-max-test=$1",) if how == "flag" else ()
     env = {"PYTEST_LLMCOST_MAX_TEST": "$1"} if how == "environment" else {}
     old, new, found = FIRES["without any budget"]
+    write_files(suite, changed(SUITE, old, '@max_cost("$0.01")'))  # a flag cannot replace its calls
+    run_suite(suite, "--llmcost-report=base.json")
     write_files(suite, changed(SUITE, old, new))
     failed = compare(suite, "--llmcost-vanished=fail", *args, env=env)
     assert (failed.status, vanished(failed)) == (1, found)
