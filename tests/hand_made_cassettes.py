@@ -90,7 +90,8 @@ def _interaction(exchange: Exchange) -> dict[str, Any]:
             "method": "POST",
             "uri": URL,
             "headers": {name: [value] for name, value in exchange.recorded_headers.items()},
-            "body": json.dumps(exchange.recorded),
+            # As httpx writes it, so that what did not change is the same byte for byte.
+            "body": json.dumps(exchange.recorded, ensure_ascii=False, separators=(",", ":")),
         },
         "response": {
             "status": {"code": 200, "message": "OK"},
