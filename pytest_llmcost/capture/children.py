@@ -109,7 +109,7 @@ def packed(request: CapturedRequest) -> CapturedRequest:
 
 
 class Inheritance(NamedTuple):
-    """What a spawned child is told, so that it follows requests and sends them back."""
+    """What a spawned child is given, so that it follows requests and sends them back."""
 
     folder: str
     token: str
@@ -158,7 +158,7 @@ class Inheritance(NamedTuple):
             follower = follow(begin, partial(children.send, None), self._of_child)
 
     def _of_child(self) -> Callable[[], None]:
-        """Return what a child of this child is told."""
+        """Return what a child of this child is given."""
         import pickle
 
         here = pickle.loads(self.open_tags)()  # noqa: S301 - our parent's

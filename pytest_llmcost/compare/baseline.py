@@ -177,51 +177,13 @@ def compare(
     before, price = then, pricing(head, card)
     if not is_priced_alike:
         before = {key: replace(it, calls=tuple(map(price, it.calls))) for key, it in then.items()}
-    test_limits = tuple(test_limits)
-    skipped = {test.nodeid for test in head.tests if test.outcome == "skipped"}
+    found = list(_changes(before, now, base, head, tuple(test_limits), fates))
+    whole = sum((added for added, _ in found), Amounts())
+    changes = [change for _, change in found if change is not None]
 
     def order(change: Change) -> tuple[bool, Decimal, str, str]:
         return change.usd is not None, -(change.usd or _ZERO), change.kind, change.name
 
-    keys = sorted({**before, **now}, key=str)
-    changes, whole = list[Change](), Amounts()
-    for key in keys:
-        owner = now.get(key) or before[key]
-        absent = replace(owner, calls=())
-        old, new = before.get(key, absent), now.get(key, absent)
-        lost, gained = _differing_calls(old, new)
-        if not lost and not gained:
-            continue
-        added = Amounts.of(gained) - Amounts.of(lost)
-        whole += added
-        tokens = _differing_tokens(added)
-        if added.usd == 0 and not tokens and not added.calls:
-            continue
-        status: Status = "new" if old is absent else "changed"
-        if new is absent:
-            status = why_without_calls(owner.name, fates if owner.kind == "test" else None)
-        elif not new.calls:  # it has a budget, and so a row
-            status = "skipped" if owner.name in skipped else "no calls"
-        spent, spends = Amounts.of(old.calls), Amounts.of(new.calls)
-        # A new test has nothing to add to, so it counts for the run alone.
-        is_common = owner.kind == "test" and old is not absent and new is not absent
-        changes.append(
-            Change(
-                kind=owner.kind,
-                name=owner.name,
-                path=owner.path,
-                line=owner.line,
-                status=status,
-                **_costs(spent, spends),
-                usd=added.usd,
-                tokens=tokens,
-                calls=added.calls,
-                parts=_differing_parts(lost, gained, base, head),
-                verdicts=tuple(
-                    judge_increase(each, spent, added) for each in test_limits if is_common
-                ),
-            )
-        )
     would_be, is_now = _whole(before), _whole(now)
     was = would_be if before is then else _whole(then)
     costs, bounds = _costs(would_be, is_now), whole["usd"]
@@ -248,7 +210,7 @@ def compare(
         low_usd=bounds.low,
         high_usd=bounds.high,
         tokens=_differing_tokens(whole),
-        unchanged=len(keys) - len(changes),
+        unchanged=len({*before, *now}) - len(changes),
         by_tag=_changed_tags(before, now),
         changes=tuple(sorted(changes, key=order)),
         prefixes=_changed_prefixes(then, now, base, head, card),
@@ -257,6 +219,56 @@ def compare(
         verdicts=tuple(verdicts),
         notes=(*_notes(base, head), *repriced),
     )
+
+
+def _changes(
+    before: Spenders,
+    now: Spenders,
+    base: Ledger,
+    head: Ledger,
+    test_limits: tuple[IncreaseLimit, ...],
+    fates: Fates | None,
+) -> Iterator[tuple[Amounts, Change | None]]:
+    """Yield what each owner whose calls differ adds, and a row for it unless the sum is nothing."""
+    skipped = {test.nodeid for test in head.tests if test.outcome == "skipped"}
+    for key in sorted({**before, **now}, key=str):
+        owner = now.get(key) or before[key]
+        absent = replace(owner, calls=())
+        old, new = before.get(key, absent), now.get(key, absent)
+        lost, gained = _differing_calls(old, new)
+        if not lost and not gained:
+            continue
+        added = Amounts.of(gained) - Amounts.of(lost)
+        tokens = _differing_tokens(added)
+        if added.usd == 0 and not tokens and not added.calls:
+            yield added, None
+            continue
+        status: Status = "new" if old is absent else "changed"
+        if new is absent:
+            status = why_without_calls(owner.name, fates if owner.kind == "test" else None)
+        elif not new.calls:  # it has a budget, and so a row
+            status = "skipped" if owner.name in skipped else "no calls"
+        spent, spends = Amounts.of(old.calls), Amounts.of(new.calls)
+        # A new test has nothing to add to, so it counts for the run alone.
+        is_common = owner.kind == "test" and old is not absent and new is not absent
+        yield (
+            added,
+            Change(
+                kind=owner.kind,
+                name=owner.name,
+                path=owner.path,
+                line=owner.line,
+                status=status,
+                **_costs(spent, spends),
+                usd=added.usd,
+                tokens=tokens,
+                calls=added.calls,
+                parts=_differing_parts(lost, gained, base, head),
+                verdicts=tuple(
+                    judge_increase(each, spent, added) for each in test_limits if is_common
+                ),
+            ),
+        )
 
 
 def _whole(spenders: Spenders) -> Amounts:

@@ -144,7 +144,7 @@ class CachedPrefixes:
     """What the calls of one owner have left in the cache so far.
 
     Two agents in one test have different system prompts and are two groups, unless the next turn of
-    a conversation has the prompt of the turn before, edited. Two questions to one agent have
+    a dialogue has the prompt of the turn before, edited. Two questions to one agent have
     different first messages: they share what stands before these, and no more. A group may go on
     from an earlier turn with another message, and from the same turn as often as it was sent; it
     must not change old ones.

@@ -63,7 +63,7 @@ class Plan(NamedTuple):
     spans: tuple[tuple[tuple[str, ...], Cut, Cut], ...] = ()
     """In the prompt's order: the parts that a span belongs to, the cut before it and at its end."""
     fixed: tuple[Cut, ...] = ()
-    """With one tool and with two, if the fixed prompt must be told from the first tool."""
+    """With one tool and with two, if the fixed prompt must be kept apart from the first tool."""
 
     @property
     def payloads(self) -> tuple[Payload, ...]:

@@ -76,7 +76,7 @@ _STATES = get_args(PromptState)
 class Counted:
     """What a payload costs, by a count of its tokens.
 
-    A figure raises PriceError if the model has no price, and one that `record` was not told. Those
+    A figure raises PriceError if the model has no price, and one that `record` was not given. Those
     of the cache need `count(..., cache=...)` and raise SettingsError without it.
     """
 
@@ -114,7 +114,7 @@ class Counted:
 
     @property
     def usd(self) -> Decimal:
-        """The list price in US dollars, or what `record` was told."""
+        """The list price in US dollars, or what `record` was given."""
         stated = self._known().declared_usd
         return self.cost.usd if stated is None else stated
 

@@ -167,7 +167,7 @@ class SessionHooks(Hooks):
 
 
 def _why_incomplete(session: Session, pytest_session: pytest.Session) -> Iterator[str]:
-    """Yield why the run does not stand for the whole suite: pytest was stopped, or told to select.
+    """Yield why the run does not stand for the whole suite: pytest was stopped, or asked to select.
 
     What the suite deselects however it is started is no part of it.
     """

@@ -1,6 +1,6 @@
 """multiprocessing and threading: what begins there knows what is followed, and no more.
 
-A spawned child is told where to write what it sends: a process object is pickled for it, and our
+A spawned child learns where to write what it sends: a process object is pickled for it, and our
 attribute with it. A thread inherits nothing of ours, also where Python lets it inherit its context:
 one of a pool serves many, and would keep what was open where it was first needed.
 """

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _MOST_CHANGES = 100
 """What stands in the page itself is short; the table has every test."""
 _MOST_RUNS = 60
-"""As many as can be told apart on a phone."""
+"""As many as can be distinguished on a phone."""
 _WIDTH, _HEIGHT = 1000, 100
 _MOST_INNER = 50_000
 """Calls, and as many parts, in all rows together: so that the file opens fast."""
