@@ -51,7 +51,9 @@ def parse_usd(value: object) -> Decimal:
         value = Decimal(float.__repr__(value))  # NumPy's floats have a repr of their own
     amount = _read(value, _AMOUNT)
     if amount is None:
-        raise _refused(value, 'is not an amount of money; write 0.05, "0.05", "$0.05" or "5c"')
+        # In double quotes a shell makes "bash.05" of it, which is all that arrives here.
+        what = "is not an amount of money; write 0.05 (in a shell, $0.05 needs single quotes)"
+        raise _refused(value, what)
     return amount
 
 
@@ -63,7 +65,7 @@ def parse_quantity(value: object) -> int:
     """
     number = None if isinstance(value, Decimal) else _read(value, _QUANTITY)
     if number is None or number != number.to_integral_value():
-        raise _refused(value, 'is not a whole number; write 8000, "8k" or "1.5M"')
+        raise _refused(value, "is not a whole number from 0 up; write for example 8000")
     return int(number)
 
 
@@ -93,7 +95,7 @@ def parse_share_or_usd(text: str) -> tuple[Decimal | None, Decimal | None]:
     if usd and re.fullmatch(r"[\d.,\s]+", text):
         usd = None
     if share is usd is None:
-        what = "is neither a percentage nor an amount of money with its unit; write 10% or $0.05"
+        what = "is neither a percentage nor an amount of money with its unit; write 10% or 5c"
         raise _refused(text, what)
     return share, usd
 

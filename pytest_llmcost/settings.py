@@ -165,7 +165,10 @@ def parse_part_limit(text: str) -> tuple[str, int]:
     name, equals, limit = text.partition("=")
     if not equals:
         raise SettingsError(f"{text!r} is not a part and its limit; write tools = 3k")
-    return parse_part(name.strip()), parse_quantity(limit.strip())
+    try:
+        return parse_part(name.strip()), parse_quantity(limit.strip())
+    except SettingsError as error:
+        raise SettingsError(f"{text.strip()!r}: {error}") from None
 
 
 _ENV = "PYTEST_LLMCOST_"

@@ -147,6 +147,12 @@ def test_a_wrong_value_names_where_it_stands(name: str, text: str, words: str) -
         settle(ini={name: text})
 
 
+def test_a_wrong_budget_of_a_part_names_its_line() -> None:
+    lines = ["system = 2k", "tools = many"]
+    with pytest.raises(SettingsError, match=r"^llmcost_max_parts: 'tools = many': 'many' is not a"):
+        settle(ini={"max_parts": lines})
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -194,7 +200,7 @@ def test_an_increase_is_a_share_or_an_amount(limit: str) -> None:
 
 @pytest.mark.parametrize("limit", ["ten", "10 percent", "%", "10", "0.05"])
 def test_any_other_increase_is_wrong(limit: str) -> None:
-    expected = rf"--llmcost-max-increase: '{limit}' is .*; write 10% or \$0\.05"
+    expected = rf"--llmcost-max-increase: '{limit}' is .*; write 10% or 5c"
     with pytest.raises(SettingsError, match=expected):
         settle({"max_increase": [limit]})
 
