@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 import msgspec
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.json_values import prepare
@@ -169,21 +169,22 @@ def read_answer(
 ) -> Answer:
     """Read what a body's messages state; several are one answer.
 
-    `payload` is what was sent, `latency` what its header asked for.
+    `payload` is what was sent, `latency` what its header asked for; `batch` is whether it is a
+    batch's result, if the response does not say so itself.
 
     Raises:
-        UsageDataError: when a usage does not have the documented shape.
+        UsageDataError: naming the path of what cannot be read, or what no request can have used.
     """
+    asked = {**(payload or {})}
     if latency is not None:
-        payload = {**(payload or {}), "performanceConfig": {"latency": latency}}
-    model = model_of(endpoint, payload)
-    platform = _platform_of(endpoint, model, [message.body.get("model") for message in messages])
-    answers = [
-        read_message(
-            **asdict(message), model=model, platform=platform, batch=batch, request=payload
-        )
-        for message in messages
-    ]
+        asked["performanceConfig"] = {"latency": latency}
+    named = model_of(endpoint, payload)
+    platform = _platform_of(endpoint, named, [message.body.get("model") for message in messages])
+    answers = [_read_message(message, asked, named, platform) for message in messages]
+    if batch:
+        answers = [
+            replace(each, terms=replace(each.terms, service_tier="batch")) for each in answers
+        ]
     if len(answers) == 1:
         return answers[0]
     # Each message keeps its own model and length band.
@@ -230,56 +231,36 @@ def _platform_of(
 def model_of(endpoint: Endpoint, payload: _Body | None) -> str | None:
     """Return the model that was asked for, from the URL or the body, without an account id."""
     asked = endpoint.model or (payload or {}).get("model")
-    return mask_account(asked) if isinstance(asked, str) else None
+    return mask_account(asked) if isinstance(asked, str) and asked else None
 
 
-def read_message(
-    body: _Body,
-    *,
-    model: str | None = None,
-    platform: Platform | None = None,
-    batch: bool | None = None,
-    truncated: bool = False,
-    withdrawn: str | None = None,
-    at_most: Mapping[str, int] | None = None,
-    request: _Body | None = None,
+def _read_message(
+    message: StreamedMessage, asked: _Body, named: str | None, platform: Platform | None
 ) -> Answer:
-    """Read what a response bills: its sampling calls, what their price depends on, what it hides.
-
-    `model` is as the request or the URL names it, `platform` as the URL says; `batch` is whether it
-    is a batch's result, if the response does not say so itself; `truncated`, `withdrawn` and
-    `at_most` are those of a `StreamedMessage`; `request`, the payload, says what the response
-    leaves open.
-
-    Raises:
-        UsageDataError: naming the path of what cannot be read, or what no request can have used.
-    """
-    raw, asked = body.get("usage"), request or {}
+    """Read what one message bills; the request that was `asked` says what it leaves open."""
+    body, truncated = message.body, message.truncated
+    raw = body.get("usage")
     if not raw:
         raise UsageDataError("the response has no usage", path="usage")
-    texts, asked_texts = _texts(body), _texts(asked)
     tools, longest_reply = tools_and_longest_reply(asked)
     stated, content = _decode(raw), _Content(body)
     top, passes = stated.usage, stated.iterations or []
-    if withdrawn and not passes:  # a compaction may leave less; its passes say so
+    if message.withdrawn and not passes:  # a compaction may leave less; its passes say so
         what = "restated as 0 at the end of the stream, after more before"
-        raise _unreadable(f"usage.{withdrawn}", what)
+        raise _unreadable(f"usage.{message.withdrawn}", what)
     all_stated = [top, *(each.usage for each in passes)]
     is_cached = any(each.cache_read_tokens or each.cache_write_5m_tokens for each in all_stated)
-    lifetime = read_lifetime(asked) if at_most or is_cached else None
+    lifetime = read_lifetime(asked) if message.at_most or is_cached else None
     written = top.cache_write_5m_tokens
     if written and lifetime and stated.cache_creation is None and not passes:
         # Bedrock's last frame has no split by lifetime, but the request asks for nothing else.
         top = replace(top, **{"cache_write_5m_tokens": 0, WRITTEN[lifetime]: written})
 
-    named, own = model or asked_texts.get("model"), texts.get("model")
+    own = text_of(body.get("model"))
     declined, served = _split_passes(passes)
     serving, requested = _models(named, own, declined, served, content.changes)
     usages = _passes_that_explain(top, served)
-    at_most = dict(at_most or {})
-    if not usages:
-        for key, most in _sums_beyond(stated, served).items():
-            at_most.setdefault(key, most)
+    at_most = {**({} if usages else _sums_beyond(stated, served)), **message.at_most}
     is_loop = content.loops or any((raw.get("server_tool_use") or {}).values())
     # An end that was not seen may be a refusal before any output, which may be free. After a change
     # of model the start's tokens are those of the other one. A model that spoke is billed anyway.
@@ -319,16 +300,16 @@ def read_message(
     caveats = _caveats(raw, stated, body, content)
     caveats |= {f"usage-disagrees: {key}" for key in at_most}
     caveats |= {"truncated-stream"} if truncated else set()
-    geography = asked_texts.get("inference_geo")
+    geography, identity = text_of(asked.get("inference_geo")), text_of(body.get("id"))
     return Answer(
         model=serving,
         asked_model=named,
-        ids=(texts["id"],) if "id" in texts else (),
-        stop_reason=texts.get("stop_reason"),
+        ids=(identity,) if identity else (),
+        stop_reason=text_of(body.get("stop_reason")),
         usage=top,
         sampling_calls=tuple(kept),
         terms=Terms(
-            service_tier="batch" if batch else stated.service_tier or None,
+            service_tier=stated.service_tier or None,
             # Foundry's deployments in fast mode have names of their own: the model's, then `-fast`.
             speed=_speed(stated, asked, fast=named == f"{own}-fast"),
             # If only the request says where it ran, the premium may or may not be paid.
@@ -417,11 +398,6 @@ def _attaches_files(request: _Body, kinds: Sequence[str]) -> bool:
         for message in mappings(request.get("messages"))
         for block in mappings(message.get("content"))
     )
-
-
-def _texts(body: _Body) -> dict[str, str]:
-    """Return those values of a body that are texts, and not empty."""
-    return {key: each for key, each in body.items() if isinstance(each, str) and each}
 
 
 def _speed(stated: _Stated, asked: _Body, *, fast: bool) -> str | None:
@@ -516,18 +492,16 @@ def _beside(
             where = f"usage.iterations[{index}].model"
             raise _unreadable(where, "expected the advisor's model, got nothing")
         yield SamplingCall(kind=kind, model=each.model or requested, usage=each.usage)
-    left = list(changes)
-    unpaired = _ModelChange(None, None, _UNSPECIFIED)
+    left, attempts = list(changes), []
     for each in declined:
-        named = (change for change in left if each.model in (None, "", change.declined))
-        change = next(named, unpaired)
-        if change is not unpaired:
-            left.remove(change)
+        naming = (change for change in left if each.model in (None, "", change.declined))
+        change = next(naming, _ModelChange(None, None, _UNSPECIFIED))
+        left = [other for other in left if other is not change]
+        attempts.append((each, change))
+    attempts += [(_Stated(input_tokens=0, output_tokens=0), change) for change in left]
+    for each, change in attempts:
         model = each.model or change.declined or requested
         yield SamplingCall(kind="declined", model=model, usage=each.usage, refusal=change.refusal)
-    for change in left:
-        model = change.declined or requested
-        yield SamplingCall(kind="declined", model=model, usage=Usage(), refusal=change.refusal)
 
 
 def read_lifetime(request: _Body) -> Lifetime | None:
@@ -611,36 +585,33 @@ class _Content:
         if content and not isinstance(content, (list, tuple)):
             # What a recorder put in place of the blocks counts as text.
             content = [{"type": "text", "text": content}]
-        blocks = [*mappings(content)]
+        blocks = [(str(block.get("type")), block) for block in mappings(content)]
+        kinds = {kind for kind, _ in blocks}
         self.changes: list[_ModelChange] = []
         self.spoke = False
         """Whether any output stands behind the last change of model."""
-        self.loops = self.runs_code = False
-        # An answer that only hands on the tool calls of code that has run on: the model was not
-        # sampled for it, so its usage is nothing but zeros. Source: recorded traffic of
-        # anthropics/anthropic-sdk-python and vercel/ai, and
-        # https://platform.claude.com/docs/en/agents-and-tools/tool-use/programmatic-tool-calling
-        self.resumes_code = bool(blocks)
-        asked = answers = failed = 0
-        for block in blocks:
-            kind = str(block.get("type"))
-            tool = block.get("name") if kind == "server_tool_use" else None
+        for kind, block in blocks:
             if kind == "fallback":
                 old, new = (text_of(mapping(block.get(key)).get("model")) for key in ("from", "to"))
                 category = text_of(mapping(block.get("trigger")).get("category")) or _UNSPECIFIED
                 self.changes.append(_ModelChange(old, new, None if self.spoke else category))
-            # Every block is output but those of text that hold none.
-            fillings = FILLINGS.get(kind)
-            says = fillings is None or any(block.get(key) for key in fillings)
-            self.spoke = kind != "fallback" and (self.spoke or says)
-            self.loops |= kind in _LOOPING
-            self.runs_code |= kind.endswith("code_execution_tool_result") or tool in _CODE_TOOLS
-            if self.resumes_code:
-                caller = kind == "tool_use" and mapping(block.get("caller")).get("type")
-                self.resumes_code = str(caller).startswith("code_execution")
-            asked += tool == "advisor"
-            if kind == "advisor_tool_result":
-                answers += 1
-                failed += str(mapping(block.get("content")).get("type")).endswith("_error")
-        self.advice = max(asked, answers) - failed
+                self.spoke = False
+            else:  # every block is output but those of text that hold none
+                fillings = FILLINGS.get(kind)
+                self.spoke |= fillings is None or any(map(block.get, fillings))
+        self.loops = not kinds.isdisjoint(_LOOPING)
+        tools = [block.get("name") for kind, block in blocks if kind == "server_tool_use"]
+        self.runs_code = any(tool in _CODE_TOOLS for tool in tools) or any(
+            kind.endswith("code_execution_tool_result") for kind in kinds
+        )
+        # An answer that only hands on the tool calls of code that has run on: the model was not
+        # sampled for it, so its usage is nothing but zeros. Source: recorded traffic of
+        # anthropics/anthropic-sdk-python and vercel/ai, and
+        # https://platform.claude.com/docs/en/agents-and-tools/tool-use/programmatic-tool-calling
+        callers = [mapping(block.get("caller")).get("type") for _, block in blocks]
+        by_code = [str(caller).startswith("code_execution") for caller in callers]
+        self.resumes_code = kinds == {"tool_use"} and all(by_code)
+        results = [block.get("content") for kind, block in blocks if kind == "advisor_tool_result"]
+        failed = [str(mapping(each).get("type")).endswith("_error") for each in results]
+        self.advice = max(tools.count("advisor"), len(results)) - sum(failed)
         """How often an advisor answered. One that failed has not, and is not billed."""

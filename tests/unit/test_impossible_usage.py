@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 from capture_kit import LIBRARIES, Purse, capturing, client_of, respond
+from one_message import read_message
 from sample_reports import a_test, make_call, make_report
 
 from pytest_llmcost.call import Call, PricedSamplingCall
@@ -22,7 +23,7 @@ from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.declared import read_declared
 from pytest_llmcost.responses.endpoints import recognise
-from pytest_llmcost.responses.message import Answer, read_answer, read_message
+from pytest_llmcost.responses.message import Answer, read_answer
 from pytest_llmcost.responses.stream import Reader
 
 MODEL = "claude-opus-4-7"

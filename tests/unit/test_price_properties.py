@@ -12,6 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from one_message import read_message
 
 from pytest_llmcost.call import Call, PricedSamplingCall, reprice
 from pytest_llmcost.call import price as price_answer
@@ -19,7 +20,7 @@ from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.prices.bill import CacheState, Cost, in_cache_state, price_request
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
-from pytest_llmcost.responses.message import read_message, read_usage
+from pytest_llmcost.responses.message import read_usage
 from pytest_llmcost.responses.stream import Reader
 
 CARD = shipped_card()

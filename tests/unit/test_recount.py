@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from one_message import read_message
 
 from pytest_llmcost.call import Call, price
 from pytest_llmcost.capture.changed_prompt import ReplayedReply, obstacle_to_recount
@@ -14,7 +15,7 @@ from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.counting.segments import CachedPrompt, Segment
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.responses.message import Answer, read_message
+from pytest_llmcost.responses.message import Answer
 
 ON = date(2026, 11, 22)
 SHORT: dict[str, Any] = {

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from one_message import read_message
 from sample_reports import make_budget
 
 from pytest_llmcost.budgets.budget import judge_calls
@@ -16,7 +17,7 @@ from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Terms, Usage
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
-from pytest_llmcost.responses.message import Answer, read_answer, read_message
+from pytest_llmcost.responses.message import Answer, read_answer
 from pytest_llmcost.responses.stream import StreamedMessage
 
 ON = date(2026, 11, 22)

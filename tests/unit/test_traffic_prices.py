@@ -9,13 +9,14 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from one_message import read_message
 from recorded_traffic import body_of, needs_traffic, recorded_lines
 
 from pytest_llmcost.call import Call, price
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
-from pytest_llmcost.responses.message import Answer, read_message
+from pytest_llmcost.responses.message import Answer
 from pytest_llmcost.responses.stream import read_whole
 
 pytestmark = needs_traffic
