@@ -144,7 +144,15 @@ def _endpoint_of(method: str, url: str) -> Endpoint | None:
     if match := _BEDROCK.search(path):
         return _bedrock_endpoint(unquote(match["model"]), match["verb"], host)
     if match := _VERTEX.search(path):
-        return _vertex_endpoint(unquote(match["model"]), match["verb"], match["location"])
+        model, location = unquote(match["model"]), match["location"]
+        if model == "count-tokens":
+            return Endpoint(kind="count_tokens", platform="vertex", stream=False)
+        return Endpoint(
+            kind="messages",
+            platform="vertex-unknown" if location is None else _google_platform(location),
+            model=model,
+            stream=match["verb"] == "streamRawPredict",
+        )
     path = unquote(path).partition(";")[0]  # behind it, parameters. Source: RFC 3986, 3.3
     match = _SAMPLING.search(path) or (_MESSAGES.search(path) if host == _HOST else None)
     if match is None:
@@ -181,17 +189,6 @@ def bedrock_platform(model: str) -> Platform:
         return "bedrock-unknown"
     name = model.rpartition("/")[2]
     return "bedrock" if name.startswith("global.") else "bedrock-regional"
-
-
-def _vertex_endpoint(model: str, verb: str, location: str | None) -> Endpoint:
-    if model == "count-tokens":
-        return Endpoint(kind="count_tokens", platform="vertex", stream=False)
-    return Endpoint(
-        kind="messages",
-        platform="vertex-unknown" if location is None else _google_platform(location),
-        model=model,
-        stream=verb == "streamRawPredict",
-    )
 
 
 def _google_platform(location: str) -> Platform:

@@ -118,11 +118,6 @@ class _Stated(msgspec.Struct, frozen=True, kw_only=True):
             **{name: getattr(tools, name) or 0 for name in FEES},
         )
 
-    @property
-    def ran_code(self) -> bool:
-        """Whether it says that a container was used."""
-        return bool(self.server_tool_use and self.server_tool_use.code_execution_requests)
-
 
 prepare(_Stated)
 _TOKENS = tuple(name for name in _Stated.__struct_fields__ if name.endswith("_tokens"))
@@ -180,11 +175,7 @@ def read_answer(
         asked["performanceConfig"] = {"latency": latency}
     named = model_of(endpoint, payload)
     platform = _platform_of(endpoint, named, [message.body.get("model") for message in messages])
-    answers = [_read_message(message, asked, named, platform) for message in messages]
-    if batch:
-        answers = [
-            replace(each, terms=replace(each.terms, service_tier="batch")) for each in answers
-        ]
+    answers = [_read_message(message, asked, named, platform, batch) for message in messages]
     if len(answers) == 1:
         return answers[0]
     # Each message keeps its own model and length band.
@@ -235,7 +226,11 @@ def model_of(endpoint: Endpoint, payload: _Body | None) -> str | None:
 
 
 def _read_message(
-    message: StreamedMessage, asked: _Body, named: str | None, platform: Platform | None
+    message: StreamedMessage,
+    asked: _Body,
+    named: str | None,
+    platform: Platform | None,
+    batch: bool | None,
 ) -> Answer:
     """Read what one message bills; the request that was `asked` says what it leaves open."""
     body, truncated = message.body, message.truncated
@@ -296,7 +291,8 @@ def _read_message(
         raise _unreadable("usage", impossible)
 
     kinds = tuple(str(tool.get("type") or "custom") for tool in tools)
-    ran_code = content.runs_code or any(each.ran_code for each in (stated, *passes))
+    used = (each.server_tool_use for each in (stated, *passes))
+    ran_code = content.runs_code or any(each and each.code_execution_requests for each in used)
     caveats = _caveats(raw, stated, body, content)
     caveats |= {f"usage-disagrees: {key}" for key in at_most}
     caveats |= {"truncated-stream"} if truncated else set()
@@ -309,7 +305,7 @@ def _read_message(
         usage=top,
         sampling_calls=tuple(kept),
         terms=Terms(
-            service_tier=stated.service_tier or None,
+            service_tier="batch" if batch else stated.service_tier or None,
             # Foundry's deployments in fast mode have names of their own: the model's, then `-fast`.
             speed=_speed(stated, asked, fast=named == f"{own}-fast"),
             # If only the request says where it ran, the premium may or may not be paid.

@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from itertools import chain
 from typing import Any
@@ -129,9 +130,7 @@ def _read_exchange(recorded: Recorded) -> list[Found]:
         return []
     request = recorded.request and to_payload(recorded.request, endpoint.form)[0]
 
-    def without_answer(**why: Any) -> Found:
-        return Found(source=recorded.source, model=model_of(endpoint, request), **why)
-
+    without_answer = partial(Found, source=recorded.source, model=model_of(endpoint, request))
     # Each request is a call, whatever id a mock or a filter has put into its answer. What was
     # logged, or read of a batch's results, may be the same message again.
     asked = recorded.source if recorded.url and endpoint.is_sampling else endpoint.batch_id
@@ -160,11 +159,9 @@ def _read_exchange(recorded: Recorded) -> list[Found]:
         return [without_answer(free="count_tokens")]
     if recorded.problem:
         return [without_answer(problem=recorded.problem)]
-    if endpoint.kind == "batch_results":
-        return [*map(in_batch, read_whole(recorded.body, of_batch=True).results)]
-    reader = read_whole(recorded.body)
-    if reader.messages:
-        return [*map(answered, reader.messages)]
+    reader = read_whole(recorded.body, of_batch=endpoint.kind == "batch_results")
+    if found := [*map(in_batch, reader.results), *map(answered, reader.messages)]:
+        return found
     error = f"the answer is an error ({reader.error}) without a usage" if reader.error else None
     return [without_answer(problem=error or _why_nothing(recorded.body))]
 
