@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pytest_llmcost.prices.usage import is_quantity, mapping, text_of
+from pytest_llmcost.prices.usage import is_quantity, mapping, mappings, text_of
 from pytest_llmcost.responses.endpoints import Form
 
 _Body = Mapping[str, Any]
@@ -64,8 +64,7 @@ def to_payload(body: _Body, form: Form) -> tuple[_Body, str | None]:
     if isinstance(turns := rest.pop("messages", None), list):
         payload["messages"] = [
             {"role": turn.get("role"), "content": _blocks(turn.get("content"), left)}
-            for turn in turns
-            if isinstance(turn, dict)
+            for turn in mappings(turns)
         ]
     config = mapping(rest.pop("toolConfig", None))
     if isinstance(config.get("tools"), list):
@@ -82,8 +81,8 @@ def to_payload(body: _Body, form: Form) -> tuple[_Body, str | None]:
 
 def _blocks(blocks: object, left: list[str]) -> list[dict[str, Any]]:
     said: list[dict[str, Any]] = []
-    for block in blocks if isinstance(blocks, list) else ():
-        for kind, value in mapping(block).items():
+    for block in mappings(blocks):
+        for kind, value in block.items():
             if kind != "cachePoint":
                 said.append(_block(kind, value, left))
             elif said:  # it stands behind what it marks
@@ -142,17 +141,14 @@ def to_message(body: _Body) -> _Body | None:
         {'input_tokens': 3, 'output_tokens': 5}
     """
     usage = mapping(body.get("usage"))
-    choices = body.get("choices")
     if "prompt_tokens" in usage:
         # Without caches: this route has none. Source: the page named above.
-        choice = mapping(choices[0]) if isinstance(choices, list) and choices else {}
-        reason = choice.get("finish_reason")
         return {
             "id": body.get("id"),
             "type": "message",
             "model": body.get("model"),
             "content": [{"type": "text", "text": "x"}],  # only whether there is any matters
-            "stop_reason": "max_tokens" if reason == "length" else reason,
+            "stop_reason": _stop_reason(body),
             "usage": _usage(body),
         }
     if "inputTokens" not in usage:
@@ -173,11 +169,8 @@ def to_events(payload: _Body) -> Iterator[_Body]:
     if payload.get("object") == "chat.completion.chunk":
         opened = {"id": payload.get("id"), "model": payload.get("model"), "type": "message"}
         yield {"type": "message_start", "message": opened}
-        choices = payload.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            if reason := mapping(choice).get("finish_reason"):
-                reason = "max_tokens" if reason == "length" else reason
-                yield {"type": "message_delta", "delta": {"stop_reason": reason}}
+        if reason := _stop_reason(payload):
+            yield {"type": "message_delta", "delta": {"stop_reason": reason}}
         if usage:
             yield {"type": "message_delta", "usage": _usage(payload)}
     elif "role" in payload:
@@ -191,6 +184,13 @@ def to_events(payload: _Body) -> Iterator[_Body]:
     elif usage:
         yield {"type": "message_delta", "usage": _usage(payload)}
         yield {"type": "message_stop"}
+
+
+def _stop_reason(body: _Body) -> Any:
+    """Return why a chat's one choice has ended, in the Messages API's word."""
+    reasons = (choice.get("finish_reason") for choice in mappings(body.get("choices")))
+    reason = next(filter(None, reasons), None)
+    return "max_tokens" if reason == "length" else reason
 
 
 def counts_of(stated: object) -> dict[str, Any]:
