@@ -234,6 +234,7 @@ def _read_message(
 ) -> Answer:
     """Read what one message bills; the request that was `asked` says what it leaves open."""
     body, truncated = message.body, message.truncated
+    texts, asked_texts = _texts(body), _texts(asked)
     raw = body.get("usage")
     if not raw:
         raise UsageDataError("the response has no usage", path="usage")
@@ -251,7 +252,7 @@ def _read_message(
         # Bedrock's last frame has no split by lifetime, but the request asks for nothing else.
         top = replace(top, **{"cache_write_5m_tokens": 0, WRITTEN[lifetime]: written})
 
-    own = text_of(body.get("model"))
+    own = texts.get("model")
     declined, served = _split_passes(passes)
     serving, requested = _models(named, own, declined, served, content.changes)
     usages = _passes_that_explain(top, served)
@@ -296,12 +297,12 @@ def _read_message(
     caveats = _caveats(raw, stated, body, content)
     caveats |= {f"usage-disagrees: {key}" for key in at_most}
     caveats |= {"truncated-stream"} if truncated else set()
-    geography, identity = text_of(asked.get("inference_geo")), text_of(body.get("id"))
+    geography = asked_texts.get("inference_geo")
     return Answer(
         model=serving,
         asked_model=named,
-        ids=(identity,) if identity else (),
-        stop_reason=text_of(body.get("stop_reason")),
+        ids=(texts["id"],) if "id" in texts else (),
+        stop_reason=texts.get("stop_reason"),
         usage=top,
         sampling_calls=tuple(kept),
         terms=Terms(
@@ -394,6 +395,11 @@ def _attaches_files(request: _Body, kinds: Sequence[str]) -> bool:
         for message in mappings(request.get("messages"))
         for block in mappings(message.get("content"))
     )
+
+
+def _texts(body: _Body) -> dict[str, str]:
+    """Return those values of a body that are texts, and not empty."""
+    return {key: each for key, each in body.items() if isinstance(each, str) and each}
 
 
 def _speed(stated: _Stated, asked: _Body, *, fast: bool) -> str | None:
@@ -604,8 +610,8 @@ class _Content:
         # sampled for it, so its usage is nothing but zeros. Source: recorded traffic of
         # anthropics/anthropic-sdk-python and vercel/ai, and
         # https://platform.claude.com/docs/en/agents-and-tools/tool-use/programmatic-tool-calling
-        callers = [mapping(block.get("caller")).get("type") for _, block in blocks]
-        by_code = [str(caller).startswith("code_execution") for caller in callers]
+        callers = [block.get("caller") for kind, block in blocks if kind == "tool_use"]
+        by_code = [str(mapping(each).get("type")).startswith("code_execution") for each in callers]
         self.resumes_code = kinds == {"tool_use"} and all(by_code)
         results = [block.get("content") for kind, block in blocks if kind == "advisor_tool_result"]
         failed = [str(mapping(each).get("type")).endswith("_error") for each in results]

@@ -23,7 +23,7 @@ import msgspec
 from pytest_llmcost.errors import RecordingError, UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
-from pytest_llmcost.prices.usage import mapping, text_of
+from pytest_llmcost.prices.usage import mapping
 from pytest_llmcost.responses.converse import to_payload
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
 from pytest_llmcost.responses.message import LATENCY, Answer, model_of, read_answer
@@ -167,8 +167,10 @@ def _read_exchange(recorded: Recorded) -> list[Found]:
 
 
 def _state_of(body: Mapping[str, Any], *request: str | None) -> tuple[object, int] | None:
-    name, tokens = text_of(body.get("id")), mapping(body.get("usage")).get("output_tokens")
-    return ((name, *request), tokens if type(tokens) is int else 0) if name else None
+    name, usage = body.get("id"), body.get("usage")
+    tokens = usage.get("output_tokens") if isinstance(usage, dict) else None
+    is_named = isinstance(name, str) and name != ""
+    return ((name, *request), tokens if type(tokens) is int else 0) if is_named else None
 
 
 def _why_nothing(body: bytes) -> str:
