@@ -13,7 +13,6 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
 from importlib import import_module
 from itertools import chain
 from typing import Any
@@ -130,7 +129,9 @@ def _read_exchange(recorded: Recorded) -> list[Found]:
         return []
     request = recorded.request and to_payload(recorded.request, endpoint.form)[0]
 
-    without_answer = partial(Found, source=recorded.source, model=model_of(endpoint, request))
+    def without_answer(**why: Any) -> Found:
+        return Found(source=recorded.source, model=model_of(endpoint, request), **why)
+
     # Each request is a call, whatever id a mock or a filter has put into its answer. What was
     # logged, or read of a batch's results, may be the same message again.
     asked = recorded.source if recorded.url and endpoint.is_sampling else endpoint.batch_id
