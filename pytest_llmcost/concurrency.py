@@ -1,4 +1,4 @@
-"""Threads, forks and pools: turns and contexts of threads, what a fork calls, no lock in a child.
+"""Threads, forks and pools: contexts of threads, what a fork calls, no lock in a child.
 
 Must not know what either is for. Loaded in every run, so it imports nothing heavy: Python keeps
 what it calls at a fork, with everything that the module of it refers to, until the very end. If
@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
@@ -40,43 +38,6 @@ class cached_property(Generic[T]):
         # Of threads that are here at once, all get what the first one sets.
         value: T = vars(instance).setdefault(self._name, self._read(instance))
         return value
-
-
-class Turn:
-    """A right that one thread has at a time, although it runs the user's code.
-
-    A plain lock would hang: that code may come back to us in the same thread, or wait for another
-    thread that does.
-    """
-
-    def __init__(self) -> None:
-        """Begin without an owner."""
-        self._lock = threading.Lock()
-        self._thread: int | None = None
-
-    @property
-    def is_mine(self) -> bool:
-        """Whether this thread has the turn already, further up its stack."""
-        return self._thread == threading.get_ident()
-
-    @contextmanager
-    def taken(self, seconds: float) -> Iterator[bool | None]:
-        """Take the turn, or wait for it for so long at most; yield whether it was available.
-
-        None is yielded in the thread that has the turn already.
-        """
-        if self.is_mine:
-            yield None
-            return
-        taken = self._lock.acquire(timeout=seconds)
-        if taken:
-            self._thread = threading.get_ident()
-        try:
-            yield taken
-        finally:
-            if taken:
-                self._thread = None
-                self._lock.release()
 
 
 _of_contexts: list[ContextVar[Any]] = []

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
-from pytest_llmcost.concurrency import Turn
 from pytest_llmcost.counting.api_error import (
     ELSEWHERE,
     explain_failure,
@@ -150,8 +149,10 @@ class Counter:
         self.seconds = seconds
         self.waiting = waiting
         self._make_client = make_client
-        self._making = Turn()
         self._client: object | None = None
+        self._client_lock = threading.Lock()
+        self._maker: int | None = None
+        """The thread that holds it."""
         self._memo: dict[str, Future[Count]] = {}
 
     def count(self, job: Job, patience: Patience | None = None) -> PayloadCount:
@@ -210,17 +211,18 @@ class Counter:
             CountError: it is asynchronous, or cannot count.
         """
         seconds = self.seconds if patience is None else patience.left
-        with self._making.taken(seconds) as is_free:
-            if is_free is None:
-                raise CountError(
-                    "llmcost_client counts while it is being made, and there is no client to count "
-                    "with; remove the count from the fixture"
-                )
-            if not is_free:
-                raise CountError(
-                    f"another thread has been making llmcost_client for {seconds:g} s; the "
-                    "fixture must not wait for this thread"
-                )
+        if self._maker == threading.get_ident():
+            raise CountError(
+                "llmcost_client counts while it is being made, and there is no client to count "
+                "with; remove the count from the fixture"
+            )
+        if not self._client_lock.acquire(timeout=seconds):
+            raise CountError(
+                f"another thread has been making llmcost_client for {seconds:g} s; the "
+                "fixture must not wait for this thread"
+            )
+        self._maker = threading.get_ident()
+        try:
             # The SDK's method; a fixture narrower than the session closes its client.
             is_closed = getattr(self._client, "is_closed", None)
             if self._client is None or (callable(is_closed) and is_closed()):
@@ -239,6 +241,9 @@ class Counter:
                     )
                 self._client = client
             return self._client
+        finally:
+            self._maker = None
+            self._client_lock.release()
 
     def _request(self, client: Any, payload: Payload, patience: Patience) -> Count:
         """Count with a client, again without each part that is refused alone.

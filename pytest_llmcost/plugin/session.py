@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 import pytest
 
-from pytest_llmcost.concurrency import Turn, cached_property
+from pytest_llmcost.concurrency import cached_property
 from pytest_llmcost.errors import CountError, SettingsError
 from pytest_llmcost.plugin.owners import (
     Owner,
@@ -134,7 +134,8 @@ class Session(_Findings):
         """The names of all options before conftests declare theirs."""
         self.children: Any
         """A `ChildProcesses`, which knows the session."""
-        self._turn = Turn()
+        self._turn, self._recorders = threading.Lock(), set[int]()
+        """The right to record, and the threads that do."""
         self.lock = threading.Lock()
         """Held for a moment, never while code of the user runs."""
 
@@ -305,7 +306,7 @@ class Session(_Findings):
     def owning(self, fixture: SharedFixture, phase: Phase) -> Iterator[None]:
         """Make a wider fixture the owner, in the midst of a phase of a test."""
         # What we make in the midst of a test, the client, is not what its other threads send for.
-        thread = threading.get_ident() if self._turn.is_mine else None
+        thread = threading.get_ident() if self._is_recording else None
         self.fixtures.append((fixture, phase, thread))
         try:
             yield
@@ -327,7 +328,7 @@ class Session(_Findings):
     def enter_child(self) -> None:
         """Begin anew in a forked child."""
         # Another thread of the parent may have held them.
-        self.lock, self._turn = threading.Lock(), Turn()
+        self.lock, self._turn, self._recorders = threading.Lock(), threading.Lock(), set()
         if self.has_spending:
             self.ledger.enter_child()
         self.saved_cassettes.clear()
@@ -351,7 +352,7 @@ class Session(_Findings):
     def drain(self) -> None:
         """Record what is complete; raise whatever a hook of the user has raised meanwhile."""
         self.catch_up()
-        if self.failures and not self._turn.is_mine:
+        if self.failures and not self._is_recording:
             failure = self.failures[0]
             self.failures.clear()
             raise failure
@@ -369,11 +370,26 @@ class Session(_Findings):
         Counting, fixtures and hooks send requests themselves and bring us back here. Their
         requests are recorded by whoever has the turn already, once that is done.
         """
+        if self._is_recording:
+            yield False
+            return
         # Verdicts are due in the main thread: it waits until others have recorded. They in turn
         # may be what a hook in the main thread is waiting for, so they go ahead soon.
         is_main = threading.current_thread() is threading.main_thread()
-        with self._turn.taken(LONG_WAIT if is_main else SHORT_WAIT) as taken:
-            yield taken is not None
+        turn, recorders = self._turn, self._recorders  # a child that is forked meanwhile has others
+        has_turn = turn.acquire(timeout=LONG_WAIT if is_main else SHORT_WAIT)
+        recorders.add(threading.get_ident())
+        try:
+            yield True
+        finally:
+            recorders.discard(threading.get_ident())
+            if has_turn:
+                turn.release()
+
+    @property
+    def _is_recording(self) -> bool:
+        """Whether this thread records already, further up its stack."""
+        return threading.get_ident() in self._recorders
 
     def note_failures(self) -> None:
         """Note what came too late for a test to fail by it, so that nothing else does."""
