@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from operator import attrgetter
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -90,6 +91,8 @@ DEFAULTS: dict[str, dict[str, JsonValue]] = {
     "cache_control": {"ttl": "5m"},  # [SDK] CacheControlEphemeralParam.ttl: defaults to 5m
 }
 _NESTING = frozenset({"cache_control", "content", "source"})
+_OF_BLOCKS_OR_TEXT = ("tool_result", "content")
+"""Blocks whose content may be a text; the second is a document's source."""
 _SEVERAL_SPELLINGS = {kind: _NESTING | defaults.keys() for kind, defaults in DEFAULTS.items()}
 """The keys of a tool or a block by its kind, without which it is in its one spelling."""
 
@@ -112,6 +115,9 @@ class Place(NamedTuple):
         return TIERS.index(self.group), self.number, self.block or 0
 
 
+_TOOL = partial(Place, "tools")
+
+
 class Breakpoint(NamedTuple):
     """The prompt is cached up to and including the block at `place`."""
 
@@ -130,8 +136,13 @@ class Prompt(NamedTuple):
     """All other entries of the payload that can change its cost."""
     marks: dict[Place, JsonValue]
     """Each `cache_control`, in the prompt's order."""
-    breakpoints: tuple[Breakpoint, ...]
-    """Where the prompt is cached; a lifetime that does not exist is the API's to refuse."""
+
+    @property
+    def breakpoints(self) -> tuple[Breakpoint, ...]:
+        """Where the prompt is cached; a lifetime that does not exist is the API's to refuse."""
+        marks = self.marks.items()
+        lives = [(at, mark.get("ttl", "5m")) for at, mark in marks if isinstance(mark, dict)]
+        return tuple(Breakpoint(at, ttl) for at, ttl in lives if ttl in get_args(Lifetime))
 
     def blocks(self) -> list[tuple[Place, JsonValue]]:
         """Return every block of the prompt in order: tools, then system, then messages."""
@@ -146,34 +157,23 @@ class Prompt(NamedTuple):
 def read_prompt(body: Mapping[str, JsonValue], model: str) -> Prompt:
     """Read a payload's prompt; `model` decides which settings are defaults."""
     marks: dict[Place, JsonValue] = {}
-    tools, system = body.get("tools"), _as_blocks(body.get("system"))
+    tools = _spelled(body.get("tools"), marks, _TOOL)
+    system = _spelled(_as_blocks(body.get("system")), marks, partial(Place, "system"))
     messages = body.get("messages")
-    if isinstance(tools, list):
-        tools = _spelled(tools, marks, "tools")
-    if isinstance(system, list):
-        system = _spelled(system, marks, "system")
     if isinstance(messages, list):
         messages = [*messages]
         for index, message in enumerate(messages):
-            given = message.get("content") if isinstance(message, dict) else None
-            content = _as_blocks(given)
-            if isinstance(content, list):
-                content = _spelled(content, marks, "messages", index)
-                if content is not given:
-                    messages[index] = {**message, "content": content}
-    prompt = Prompt(tools, system, messages, _settings(body, model), marks, ())
+            if isinstance(message, dict) and "content" in message:
+                content, at = _as_blocks(message["content"]), partial(Place, "messages", index)
+                messages[index] = {**message, "content": _spelled(content, marks, at)}
+    prompt = Prompt(tools, system, messages, _settings(body, model), marks)
     if automatic := body.get("cache_control"):
         # The API sets it on the last block that can be cached, as if it stood there.
         # https://platform.claude.com/docs/en/build-with-claude/prompt-caching
         for place in [place for place, block in prompt.blocks() if _can_be_cached(block)][-1:]:
             marks.setdefault(place, _without_defaults(automatic, "cache_control"))
-            marks = dict(sorted(marks.items(), key=lambda mark: mark[0].order))
-    points = []
-    for place, mark in marks.items():
-        ttl = mark.get("ttl", "5m") if isinstance(mark, dict) else None
-        if ttl in get_args(Lifetime):
-            points.append(Breakpoint(place, cast("Lifetime", ttl)))
-    return prompt._replace(marks=marks, breakpoints=tuple(points)) if marks else prompt
+        marks = dict(sorted(marks.items(), key=lambda mark: mark[0].order))
+    return prompt._replace(marks=marks)
 
 
 def as_list(value: JsonValue) -> list[JsonValue]:
@@ -197,48 +197,36 @@ def _can_be_cached(block: JsonValue) -> bool:
 
 
 def _spelled(
-    values: list[JsonValue],
-    marks: dict[Place, JsonValue],
-    group: Tier,
-    number: int | None = None,
-    within: Place | None = None,
-) -> list[JsonValue]:
-    """Spell tools or blocks, or those inside of a block; the list itself if it is spelled so.
-
-    A breakpoint is noted at the end of its block, as are those inside of that.
-    """
-    found, is_tool = values, group == "tools"
+    values: JsonValue, marks: dict[Place, JsonValue], place_of: Callable[[int], Place]
+) -> JsonValue:
+    """Spell each of some tools or blocks, and note its breakpoint, at the place of its number."""
+    if not isinstance(values, list):
+        return values
+    found = [*values]
     for at, value in enumerate(values):
         if not isinstance(value, dict):
             continue
-        kind = "tool" if is_tool else value.get("type")
+        kind = "tool" if place_of is _TOOL else value.get("type")
         name = kind if isinstance(kind, str) else ""
-        if _SEVERAL_SPELLINGS.get(name, _NESTING).isdisjoint(value) and None not in value.values():
-            continue  # most of them, and all payloads are read on every run
-        place = within or (Place(group, at) if number is None else Place(group, number, at))
-        if found is values:
-            found = [*values]
-        found[at] = _block(value, name, marks, place)
+        if not _SEVERAL_SPELLINGS.get(name, _NESTING).isdisjoint(value) or None in value.values():
+            found[at] = _block(value, name, marks, place_of(at))
     return found
 
 
 def _block(
     value: dict[str, JsonValue], kind: str, marks: dict[Place, JsonValue], place: Place
 ) -> JsonValue:
-    found: dict[str, JsonValue] = {}
-    for key, item in _without_defaults(value, kind).items():
-        if key == "cache_control":
-            marks[place] = _without_defaults(item, "cache_control")
-            continue
-        if key == "content" and place.group != "tools":
-            if kind == "tool_result":
-                item = _as_blocks(item)
-            if isinstance(item, list):
-                item = _spelled(item, marks, place.group, within=place)
-        elif key == "source" and isinstance(item, dict) and "content" in item:
-            source = {**item, "content": _as_blocks(item["content"])}
-            (item,) = _spelled([source], marks, place.group, within=place)
-        found[key] = item
+    found: dict[str, JsonValue] = _without_defaults(value, kind)
+    mark = found.pop("cache_control", None)
+    # A breakpoint inside of a block is one at its end, unless it has one of its own there.
+    if "content" in found and kind != "tool":
+        content = found["content"]
+        content = _as_blocks(content) if kind in _OF_BLOCKS_OR_TEXT else content
+        found["content"] = _spelled(content, marks, lambda _: place)
+    if isinstance(source := found.get("source"), dict) and "content" in source:
+        (found["source"],) = _spelled([source], marks, lambda _: place)
+    if mark is not None:
+        marks[place] = _without_defaults(mark, "cache_control")
     return found
 
 
@@ -404,8 +392,6 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The fingerprint that it would have without its `cache_control`."""
     parts: Mapping[str, str]
     """Part -> digest, in the prompt's order: model, system, tools, messages, the rest."""
-    breakpoints: tuple[Breakpoint, ...] = ()
-    """Where the prompt is cached, in its order, the automatic breakpoint included."""
     compared: Prompt | None = None
     """What a user's hook has made of the prompt, by which two payloads are compared."""
     sampling_tools: tuple[str, ...] = ()
@@ -418,6 +404,11 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     Advisory: nothing enforces it, and usage does not show it. Source:
     https://platform.claude.com/docs/en/build-with-claude/task-budgets, read 2026-11-22.
     """
+
+    @cached_property
+    def breakpoints(self) -> tuple[Breakpoint, ...]:
+        """Where the prompt is cached, in its order, the automatic breakpoint included."""
+        return self.prompt.breakpoints
 
     @property
     def values(self) -> dict[str, JsonValue]:
@@ -558,7 +549,6 @@ def read_payload(
         fingerprint=identity,
         unmarked=unmarked,
         parts=parts,
-        breakpoints=prompt.breakpoints,
         sampling_tools=tuple(sorted(sampling_tools)),
         longest_reply=longest_reply,
         task_budget=left if type(left) is int else None,
