@@ -170,9 +170,8 @@ class CachedPrefixes:
         numbers = {each.place: number for number, each in enumerate(values, 1)}
         own = [each.place for each in payload.breakpoints]
         written = [number for number, each in enumerate(values, 1) if each.prefix in group.written]
-        longest = most = max(written, default=0)
-        if len(values) - longest >= _LOOK_BACK:  # most turns are short
-            most = _last_reached(values, written, [numbers[place] for place in own])
+        longest = max(written, default=0)
+        most = _last_reached(values, written, [numbers[place] for place in own])
         within = [place for place in own if numbers[place] <= most]
         readable = Readable(
             group=group,
