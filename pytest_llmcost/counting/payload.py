@@ -299,8 +299,8 @@ _THINKING_IS_LAST = re.compile(r"claude-(3|[a-z]+-4(?!-[78]))")
 
 def cache_settings(
     settings: Mapping[str, JsonValue], blocks: Iterable[JsonValue], model: str
-) -> dict[Tier, dict[str, JsonValue]]:
-    """Return what breaks the cache of a tier and of those behind it, beside its blocks; or None.
+) -> list[tuple[Tier, str, JsonValue]]:
+    """Return what breaks the cache of a tier and of those behind it, beside its blocks.
 
     Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching, "What
     invalidates the cache"; for the format, .../structured-outputs; for effort, .../effort. Up to
@@ -310,21 +310,18 @@ def cache_settings(
     config = settings.get("output_config")
     config = config if isinstance(config, dict) else {}
     used = set(_citations_or_images(blocks))
-    thinking = {"thinking": settings.get("thinking"), "output_config.effort": config.get("effort")}
-    is_last = _THINKING_IS_LAST.match(model)
-    return {
-        "tools": {"mcp_servers": settings.get("mcp_servers"), **({} if is_last else thinking)},
-        "system": {
-            "speed": settings.get("speed"),
-            "output_config.format": config.get("format"),
-            "citations": "citations" in used or None,
-        },
-        "messages": {
-            "tool_choice": settings.get("tool_choice"),
-            **(thinking if is_last else {}),
-            "images": "images" in used or None,
-        },
-    }
+    with_thinking: Tier = "messages" if _THINKING_IS_LAST.match(model) else "tools"
+    found: list[tuple[Tier, str, JsonValue]] = [
+        ("tools", "mcp_servers", settings.get("mcp_servers")),
+        ("messages", "tool_choice", settings.get("tool_choice")),
+        (with_thinking, "thinking", settings.get("thinking")),
+        (with_thinking, "output_config.effort", config.get("effort")),
+        ("system", "speed", settings.get("speed")),
+        ("system", "output_config.format", config.get("format")),
+        ("system", "citations", "citations" in used or None),
+        ("messages", "images", "images" in used or None),
+    ]
+    return [each for each in found if each[2] is not None]
 
 
 def _citations_or_images(blocks: Iterable[JsonValue]) -> Iterator[str]:
@@ -353,10 +350,13 @@ class CachedValue(NamedTuple):
     """Of the part, as in `Payload.parts`."""
     value: JsonValue
     """Of a block `[role, block]`."""
-    order: tuple[int, ...]
-    """Its position: the settings of a tier come before its blocks."""
-    prefix: str
+    prefix: str = ""
     """The digest of all up to here."""
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Its position: the settings of a tier come before its blocks."""
+        return (TIERS.index(self.tier),) if self.place is None else self.place.order
 
 
 class Prefix(NamedTuple):
@@ -451,25 +451,19 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 def _values_of(prompt: Prompt, model: str) -> list[CachedValue]:
     """Return what the cache sees of a whole prompt, in its order."""
-    found, whole = list[CachedValue](), sha256(model.encode())
     blocks, names = prompt.blocks(), tool_names(prompt.tools)
     settings = cache_settings(prompt.settings, [block for _, block in blocks], model)
-
-    def add(tier: Tier, place: Place | None, name: str, value: JsonValue) -> None:
+    values = [CachedValue(tier, None, name, value) for tier, name, value in settings]
+    for at, block in blocks:
+        role = prompt.messages[at.number].get("role") if at.group == "messages" else at.group
+        name = names[at.number] if at.group == "tools" else str(at)
+        values.append(CachedValue(at.group, at, name, [role, block]))
+    found, whole = list[CachedValue](), sha256(model.encode())
+    for each in sorted(values, key=attrgetter("order")):
         # In the order of keys as sent: the cache has another prefix if they are reordered.
-        encoded = canonical(value, sort_keys=False)
+        encoded = canonical(each.value, sort_keys=False)
         whole.update(b"%d:%b" % (len(encoded), encoded))
-        order = (TIERS.index(tier),) if place is None else place.order
-        found.append(CachedValue(tier, place, name, value, order, whole.hexdigest()))
-
-    for tier in TIERS:
-        for name, setting in settings[tier].items():
-            if setting is not None:
-                add(tier, None, name, setting)
-        for at, block in blocks:
-            if at.group == tier:
-                role = prompt.messages[at.number].get("role") if tier == "messages" else tier
-                add(tier, at, names[at.number] if tier == "tools" else str(at), [role, block])
+        found.append(each._replace(prefix=whole.hexdigest()))
     return found
 
 
