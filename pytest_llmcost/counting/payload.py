@@ -158,13 +158,13 @@ def read_prompt(body: Mapping[str, JsonValue], model: str) -> Prompt:
     """Read a payload's prompt; `model` decides which settings are defaults."""
     marks: dict[Place, JsonValue] = {}
     tools = _spelled(body.get("tools"), marks, _TOOL)
-    system = _spelled(_as_blocks(body.get("system")), marks, partial(Place, "system"))
+    system = _spelled(as_blocks(body.get("system")), marks, partial(Place, "system"))
     messages = body.get("messages")
     if isinstance(messages, list):
         messages = [*messages]
         for index, message in enumerate(messages):
             if isinstance(message, dict) and "content" in message:
-                content, at = _as_blocks(message["content"]), partial(Place, "messages", index)
+                content, at = as_blocks(message["content"]), partial(Place, "messages", index)
                 messages[index] = {**message, "content": _spelled(content, marks, at)}
     prompt = Prompt(tools, system, messages, _settings(body, model), marks)
     if automatic := body.get("cache_control"):
@@ -181,7 +181,7 @@ def as_list(value: JsonValue) -> list[JsonValue]:
     return value if isinstance(value, list) else []
 
 
-def _as_blocks(content: JsonValue) -> JsonValue:
+def as_blocks(content: JsonValue) -> JsonValue:
     """A text is short for one text block: in messages, system, tool results and documents.
 
     Source: the API reference and the SDK's `Union[str, Iterable[...]]` of each.
@@ -221,7 +221,7 @@ def _block(
     # A breakpoint inside of a block is one at its end, unless it has one of its own there.
     if "content" in found and kind != "tool":
         content = found["content"]
-        content = _as_blocks(content) if kind in _OF_BLOCKS_OR_TEXT else content
+        content = as_blocks(content) if kind in _OF_BLOCKS_OR_TEXT else content
         found["content"] = _spelled(content, marks, lambda _: place)
     if isinstance(source := found.get("source"), dict) and "content" in source:
         (found["source"],) = _spelled([source], marks, lambda _: place)

@@ -24,6 +24,7 @@ from pytest_llmcost.counting.payload import (
     Breakpoint,
     Payload,
     Place,
+    as_blocks,
     as_list,
     joined_turns,
     tool_names,
@@ -139,19 +140,15 @@ def _close(turns: list[JsonValue]) -> tuple[list[JsonValue], bool, bool]:
     answered = _ids(last, "tool_result", "tool_use_id")
     open_calls = [name for name in asked if name not in answered]
     if open_calls:
-        content = last["content"]
-        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
         answers = [{"type": "tool_result", "tool_use_id": name} for name in open_calls]
-        last = {**last, "content": [*blocks, *answers]}
+        last = {**last, "content": [*as_blocks(last["content"]), *answers]}
     elif closed:
         (last,) = _PLACEHOLDER
     return [*before, last], closed, not open_calls
 
 
 def _ids(turn: Mapping[str, Any], kind: str, key: str) -> list[str]:
-    content = turn["content"]
-    blocks = content if isinstance(content, list) else []
-    return [block[key] for block in blocks if block.get("type") == kind]
+    return [block[key] for block in as_list(turn["content"]) if block.get("type") == kind]
 
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True):
