@@ -70,6 +70,12 @@ def test_one_inside_a_tools_result_ends_with_the_result() -> None:
     assert places({"messages": [user(result)]}) == [("messages.0.content.0", "5m")]
 
 
+def test_that_of_a_block_stands_before_one_inside_of_it_in_any_order_of_keys() -> None:
+    result = {"type": "tool_result", "content": [text("x", FIVE)], "cache_control": HOUR}
+    for each in (result, dict(reversed(result.items()))):
+        assert places({"messages": [user(each)]}) == [("messages.0.content.0", "1h")]
+
+
 def test_what_the_api_would_refuse_is_left_to_it() -> None:
     five = {"messages": [user(*[text("x", FIVE)] * 5)]}
     assert len(places(five)) == 5
