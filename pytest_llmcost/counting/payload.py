@@ -392,6 +392,8 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The fingerprint that it would have without its `cache_control`."""
     parts: Mapping[str, str]
     """Part -> digest, in the prompt's order: model, system, tools, messages, the rest."""
+    breakpoints: tuple[Breakpoint, ...] = ()
+    """Where the prompt is cached, in its order, the automatic breakpoint included."""
     compared: Prompt | None = None
     """What a user's hook has made of the prompt, by which two payloads are compared."""
     sampling_tools: tuple[str, ...] = ()
@@ -404,11 +406,6 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     Advisory: nothing enforces it, and usage does not show it. Source:
     https://platform.claude.com/docs/en/build-with-claude/task-budgets, read 2026-11-22.
     """
-
-    @cached_property
-    def breakpoints(self) -> tuple[Breakpoint, ...]:
-        """Where the prompt is cached, in its order, the automatic breakpoint included."""
-        return self.prompt.breakpoints
 
     @property
     def values(self) -> dict[str, JsonValue]:
@@ -543,6 +540,7 @@ def read_payload(
         fingerprint=identity,
         unmarked=unmarked,
         parts=parts,
+        breakpoints=prompt.breakpoints,
         sampling_tools=tuple(sorted(sampling_tools)),
         longest_reply=longest_reply,
         task_budget=left if type(left) is int else None,

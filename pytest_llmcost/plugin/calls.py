@@ -295,7 +295,7 @@ def record(
     """
     owner, known, prefix = sender.owner, None, None
     if payload is not None:
-        cached = payload.prefixes
+        cached = payload.prefixes if payload.breakpoints else ()
         known = PayloadFacts(
             model=payload.model,
             parts=payload.parts,
