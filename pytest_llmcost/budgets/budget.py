@@ -5,7 +5,7 @@ A gate is a budget that chooses which calls count; the comparison is the one of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -18,7 +18,7 @@ from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind, Range, Reason, 
 from pytest_llmcost.call import Call
 from pytest_llmcost.json_values import written
 from pytest_llmcost.money import EXACT, format_usd, parse_share_or_usd
-from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.model_names import Resolved
 
 Scope = Literal["suite", "test", "block", "path", "tag", "increase"]
 State = Literal["within", "unverified", "exceeded"]
@@ -31,6 +31,8 @@ largest call or the largest prompt by one of its parts, or how often a rule is b
 PartTokens: TypeAlias = Mapping[str, Mapping[str, int]]
 """The fingerprint of a payload -> the tokens of its parts, as far as they are counted."""
 _NO_PARTS: PartTokens = MappingProxyType({})
+Find: TypeAlias = Callable[[str], Resolved | None]
+"""Which model a name stands for; the aliases of a user's price file are in the run's card alone."""
 
 _QUANTITIES: Mapping[str, Kind] = {
     **{kind: kind for kind in get_args(Kind)},
@@ -137,6 +139,7 @@ def judge_calls(
     budget: Budget,
     calls: Iterable[Call],
     *,
+    find: Find | None = None,
     parts: PartTokens = _NO_PARTS,
     has_requests: bool = False,
     live_requests: int = 0,
@@ -145,12 +148,13 @@ def judge_calls(
 ) -> Verdict:
     """Judge any budget over the calls of one owner; a gate chooses which of them count.
 
+    `find` knows the aliases among allowed models; a `Verdict` that is judged anew needs none.
     `has_requests` says whether the owner has sent a request, even one that cannot have been
     billed, `live_requests` how many of them went over the network, and `lost_calls` why calls are
     missing.
     """
     calls = tuple(calls)
-    counting = concerned(budget, calls, parts)
+    counting = concerned(budget, calls, parts, find)
     amounts = Amounts.of(counting)
     if budget.is_per_call:  # the largest is unknown if one of them is
         amounts = most([_amounts_of(budget, each, parts) for each in calls] or [amounts])
@@ -163,26 +167,31 @@ def judge_calls(
         has_requests=has_requests,
         count_command=count_command,
     )
-    _, found = _breaking(budget, counting)
+    _, found = _breaking(budget, counting, find)
     return replace(verdict, found=tuple(sorted(found))) if found else verdict
 
 
 def concerned(
-    budget: Budget, calls: Sequence[Call], parts: PartTokens = _NO_PARTS
+    budget: Budget,
+    calls: Sequence[Call],
+    parts: PartTokens = _NO_PARTS,
+    find: Find | None = None,
 ) -> Sequence[Call]:
     """Return the calls that count against a budget: of a gate the forbidden or largest."""
     if budget.is_per_call:
         kind = budget.quantity
         amounts = [(_amounts_of(budget, each, parts)[kind].low or 0, each) for each in calls]
         return [call for _, call in sorted(amounts, key=lambda each: -each[0])[:1]]
-    return _breaking(budget, calls)[0]
+    return _breaking(budget, calls, find)[0]
 
 
-def _breaking(budget: Budget, calls: Sequence[Call]) -> tuple[Sequence[Call], Iterable[str]]:
+def _breaking(
+    budget: Budget, calls: Sequence[Call], find: Find | None
+) -> tuple[Sequence[Call], Iterable[str]]:
     """Return the calls that break a rule, and what its verdict names of them."""
     if budget.kind == "models":
-        calls = [call for call in calls if _foreign(call, budget.models)]
-        return calls, {name for call in calls for name in _foreign(call, budget.models)}
+        foreign = _foreign(budget, calls, find)
+        return [call for call in calls if foreign.intersection(_models_of(call))], foreign
     if budget.kind == "live":
         return [call for call in calls if call.live is not False], ()
     if budget.kind == "stable_prefix":
@@ -220,12 +229,20 @@ def _amounts_of(budget: Budget, call: Call, parts: PartTokens) -> Amounts:
     return replace(amounts, ranges={**amounts.ranges, budget.quantity: spent})
 
 
-def _foreign(call: Call, globs: Iterable[str]) -> list[str]:
-    """Return the models of a call that no glob allows; fallbacks and advisors have their own."""
-    names = dict.fromkeys([call.model, *(each.model for each in call.sampling_calls)])
+def _models_of(call: Call) -> Sequence[str]:
+    """Return the models of a call; fallbacks and advisors have their own."""
+    return call.model, *(each.model for each in call.sampling_calls)
+
+
+def _foreign(budget: Budget, calls: Iterable[Call], find: Find | None) -> set[str]:
+    """Return the models of calls that a budget does not allow."""
+    models = {name for call in calls for name in _models_of(call)}
+    if isinstance(budget, Verdict):  # the run that judged knew all aliases
+        return models.intersection(budget.found)
     # A call has its model's exact id, so an alias, which is no glob, would never match.
-    allowed = [known.model if (known := shipped_card().find(glob)) else glob for glob in globs]
-    return [name for name in names if not any(fnmatchcase(name, glob) for glob in allowed)]
+    known = {glob: find(glob) if find else None for glob in budget.models}
+    allowed = [found.model if found else glob for glob, found in known.items()]
+    return {name for name in models if not any(fnmatchcase(name, glob) for glob in allowed)}
 
 
 def judge(

@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import asdict, replace
 
 from pytest_llmcost.amounts import Amounts
-from pytest_llmcost.budgets.budget import Budget, Verdict
+from pytest_llmcost.budgets.budget import Budget, Find, Verdict
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.ledger import FixtureRow, Ledger, PayloadFacts, TestRow
 from pytest_llmcost.ledger.totals import closed
@@ -216,7 +216,9 @@ class LedgerBuilder:
                     account.outcome = "failed"
                     self._touched[owner] = None
 
-    def ledger(self, *, budgets: Iterable[Budget] = (), **facts: Any) -> Ledger:
+    def ledger(
+        self, *, budgets: Iterable[Budget] = (), find: Find | None = None, **facts: Any
+    ) -> Ledger:
         """Return the ledger of the run so far, with the verdicts on budgets over several tests.
 
         `facts` are those fields of `Ledger` that its rows do not tell.
@@ -249,7 +251,7 @@ class LedgerBuilder:
             outside_tests=settled(chain.from_iterable(outside)),
             **facts,
         )
-        return closed(ledger, budgets)
+        return closed(ledger, budgets, find)
 
 
 def settled(calls: Iterable[Call]) -> tuple[Call, ...]:

@@ -199,5 +199,6 @@ def _budgets(shards: Sequence[tuple[str, Ledger]], max_suite: Budget | None) -> 
             # A path is without any test only if it is so in every shard.
             is_idle = len(alike) == len(shards) and all(each.idle for each in alike)
             chosen = min(alike, key=lambda each: (each.origin, repr(each)))
-            budgets.append(replace(chosen, idle=is_idle))
+            found = {name for each in alike for name in each.found}
+            budgets.append(replace(chosen, idle=is_idle, found=tuple(sorted(found))))
     return budgets

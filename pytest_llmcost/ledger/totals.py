@@ -20,6 +20,7 @@ from msgspec.structs import asdict, replace
 from pytest_llmcost.amounts import Amounts, most
 from pytest_llmcost.budgets.budget import (
     Budget,
+    Find,
     PartTokens,
     Verdict,
     concerned,
@@ -56,7 +57,7 @@ _LINES: Mapping[str, Callable[[Ledger], Sequence[str]]] = {
 """The rules that may be others for each path -> the lines of their setting."""
 
 
-def closed(ledger: Ledger, budgets: Iterable[Budget] = ()) -> Ledger:
+def closed(ledger: Ledger, budgets: Iterable[Budget] = (), find: Find | None = None) -> Ledger:
     """Sort a ledger, add up its rows, and judge the budgets over several tests."""
     names = ("incomplete", "lost_calls", "skipped", "notes")
     ordered = {name: tuple(sorted(set(getattr(ledger, name)))) for name in names}
@@ -80,7 +81,7 @@ def closed(ledger: Ledger, budgets: Iterable[Budget] = ()) -> Ledger:
         if budget.pattern is None:
             shared.append(("outside tests", ledger.outside_tests))
         calls = chain.from_iterable(calls for _, calls in shared)
-        verdict = judge_calls(budget, calls, parts=parts_of(ledger))
+        verdict = judge_calls(budget, calls, find=find, parts=parts_of(ledger))
         if budget.kind in ("unbudgeted", "live"):
             found = sorted({name for name, calls in shared if concerned(budget, calls)})
             verdict = replace(verdict, found=tuple(found))

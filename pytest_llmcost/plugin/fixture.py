@@ -375,7 +375,8 @@ class LlmCost:
         )
         sender, calls = session.sender(), list[Call]()
         owner = sender.owner
-        marked = limits_of(owner.item, session.settings).cache if owner.item else None
+        settings, test = session.settings, owner.item
+        state = settings.cache if test is None else limits_of(test, settings).cache
         session.settle(owner)
         owner.open_blocks[id(calls)] = calls, sender.phase
         entered_blocks.set((*(entered_blocks.get() or ()), calls))
@@ -387,7 +388,7 @@ class LlmCost:
             # By identity: a block inside this one may hold the very same calls.
             entered = (each for each in entered_blocks.get() or () if each is not calls)
             entered_blocks.set(tuple(entered))
-            spent = calls_in(session, settled(calls), marked or session.settings.cache)
+            spent = calls_in(session, settled(calls), state)
             verdict = judge_budget(session, owner, budget, spent, needs_calls=False)
             owner.has_spent = True
             owner.blocks.append((verdict, spent))
@@ -417,8 +418,7 @@ def _expect_answer(
     is_column, prompt = False, None
     if state is None and payload.breakpoints:
         limits = limits_of(item, session.settings)
-        cache = limits.cache or session.settings.cache
-        state = None if cache == "as-billed" else cache
+        state = None if limits.cache == "as-billed" else limits.cache
         has_worst = any(budget.kind == "worst" for budget in limits.budgets)
         is_column = state is None and (has_worst or bool(session.settings.columns))
     count = session.counts.count(owner, payload)

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 class Limits(NamedTuple):
     """What limits one test: its budgets, money first, and the cache state that they use."""
 
-    budgets: tuple[Budget, ...] = ()
-    cache: CacheState | None = None
+    budgets: tuple[Budget, ...]
+    cache: CacheState
 
 
 def limits_of(item: pytest.Item, settings: Settings) -> Limits:
@@ -55,10 +55,10 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
     budgets: dict[tuple[Limited, str | None], Budget] = {}
     cache: CacheState | None = None
     for node, obj, mark in _nearest_first(item):
-        read = _read_marker(mark, _place(node, obj), settings, is_own=node is item)
-        for budget in read.budgets:
+        own, state = _read_marker(mark, _place(node, obj), settings, is_own=node is item)
+        for budget in own:
             budgets.setdefault(budget.subject, budget)
-        cache = cache or read.cache
+        cache = cache or state
     nodeid = nodeid_of(item)
     for budget in _of_settings(settings, "test", nodeid):
         budgets.setdefault(budget.subject, budget)
@@ -71,7 +71,7 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
         of_paths = _patterns(each for each in budgets_of_run(settings) if not each.is_gate)
         if not any(matches(pattern, nodeid) for pattern in of_paths):
             stated.insert(0, _budget(settings, "test", "require_budget", kind="unbudgeted"))
-    return Limits(tuple(stated), cache)
+    return Limits(tuple(stated), cache or settings.cache)
 
 
 def check_markers(item: pytest.Item, settings: Settings) -> None:
@@ -95,7 +95,7 @@ def check_markers(item: pytest.Item, settings: Settings) -> None:
             for one, other in combinations(marks, 2):
                 place = _place(node, obj)
                 read = [_read_marker(mark, place, settings, is_own=False) for mark in (one, other)]
-                mine, others = ({each.subject for each in limits.budgets} for limits in read)
+                mine, others = ({each.subject for each in budgets} for budgets, _ in read)
                 if both := [f"{part} in parts" if part else kind for kind, part in mine & others]:
                     raise SettingsError(
                         f"{place}: two max_cost markers set the same limit "
@@ -205,7 +205,10 @@ def _marked_objects(node: _pytest.nodes.Node) -> Iterator[tuple[object, list[pyt
         yield marked, [mark for mark in marks if getattr(mark, "name", None) == MARKER]
 
 
-def _read_marker(mark: pytest.Mark, origin: str, settings: Settings, *, is_own: bool) -> Limits:
+def _read_marker(
+    mark: pytest.Mark, origin: str, settings: Settings, *, is_own: bool
+) -> tuple[list[Budget], CacheState | None]:
+    """Return the budgets that a marker sets, and the cache state if it names one."""
     stated, where = dict(mark.kwargs), "max_cost: "
     is_wrong = len(mark.args) > 1 or (mark.args and "usd" in stated)
     if mark.args:
@@ -248,7 +251,7 @@ def _read_marker(mark: pytest.Mark, origin: str, settings: Settings, *, is_own: 
                 budgets.append(budget)
     except SettingsError as error:
         raise SettingsError(f"{origin}: {where}{error}") from None
-    return Limits(tuple(budgets), cache)
+    return budgets, cache
 
 
 def _show(mark: pytest.Mark) -> str:

@@ -260,6 +260,7 @@ def _sum_up(session: Session) -> Ledger:
             replace(budget, idle=budget.pattern in session.unmatched_globs)
             for budget in budgets_of_run(settings)
         ],
+        find=card.find,
         notes=session.all_notes,
     )
     if settings.model:

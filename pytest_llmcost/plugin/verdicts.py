@@ -80,6 +80,7 @@ def judge_budget(
     return judge_calls(
         replace(budget, required=budget.required and needs_calls),
         calls,
+        find=session.card.find,
         parts=owner.parts,
         has_requests=owner.has_requests,  # one that cannot have been billed is no call
         live_requests=owner.live_requests,
@@ -99,8 +100,7 @@ def judge(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> None:
         limits = limits_of(attempt.item, session.settings)
     except SettingsError as error:  # a marker that was added while the test ran
         raise pytest.fail.Exception(str(error), pytrace=False) from None
-    state = limits.cache or session.settings.cache
-    calls = calls_in(session, calls_of(session, attempt), state)
+    calls = calls_in(session, calls_of(session, attempt), limits.cache)
     verdicts = list[Verdict]()
     for budget in limits.budgets:
         now = judge_budget(session, attempt, budget, calls, needs_calls=needs_calls)
@@ -137,7 +137,7 @@ def fail(session: Session, attempt: TestAttempt) -> NoReturn:
     worst, *others = attempt.broken
     calls = next((calls for verdict, calls in attempt.blocks if verdict is worst), None)
     if calls is None:
-        state = limits_of(attempt.item, session.settings).cache or session.settings.cache
+        state = limits_of(attempt.item, session.settings).cache
         calls = calls_in(session, session.ledger.calls(attempt.key), state)
     # This frame is not hidden: if all are, pytest adds a line about that to the message.
     raise budget_failure(attempt, worst, calls, others) from None

@@ -148,3 +148,46 @@ def test_the_command_prices_a_recording_by_what_was_asked_for(
     }
     cassette = {"version": 1, "interactions": [recorded]}
     assert price(tmp_path, capsys, cassette) == ("acme-large", USD[name], [])
+
+
+ALIASED = """
+    import httpx
+    import pytest
+    from pytest_llmcost import max_cost
+
+    REPLY = {"id": "msg_1", "type": "message", "role": "assistant", "model": "acme/small",
+             "content": [], "stop_reason": "end_turn",
+             "usage": {"input_tokens": 1000, "output_tokens": 1}}
+
+    def ask():
+        mock = httpx.MockTransport(lambda request: httpx.Response(200, json=REPLY))
+        with httpx.Client(transport=mock) as client:
+            client.post("https://gateway.example/v1/messages",
+                        json={"model": "acme/small", "max_tokens": 9,
+                              "messages": [{"role": "user", "content": "hi"}]})
+
+    @pytest.fixture(scope="module")
+    def primed():
+        ask()
+
+    @max_cost(models="acme/small")
+    def test_it(primed):
+        ask()
+"""
+
+
+def test_an_alias_of_ones_own_price_file_allows_its_model(project: Project) -> None:
+    (project.path / "prices.toml").write_text(
+        '[models.claude-haiku-4-5-20251001]\naliases = ["acme/small", "acme/other"]\n'
+        '[models.claude-opus-4-7]\naliases = ["acme/large"]\n',
+        encoding="utf-8",
+    )
+    project.write(test_app=ALIASED)
+    args = ("--llmcost-prices=prices.toml", "--llmcost-report=ledger.json")
+    project.run(*args, "--llmcost-allowed-models=acme/other").assert_outcomes(passed=1)
+    merge = ["merge", str(project.path / "ledger.json"), "-o", str(project.path / "all.json")]
+    assert main(merge) == 0
+    result = project.run(*args, "--llmcost-allowed-models=acme/large")
+    result.assert_outcomes(passed=1, failed=1)  # of the run, for the fixture
+    result.stdout.fnmatch_lines(["FAILED --llmcost-allowed-models - claude-haiku-4-5-20251001 *"])
+    assert main(merge) == 1

@@ -57,7 +57,10 @@ class TestAllowedModels:
     def test_one_must_be_the_model_or_match_its_exact_id(
         self, globs: tuple[str, ...], state: str
     ) -> None:
-        assert judge_calls(allow(*globs), [make_call("1", model=HAIKU)]).state == state
+        call, find = make_call("1", model=HAIKU), shipped_card().find
+        verdict = judge_calls(allow(*globs), [call], find=find)
+        assert verdict.state == state
+        assert judge_calls(verdict, [call]).state == state  # as where shards are merged
 
     def test_no_call_at_all_is_allowed_even_where_a_call_is_required(self) -> None:
         assert judge_calls(allow("x", required=True), []).state == "within"
