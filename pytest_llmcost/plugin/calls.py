@@ -164,15 +164,13 @@ def _meter(
         return now, payload, evidence
     # Who reads the results of a batch that was created elsewhere sends no prompt to compare.
     is_prompt = request.endpoint.kind != "batch_results"
-    if replay is None or not is_prompt:
+    if replay is None or not is_prompt or (replay.is_same and payload is None):
         return answer, payload, "billed"
-    if replay.is_same:
-        if payload is not None:
-            _note_cached(owner, request, ReplayedReply(answer, payload, payload), answer.usage)
-        return answer, payload, "billed"
-    # If the cassette hides its betas, they are taken for those of today.
-    betas = request.betas if replay.betas is None else replay.betas
-    recorded = payload and read(replay.body, betas=betas, model=replay.model or model)
+    recorded = payload
+    if payload is not None and not replay.is_same:
+        # If the cassette hides its betas, they are taken for those of today.
+        betas = request.betas if replay.betas is None else replay.betas
+        recorded = read(replay.body, betas=betas, model=replay.model or model)
     if payload is None or recorded is None:
         obstacle = replay.obstacle or "the recorded request is unknown"
         if payload is None:
@@ -182,22 +180,18 @@ def _meter(
             "request's body in the cassette (see docs/how-it-works/changed-prompts.md)"
         )
         return with_caveats(answer, f"not-comparable: {obstacle}"), payload, "billed"
-    reply = ReplayedReply(answer, payload, recorded)
-    now, evidence = _compare(session, owner, request, reply)
+    reply, now, evidence = ReplayedReply(answer, payload, recorded), answer, "billed"
+    if not replay.is_same:
+        now, evidence = _compare(session, owner, request, reply)
     if now.before is not None:
         places = describe_volatile(recorded, payload, datetime.now(timezone.utc))
         now = with_caveats(now, *([f"volatile: {places}"] if places else ()))
-    if evidence != "stale":
-        _note_cached(owner, request, reply, now.usage)
-    return now, payload, evidence
-
-
-def _note_cached(owner: Owner, request: CapturedRequest, reply: ReplayedReply, now: Usage) -> None:
-    """Note what a reply leaves in the cache, for the calls of its owner that follow."""
-    left = reply.left_in_the_cache(now)
-    # A call that is still under way is metered once more, and must not seem to repeat itself.
-    if left is not None and request.is_over:
+    # What it leaves in the cache is for the calls of its owner that follow. One that is still under
+    # way is metered once more, and must not seem to repeat itself.
+    left = reply.left_in_the_cache(now.usage)
+    if left is not None and evidence != "stale" and request.is_over:
         owner.cached_prefixes.append(left)
+    return now, payload, evidence
 
 
 def _compare(
@@ -238,9 +232,10 @@ def _mocked(
         return answer, "mocked"
     obstacle = obstacle_to_recount(answer) or request.uncountable
     if payload is None:
-        obstacle = "the request cannot be read"
-    caveat = f"not-recounted: {obstacle}"
-    if payload is not None and obstacle is None:
+        caveat = "not-recounted: the request cannot be read"
+    elif obstacle is not None:
+        caveat = f"not-recounted: {obstacle}"
+    else:
         try:
             count = session.counts.count(owner, payload)
         except CountError as error:
@@ -255,8 +250,7 @@ def _mocked(
             usage = replace(usage, input_tokens=max(0, count.input_tokens - usage.cached_tokens))
             counted = replace(answer, usage=usage, sampling_calls=(replace(sampling, usage=usage),))
             return with_caveats(counted, *count.caveats), "recounted"
-    unknown = replace(answer, sampling_calls=())
-    return with_caveats(unknown, caveat), "mocked"
+    return with_caveats(replace(answer, sampling_calls=()), caveat), "mocked"
 
 
 def _failed_count(session: Session, error: CountError) -> str:
