@@ -170,14 +170,10 @@ def describe_run(ledger: Ledger) -> str:
     else:
         usd, budget = ledger.totals.usd, run_wording.suite_budget(ledger)
         text = "The tests that ran cost" if ledger.incomplete else "The suite costs"
-        if usd is None:
-            text += " an unknown amount"
-        else:
-            limit = budget.limit if budget else None
-            text += (
-                f" {plain_text.dollars(usd, is_least=run_wording.is_least(ledger), against=limit)}"
-            )
-            text += f" of {wording.limit_of(budget)}" if budget else ""
+        against, is_least = budget.limit if budget else None, run_wording.is_least(ledger)
+        shown = plain_text.dollars(usd, is_least=is_least, against=against)
+        of = f" of {wording.limit_of(budget)}" if budget else ""
+        text += " an unknown amount" if usd is None else f" {shown}{of}"
     return " · ".join(filter(None, (text, run_wording.describe_budgets(ledger)[1])))
 
 

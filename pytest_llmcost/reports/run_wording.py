@@ -171,17 +171,16 @@ def count_states(ledger: Ledger) -> dict[str, int]:
 
 def describe_broken(ledger: Ledger) -> tuple[str, str]:
     """Return the worst state in which a run's budgets and rules fail, and say how many do."""
-    exceeded, unverified, *_ = count_states(ledger).values()
-    broken = [each for each, *_ in marks_of(ledger) if each.state in wording.BROKEN]
-    rules = sum(each.is_rule and each.state == "exceeded" for each in broken)
-    said = [f"{format_count(exceeded - rules, 'budget')} exceeded"] if exceeded > rules else []
+    counts = Counter((each.state, each.is_rule) for each, *_ in marks_of(ledger))
+    budgets, rules = counts["exceeded", False], counts["exceeded", True]
+    said = [f"{format_count(budgets, 'budget')} exceeded"] if budgets else []
     said += [f"{format_count(rules, 'rule')} broken"] if rules else []
-    if unverified and said:
-        said.append(f"{unverified:,} not checked")
-    elif unverified:
-        noun = "rule" if all(each.is_rule for each in broken) else "budget"
-        said.append(f"{format_count(unverified, noun)} could not be checked")
-    return "exceeded" if exceeded else "unverified" if said else "", ", ".join(said)
+    state = "exceeded" if said else ""
+    if unverified := counts["unverified", False] + counts["unverified", True]:
+        noun = "budget" if counts["unverified", False] else "rule"
+        all_unverified = f"{format_count(unverified, noun)} could not be checked"
+        said.append(f"{unverified:,} not checked" if said else all_unverified)
+    return state or ("unverified" if said else ""), ", ".join(said)
 
 
 def describe_budgets(ledger: Ledger) -> tuple[str, str]:

@@ -234,16 +234,15 @@ def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
     live = f"{run_wording.describe_live(ledger)} spent live"
     parts = (broken, live, run_wording.describe_prices(ledger))
     yield from wrap(" · ".join(filter(None, parts)), view)
-    spent = live_spenders(ledger)
-    if spent:
+    if spent := live_spenders(ledger):
         yield Line("went live:")
-    for name, amounts in spent[:_MOST_LIVE]:
-        usd = dollars(amounts.usd, is_least=amounts.is_least)
-        yield from wrap(f"{usd:>9}  {clean(name)}", view, indent=2)
-    if rest := spent[_MOST_LIVE:]:
-        amounts = sum((amounts for _, amounts in rest), Amounts())
-        usd = dollars(amounts.usd, is_least=amounts.is_least)
-        yield Line(f"  … {len(rest):,} more, {usd}")
+        for name, amounts in spent[:_MOST_LIVE]:
+            usd = dollars(amounts.usd, is_least=amounts.is_least)
+            yield from wrap(f"{usd:>9}  {clean(name)}", view, indent=2)
+        if rest := [amounts for _, amounts in spent[_MOST_LIVE:]]:
+            amounts = sum(rest, Amounts())
+            usd = dollars(amounts.usd, is_least=amounts.is_least)
+            yield Line(f"  … {len(rest):,} more, {usd}")
     if number := sum("input-only" in call.caveats for call in counted_calls(ledger)):
         calls = f"{format_count(number, 'call')} {'is' if number == 1 else 'are'}"
         remedy = "pass output_tokens= to llmcost.count(...)"

@@ -293,13 +293,15 @@ def render_missing_count(
     if isinstance(error, CountMissingError):
         what, changed = f"{error.what} not counted yet", describe_changes(error.changed)
         short = f"not counted yet{f': {changed} changed' if changed else ''}"
-        recorded = "" if error.before is None else f"{error.before:,} input tokens"
-        facts.append(("recorded", recorded))
-        facts.append(("changed", changed and f"{changed} (since it was counted)"))
-        if error.suspicious:
-            facts.append(("possible cause", f"may differ in every run: {error.suspicious}"))
-            facts.append(("if so, remove it", _BY_HOOK))
-        facts += [("cause", error.outdated), ("count it (free)", error.command)]
+        suspicious = error.suspicious
+        facts += [
+            ("recorded", "" if error.before is None else f"{error.before:,} input tokens"),
+            ("changed", changed and f"{changed} (since it was counted)"),
+            ("possible cause", suspicious and f"may differ in every run: {suspicious}"),
+            ("if so, remove it", suspicious and _BY_HOOK),
+            ("cause", error.outdated),
+            ("count it (free)", error.command),
+        ]
     else:
         what, short = "a prompt could not be counted", str(error)
         cause, _, remedy = short.rpartition("; ")
@@ -316,6 +318,7 @@ _BY_HOOK = "in the hook pytest_llmcost_normalize_payload, for comparisons alone"
 
 
 def _aligned(facts: Iterable[tuple[str, str]]) -> list[str]:
+    """Write a line for each fact that is not empty, below an empty line."""
     lines = [f"  {label:<16}  {text}" for label, text in facts if text]
     return ["", *lines] if lines else []
 
@@ -340,10 +343,10 @@ def _prompt_facts(calls: Sequence[Call]) -> Iterator[tuple[str, str]]:
         is_only = changed == grown and len(changed) == 1 and ", " not in parts
         since = f"{now - before:+,} tokens" if is_only else "since it was recorded"
         yield "changed", f"{parts} ({since})"
-    volatile = {each.detail for call in calls for each in call.caveats if each.name == "volatile"}
-    if volatile:
-        yield "cause", f"differs in every run: {'; '.join(sorted(volatile))}"
-        yield "remove it", _BY_HOOK
+    details = {each.detail for call in calls for each in call.caveats if each.name == "volatile"}
+    volatile = "; ".join(sorted(details))
+    yield "cause", volatile and f"differs in every run: {volatile}"
+    yield "remove it", volatile and _BY_HOOK
 
 
 def _as_recorded(calls: Iterable[Call]) -> tuple[int, Decimal | None]:
@@ -471,7 +474,7 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         if "unknown" in verdict.found:
             return "State which model was called: llmcost.record(..., model=...)."
         return _fill(GATES[verdict.kind].advice, verdict, budget=budget)
-    quantity = verdict.quantity
+    is_usd = verdict.quantity == "usd"
     savings = {
         "worst": "Lower max_tokens, shorten the prompt",
         "output_tokens": "Shorten the reply",
@@ -480,24 +483,21 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         "uncached_input_tokens": "Let more of the prompt be read from the cache",
     }
     whole = Amounts.of(concerned(verdict, calls) if verdict.is_per_call else calls)
-    is_of_replies = quantity == "usd" and whole.by_category.output_usd * 2 > whole.priced_usd
+    is_of_replies = is_usd and whole.by_category.output_usd * 2 > whole.priced_usd
     most = "Shorten the reply" if is_of_replies and not _recounted(calls) else "Shorten the prompt"
     save = savings.get(verdict.kind, most)
-    if quantity == "usd" and "model" in all_changed_parts(calls):
+    if is_usd and "model" in all_changed_parts(calls):
         save = f"Keep the model, {save[0].lower()}{save[1:]}"
     if verdict.high is None:  # of a lower bound no number can be made that the test keeps
         return f"{save}, or raise the budget if the price is right."
-    limit = int(round_up(verdict.high, is_usd=False))
+    what, limit = "it", f"{int(round_up(verdict.high, is_usd=False)):_}"
+    if is_usd:
+        what, limit = "the price", f'"{write_round_usd(verdict.high)}"'
     if verdict.part is not None:
-        budget = f"@max_cost(parts={{{json.dumps(verdict.part)}: {limit:_}}})"
-        return f"Shorten it, or accept it with a new budget: {budget}"
-    budget = f"@max_cost({verdict.kind}={limit:_})"
-    if quantity == "usd":
-        name = "llmcost.budget" if verdict.scope == "block" else "@max_cost"
-        key = "" if verdict.kind == "usd" else f"{verdict.kind}="
-        budget = f'{name}({key}"{write_round_usd(verdict.high)}")'
-    what = "the price" if quantity == "usd" else "it"
-    return f"{save}, or accept {what} with a new budget: {budget}"
+        save, limit = "Shorten it", f"{{{json.dumps(verdict.part)}: {limit}}}"
+    name = "llmcost.budget" if verdict.scope == "block" else "@max_cost"
+    key = "" if verdict.kind == "usd" else f"{verdict.kind}="
+    return f"{save}, or accept {what} with a new budget: {name}({key}{limit})"
 
 
 def render_section(calls: Sequence[Call], verdict: Verdict | None) -> str:
