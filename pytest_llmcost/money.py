@@ -159,10 +159,8 @@ def plain_usd(amount: Decimal) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def format_usd(amount: Decimal | None, *, against: Decimal | None = None) -> str:
+def format_usd(amount: Decimal, *, against: Decimal | None = None) -> str:
     """Write an amount for a person: `$0.0312`, four decimals or as many as the truth needs.
-
-    An unknown amount is `?`.
 
     A non-zero amount never shows as zero. One that differs from `against`, its limit, never shows
     as equal to it or on its other side, and one that equals it shows in full.
@@ -171,8 +169,6 @@ def format_usd(amount: Decimal | None, *, against: Decimal | None = None) -> str
         >>> format_usd(Decimal("0.0200004"), against=Decimal("0.02"))
         '$0.0200004'
     """
-    if amount is None:
-        return "?"
     if amount == against:
         return format_whole_usd(amount)
     # Of what four decimals do not show, two digits: $0.000057 is neither $0.00006 nor $0.0001.

@@ -11,8 +11,9 @@ import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
+from typing import NamedTuple
 
 from pytest_llmcost.money import format_usd, format_whole_usd
 
@@ -185,21 +186,19 @@ def width_of(text: str) -> int:
     return len(shown) + sum(unicodedata.east_asian_width(each) in ("W", "F") for each in shown)
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """Text and its markup: `bold`, `red`, ..."""
 
     text: str
-    markup: Mapping[str, bool] = field(default_factory=dict)
+    markup: Mapping[str, bool] = {}
 
 
-@dataclass(frozen=True)
-class TableRow:
+class TableRow(NamedTuple):
     """One row, its name first; rows may stand in groups, such as tests under their files."""
 
     cells: Sequence[str]
     group: str = ""
-    markup: Mapping[str, bool] = field(default_factory=dict)
+    markup: Mapping[str, bool] = {}
     note: str = ""
     """What is to be said below it."""
 

@@ -191,11 +191,14 @@ def describe_budgets(ledger: Ledger) -> tuple[str, str]:
     """
     state, text = describe_broken(ledger)
     if state:
-        failed = sum(failed_alone(test, ledger) for test in last_attempts(ledger.tests))
-        if ledger.comparison and ledger.comparison.failed:  # beside its figures they are named
-            failed = 0
-        also = f"{format_count(failed, 'test')} failed for another reason" if failed else ""
-        return state, ", and ".join(filter(None, (text, also)))
+        failed = sum(
+            test.outcome in ("failed", "error")
+            and not any(each.fails(ledger.unverified) for each in own_verdicts(test))
+            for test in last_attempts(ledger.tests)
+        )
+        if failed and not (ledger.comparison or Comparison()).failed:  # which names them
+            text += f", and {format_count(failed, 'test')} failed for another reason"
+        return state, text
     if not ledger.run.has_tests:
         return "", "no test ran"
     *_, near, within = count_states(ledger).values()
@@ -205,12 +208,6 @@ def describe_budgets(ledger: Ledger) -> tuple[str, str]:
     if ledger.run.exit_status:
         return "", f"{text}, but the run failed" if kept else "the run failed"
     return "within" if kept else "", text
-
-
-def failed_alone(test: TestRow, ledger: Ledger) -> bool:
-    """Whether a test failed, but by none of its budgets and rules."""
-    has_failed = test.outcome in ("failed", "error")
-    return has_failed and not any(each.fails(ledger.unverified) for each in own_verdicts(test))
 
 
 def marks_of_run(ledger: Ledger) -> Iterator[Mark]:
