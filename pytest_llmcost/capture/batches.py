@@ -47,7 +47,7 @@ class Batches:
                 obstacle = f"the recorded batch has no request {custom_id!r}" if not body else None
                 is_same = replay.is_same and body is not None
                 request.replay = replace(replay, body=body, is_same=is_same, obstacle=obstacle)
-            request.set_unknown("open-batch")
+            request.answer = request.unknown("open-batch")
             self.open[batch_id, custom_id] = request
             self._readers.pop((batch_id, custom_id), None)
             self._bought.add((batch_id, custom_id))
@@ -68,7 +68,8 @@ class Batches:
         readers.append(request.owner)
         settled = request.variant(answer=None, is_of_batch=True, lost_attempts=None)
         if result.outcome in ("succeeded", "unreadable"):
-            settled.read_messages([StreamedMessage(body=result.body or {})])
+            message = StreamedMessage(body=result.body or {})
+            settled.answer = settled.read_messages([message])
         return settled
 
 

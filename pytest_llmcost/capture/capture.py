@@ -210,7 +210,7 @@ class Capture:
             self._lost = [each for each in self._lost if each.answer is None or matches(each.owner)]
             lost = [each for each in self._lost if each.answer is None and matches(each.owner)]
             for request in lost:
-                request.set_unknown("lost-answer")
+                request.answer = request.unknown("lost-answer")
         for request in lost:
             self._tell(request)
         for request in [*self._batches.open.values()]:
@@ -223,11 +223,11 @@ class Capture:
             if request.error is not None:
                 raise request.error
             self._choose_recording(request, may_differ=True)
-            request.read()
+            request.answer = request.read()
         except Exception as error:  # noqa: BLE001 - one bad answer must not hide others
             self._note(error)
             if request.endpoint.is_sampling:
-                request.set_unknown(f"unreadable-response: {error!r}")
+                request.answer = request.unknown(f"unreadable-response: {error!r}")
         if request.endpoint.kind == "batch_results":
             for result in request.results():
                 settled = self._batches.settle(request, result)

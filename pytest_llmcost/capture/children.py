@@ -102,10 +102,10 @@ def _digest(token: str) -> str:
 
 def packed(request: CapturedRequest) -> CapturedRequest:
     """Return a request as it can leave its process: what it used, and nothing of any library."""
-    library = ("source", "client", "decoder", "_reader")
+    library = ("source", "client", "decoder", "_reader", "_recorded")
     process = ("owner", "over", "cap", "outer", "error", "supersedes")
     left = dict.fromkeys((*library, *process))
-    return request.variant(**left, headers=request.headers, play=request.replay, _unread=[])
+    return request.variant(**left, headers=request.headers, play=request.replay, _unread=b"")
 
 
 class Inheritance(NamedTuple):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -33,11 +32,19 @@ from pytest_llmcost.responses.message import (
     read_answer,
     unknown_answer,
 )
-from pytest_llmcost.responses.recorded_files import Allowance, read_interaction, read_status
+from pytest_llmcost.responses.recorded_files import (
+    Allowance,
+    Recorded,
+    read_interaction,
+    read_status,
+)
 from pytest_llmcost.responses.stream import BatchResult, Reader, StreamedMessage, read_whole
 
 _PROMPT = ("system", "tools", "messages", "max_tokens")
 """What a gateway passes on as it is, while it changes the rest of a payload."""
+_UNREAD = ("count_tokens", "unmetered")
+_MOST_UNREAD = 16_384
+"""Bytes that are kept as they pass, to be read together: most answers are read afterwards."""
 _ATTEMPT = re.compile(r"\battempt=([0-9]{1,3})\b")
 """In botocore's header `amz-sdk-request`, after a `ttl` if the attempt before was answered."""
 _RETRIES = re.compile(r"[0-9]{1,3}")
@@ -91,8 +98,6 @@ class _Outcome:
     """Why that cap would have refused it, had anything shown that it was about to leave."""
     has_left_inside: bool = False
     """Whether its transport has sent the same call by another client, which has the reservation."""
-    asked: tuple[Mapping[str, Any] | None, str | None] | None = None
-    """What `read_body` returns of what was sent, once it is read, or a request of a batch."""
     is_of_batch: bool = False
     """Whether it is one of a batch; how often that was sent is not how often it was."""
     is_lost: bool = False
@@ -106,8 +111,6 @@ class _Outcome:
     is_passed_on: bool = False
     """Whether another Claude call in this process passed it on, and counts instead."""
     _reader: Reader | None = None
-    _problem: str | None = None
-    """Why a recorded body cannot be read."""
 
 
 @dataclass(eq=False, slots=True)
@@ -147,28 +150,28 @@ class CapturedRequest(_Outcome):
     """What of the cap on live spend is reserved for it, in US dollars."""
     decoder: Any = None
     """What undoes the content encoding of what is fed, the library's own with a state for us."""
-    _unread: list[bytes] = field(default_factory=list)
+    _unread: bytearray = field(default_factory=bytearray)
     """Of the body: what the reader has not been fed, and all of a batch's receipt."""
-    _unread_bytes: int = 0
-    _most_unread: int = 16_384
-    """Bytes that are kept as they pass, to be read together: most answers are read afterwards."""
     _is_whole: bool = True
     """Whether the body was read to its end."""
-    _is_recorded: bool = False
-    """Whether a recorded response is read in the place of what passes."""
+    _recorded: Recorded | None = None
+    """The recorded response that is read in the place of what passes."""
 
     # What was sent
+
+    @cached_property
+    def asked(self) -> tuple[Mapping[str, Any] | None, str | None]:
+        """What `read_body` returns of what was sent; of a request of a batch it is set."""
+        return read_body(self.endpoint, self.sent)
 
     @property
     def payload(self) -> Mapping[str, Any] | None:
         """The request in the Messages API's form; None if its body could not be read."""
-        self.asked = self.asked or read_body(self.endpoint, self.sent)
         return self.asked[0]
 
     @property
     def uncountable(self) -> str | None:
         """Why count_tokens does not count this payload, if its form says so."""
-        self.asked = self.asked or read_body(self.endpoint, self.sent)
         return self.asked[1]
 
     @cached_property
@@ -323,12 +326,8 @@ class CapturedRequest(_Outcome):
         try:
             action(self, *facts)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is ours
-            self.broke(error)
-
-    def broke(self, error: Exception) -> None:
-        """Following it has failed: its cost is unknown."""
-        self.error = error
-        self.over(self)
+            self.error = error
+            self.over(self)
 
     def answered(self, *, status: int, live: bool | None, content: bytes | None = None) -> None:
         """A response came. If it is not over with that, what is read of it is to be fed."""
@@ -339,52 +338,35 @@ class CapturedRequest(_Outcome):
             else:
                 self.live = False
         self.is_answered = 200 <= status < 300
-        if self.cap is not None and self.is_answered:
+        if self.is_answered:
             self.note_left()
-        kind = self.endpoint.kind
+        # What would come of a refusal, or of these, says nothing about a bill.
+        is_to_be_read = self.is_answered and self.endpoint.kind not in _UNREAD
         if content is not None:
-            self._unread.append(content)
+            self._unread += content
+        if content is not None or not is_to_be_read:
             self.over(self)
-        elif not self.is_answered or kind in ("count_tokens", "unmetered"):
-            self.over(self)  # what would come says nothing about a bill
-        elif kind == "batch_create":
-            self._most_unread = sys.maxsize  # its receipt is read as a whole
-
-    def read_recorded(self, response: Mapping[str, Any]) -> bytes:
-        """Return the body of a response as VCR keeps it, decompressed."""
-        recorded = read_interaction({"response": response}, "", Allowance())
-        self._problem = recorded.problem
-        return recorded.body
 
     def feed(self, chunk: bytes) -> None:
         """Some of the body passes."""
-        if self.is_over or self._is_recorded:
+        if self.is_over or self._recorded is not None:
             return
         if self.decoder is not None:
             # httpx calls it `decode`, all others as zlib does.
             step = getattr(self.decoder, "decompress", None) or self.decoder.decode
             chunk = self._decoded(step, chunk)
-            if self.decoder is None:
-                self.close(is_whole=False)
-                return
-        self._unread.append(chunk)
-        self._unread_bytes += len(chunk)
-        if self._unread_bytes >= self._most_unread:
+        self._unread += chunk
+        # The receipt of a batch is read as a whole.
+        if len(self._unread) >= _MOST_UNREAD and self.endpoint.kind != "batch_create":
             self.do(CapturedRequest._read_on)
-
-    def passing(self, pieces: Any) -> _Passing:
-        """Return an iterator over a body's pieces that are fed as they pass, sync or async."""
-        return _Passing(pieces, self)
 
     def close(self, *, is_whole: bool) -> None:
         """The body has ended, or will not be read on."""
-        if self.is_over:
-            return
-        if self.decoder is not None and is_whole:
-            self._unread.append(self._decoded(self.decoder.flush))
-            is_whole = self.decoder is not None  # if it could be unpacked to its end
-        self._is_whole = is_whole or self._is_recorded
-        self.over(self)
+        if is_whole and self.decoder is not None and not self.is_over:
+            self._unread += self._decoded(self.decoder.flush)
+        if not self.is_over:
+            self._is_whole = is_whole or self._recorded is not None
+            self.over(self)
 
     def _decoded(self, step: Callable[..., Any], *chunk: bytes) -> bytes:
         try:
@@ -392,54 +374,59 @@ class CapturedRequest(_Outcome):
             return decoded if isinstance(decoded, bytes) else b"".join(decoded)
         except Exception:  # noqa: BLE001 - zlib, brotli and zstd each raise their own
             # The caller's own decoder meets the same bytes and says what is wrong with them.
-            self.decoder = None
+            self.close(is_whole=False)
             return b""
 
     # What the capture asks for, afterwards
 
     def use(self, response: Mapping[str, Any]) -> None:
-        """Read a recorded response in the place of what passed."""
+        """Read a response, as a recorder keeps it, in the place of what passes."""
         self.is_answered = 200 <= read_status(response) < 300
-        self._unread = [self.read_recorded(response)]
-        self._reader, self._is_recorded = None, True
+        self._recorded = _read_recorded(response)
+        self._unread, self._reader = bytearray(self._recorded.body), None
 
-    def read(self) -> None:
-        """Read what the response used; `answer` stays None if it costs nothing."""
-        if self.endpoint.kind == "unmetered" and self.is_answered:
-            self.set_unknown(f"unmetered-route: {self.endpoint.route}")
-        if self.endpoint.kind != "messages" or not self.is_answered:
-            return
-        content = self.receipt
-        reader = read_whole(content, self._reader)
+    def read(self) -> Answer | None:
+        """Return what the response used; None if it costs nothing."""
+        if not self.is_answered:
+            return self.answer  # which one has that was refused by the cap
+        if self.endpoint.kind == "unmetered":
+            return self.unknown(f"unmetered-route: {self.endpoint.route}")
+        if self.endpoint.kind != "messages":
+            return None
+        reader = self._read_whole()
         if not self.is_claude and not any(each.body.get("usage") for each in reader.messages):
-            return
+            return None
         if reader.messages:
-            self.read_messages(reader.messages)
+            return self.read_messages(reader.messages)
         # A mock's answer that is neither JSON nor events, or an error, samples nothing. One without
         # a usage may be an oversight of who wrote the mock.
-        elif not reader.error and not (
+        is_no_answer = (
             self.is_mocked
             and self._is_whole
             and not self._reader
-            and b"data:" not in content
-            and decode_json(content) is None
-        ):
-            played = getattr(self.play, "response", None)
-            if not self._is_recorded and isinstance(played, dict):
-                self.read_recorded(played)  # for what is wrong with it
-            why = f": {self._problem}" if self._problem else ""
-            caveat = f"unreadable-response{why}" if self._is_whole else "truncated-stream"
-            self.set_unknown(caveat)
+            and b"data:" not in self._unread
+            and decode_json(self.receipt) is None
+        )
+        if reader.error or is_no_answer:
+            return None
+        if not self._is_whole:
+            return self.unknown("truncated-stream")
+        recorded, played = self._recorded, getattr(self.play, "response", None)
+        if recorded is None and isinstance(played, dict):
+            recorded = _read_recorded(played)  # for what is wrong with it
+        why = f": {recorded.problem}" if recorded and recorded.problem else ""
+        return self.unknown(f"unreadable-response{why}")
 
-    def read_messages(self, messages: Sequence[StreamedMessage]) -> None:
-        """Read what these messages used."""
+    def read_messages(self, messages: Sequence[StreamedMessage]) -> Answer:
+        """Return what these messages used."""
         try:
-            self.answer = self.read_reply(partial(read_answer, messages))
+            return self.read_reply(partial(read_answer, messages))
         except UsageDataError as error:
             ids = tuple(str(each.body["id"]) for each in messages if each.body.get("id"))
             is_cut = not self._is_whole and not all(each.body.get("usage") for each in messages)
-            caveat = "truncated-stream" if is_cut else f"unreadable-response: {error}"
-            self.set_unknown(caveat, ids)
+            return self.unknown(
+                "truncated-stream" if is_cut else f"unreadable-response: {error}", ids
+            )
 
     def read_reply(self, read: Callable[..., Answer]) -> Answer:
         """Return what `read` makes of a reply to this request; it takes what `read_answer` does.
@@ -455,50 +442,44 @@ class CapturedRequest(_Outcome):
         )
         return self._complete(answer)
 
+    def unknown(self, caveat: str, ids: tuple[str, ...] = ()) -> Answer:
+        """Return an answer of unknown cost, and why; of messages with these ids, if it has some."""
+        return self._complete(replace(unknown_answer(self.endpoint, self.payload, caveat), ids=ids))
+
     def so_far(self) -> CapturedRequest:
         """Return what is known of a message that is still under way."""
         request = self.variant(
             headers=self.headers,
-            _reader=copy.deepcopy(self._reader),
-            _is_whole=self._is_recorded,
+            _is_whole=self._recorded is not None,
             is_over=False,  # although it may have come to its end in another thread by now
         )
-        if request.is_answered:
-            request.read()
-        else:
-            request.set_unknown("lost-answer: still under way, let the test wait for it")
+        under_way = "lost-answer: still under way, let the test wait for it"
+        request.answer = request.read() if request.is_answered else request.unknown(under_way)
         return request
-
-    def peek(self) -> Answer | None:
-        """Return what its own answer used, without reading it in the place of who will."""
-        twin = self.variant(lost_attempts=None, _reader=copy.deepcopy(self._reader))
-        twin.read()
-        return twin.answer
 
     def results(self) -> list[BatchResult]:
         """Return the results of a batch that have passed."""
         if not self.is_answered:
             return []
-        results = read_whole(self.receipt, self._reader, of_batch=True).results
+        results = self._read_whole(of_batch=True).results
         # Of a body that is left early, the end may be cut anywhere.
         return results if self._is_whole else [each for each in results if each.custom_id]
 
     @property
     def receipt(self) -> bytes:
         """What is kept of the body: the whole, if it is small."""
-        return b"".join(self._unread)
+        return bytes(self._unread)
 
     def _read_on(self) -> None:
         if self._reader is None:
             # Known by its first byte: to keep the headers until now would cost more.
             self._reader = Reader(of_batch=self.endpoint.kind == "batch_results")
         self._reader.feed(self.receipt)
-        self._unread, self._unread_bytes = [], 0
+        self._unread.clear()
 
-    def set_unknown(self, caveat: str, ids: tuple[str, ...] = ()) -> None:
-        """Note that its cost is unknown, and why; of messages with these ids, if it has some."""
-        answer = unknown_answer(self.endpoint, self.payload, caveat)
-        self.answer = self._complete(replace(answer, ids=ids))
+    def _read_whole(self, *, of_batch: bool = False) -> Reader:
+        """Read the rest on a copy: what is under way is read on, and by others at once."""
+        return read_whole(self.receipt, copy.deepcopy(self._reader), of_batch=of_batch)
 
     def variant(self, **changes: Any) -> CapturedRequest:
         """Return the same request with other facts: a part of it, or what is known by now."""
@@ -520,52 +501,8 @@ class CapturedRequest(_Outcome):
         )
 
 
-class _Passing:
-    """The pieces of a body on their way to the code under test.
-
-    An iterator, not a generator: abandoned, it leaves nothing to be collected late. It passes for
-    an async generator, for httpx2 closes those.
-    """
-
-    def __init__(self, pieces: Any, captured: CapturedRequest) -> None:
-        self._pieces = pieces
-        self._captured = captured
-
-    def __iter__(self) -> _Passing:
-        return self
-
-    def __next__(self) -> bytes:
-        __tracebackhide__ = True
-        try:
-            chunk: bytes = next(self._pieces)
-        except BaseException as error:
-            self._captured.close(is_whole=isinstance(error, StopIteration))
-            raise
-        self._captured.feed(chunk)
-        return chunk
-
-    def __aiter__(self) -> _Passing:
-        return self
-
-    async def __anext__(self) -> bytes:
-        __tracebackhide__ = True
-        try:
-            chunk: bytes = await anext(self._pieces)
-        except BaseException as error:
-            self._captured.close(is_whole=isinstance(error, StopAsyncIteration))
-            raise
-        self._captured.feed(chunk)
-        return chunk
-
-    async def asend(self, value: None) -> bytes:
-        return await self.__anext__()
-
-    async def athrow(self, *error: Any) -> Any:
-        return await self._pieces.athrow(*error)
-
-    async def aclose(self) -> None:
-        if hasattr(self._pieces, "aclose"):
-            await self._pieces.aclose()
+def _read_recorded(response: Mapping[str, Any]) -> Recorded:
+    return read_interaction({"response": response}, "", Allowance())
 
 
 def read_body(

@@ -103,7 +103,7 @@ class LiveCap:
             if not (request.is_answered or request.is_lost or request.error):
                 cost = _ZERO  # refused by the API, or never sent
             elif request.is_answered and request.endpoint.kind == "messages":
-                answer = request.peek()
+                answer = request.variant(lost_attempts=None).read()  # this attempt's own
                 cost = _ZERO if answer is None else self._most(answer, request.payload)
             if cost is not None and cost != reserved:
                 self._free(EXACT.subtract(reserved, cost))

@@ -46,8 +46,7 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
         )
         if captured is None:
             return await original(request, conn)
-        if captured.cap is not None:  # as `leave` asks, without its frame
-            captured.leave()
+        captured.leave()
         try:
             response = await original(request, conn)
         except BaseException as error:
@@ -73,11 +72,7 @@ def _wrap_start(original: Callable[..., Any]) -> Callable[..., Any]:
         except BaseException as error:
             captured.do(note_failure, error)
             raise
-        try:  # as `do`, without its frame
-            if not captured.is_over:
-                _answered(captured, response)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is ours
-            captured.broke(error)
+        captured.do(_answered, response)
         return result
 
     return start

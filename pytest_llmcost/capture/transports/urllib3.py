@@ -73,10 +73,11 @@ def _answered(captured: CapturedRequest, response: Any, live: bool | None) -> No
     # VCR answers with a class of its own, whether it plays or records.
     recorded = getattr(response, "recorded_response", None)
     content = getattr(response, "_body", None)  # where `preload_content` has put it
-    if isinstance(recorded, dict):
-        content = captured.read_recorded(recorded)
-    content = content if isinstance(content, bytes) else None
+    content = content if isinstance(content, bytes) and not isinstance(recorded, dict) else None
     captured.answered(status=response.status, live=live, content=content)
+    if isinstance(recorded, dict):
+        captured.use(recorded)
+        captured.close(is_whole=True)
     response._llmcost = captured
     if not captured.is_over:
         kind: Any = type(response)
