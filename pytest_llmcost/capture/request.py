@@ -329,8 +329,17 @@ class CapturedRequest(_Outcome):
             self.error = error
             self.over(self)
 
-    def answered(self, *, status: int, live: bool | None, content: bytes | None = None) -> None:
-        """A response came. If it is not over with that, what is read of it is to be fed."""
+    def answered(
+        self,
+        *,
+        status: int,
+        live: bool | None,
+        content: bytes | Mapping[str, Any] | None = None,
+    ) -> None:
+        """A response came; if it is there as a whole its body, or it as a recorder keeps it.
+
+        If the request is not over with that, what is read of it is to be fed.
+        """
         live = self.live = False if self.is_to_stand_in else live
         if self.play is not None:
             if live:
@@ -342,8 +351,10 @@ class CapturedRequest(_Outcome):
             self.note_left()
         # What would come of a refusal, or of these, says nothing about a bill.
         is_to_be_read = self.is_answered and self.endpoint.kind not in _UNREAD
-        if content is not None:
+        if isinstance(content, bytes):
             self._unread += content
+        elif content is not None:
+            self.use(content)
         if content is not None or not is_to_be_read:
             self.over(self)
 

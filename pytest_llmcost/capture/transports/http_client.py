@@ -5,7 +5,6 @@ A call that is followed above is seen to leave. Light, as `urllib3` is.
 
 from __future__ import annotations
 
-import functools
 import zlib
 from collections.abc import Callable
 from types import ModuleType
@@ -13,9 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import is_connecting, note_failure
 from pytest_llmcost.capture.transports import begin, being_sent, claude_address, url_of, wrap_method
+from pytest_llmcost.capture.transports.bodies import tee_of
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
+
+_READ = ("read", "read1", "readline", "readinto")
+"""The ways of reading that all others use."""
 
 
 def wrap(module: ModuleType) -> None:
@@ -97,46 +100,9 @@ def _answered(captured: CapturedRequest, response: Any) -> None:
             captured.decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
         response._llmcost = captured
         kind: Any = type(response)
-        response.__class__ = _tee_of(kind)
+        response.__class__ = tee_of(kind, _READ, _how_ended)
 
 
-@functools.cache
-def _tee_of(kind: Any) -> type[Any]:
-    """Return a response class whose bytes are read along; so the response stays what it is."""
-
-    def along(original: Callable[..., Any]) -> Callable[..., Any]:
-        # Of the ways of reading that all others use, some use one another.
-        def read(response: Any, *args: Any, **how: Any) -> Any:
-            captured, response._llmcost = response._llmcost, None
-            try:
-                data = original(response, *args, **how)
-            except BaseException:
-                if captured is not None:
-                    captured.close(is_whole=False)
-                raise
-            finally:
-                response._llmcost = captured
-            if captured is not None:
-                taken = memoryview(args[0]).cast("B")[:data] if isinstance(data, int) else data
-                captured.feed(bytes(taken))
-                # Not all versions close it with the last byte of a known length.
-                if response.isclosed() or response.length == 0:
-                    captured.close(is_whole=not response.length)
-            return data
-
-        return read
-
-    class Tee(kind):  # type: ignore[misc]
-        _llmcost: Any
-        read, read1 = along(kind.read), along(kind.read1)
-        readline, readinto = along(kind.readline), along(kind.readinto)
-
-        def close(self) -> None:
-            try:
-                super().close()
-            finally:
-                if self._llmcost is not None:
-                    self._llmcost.close(is_whole=False)
-
-    functools.update_wrapper(Tee, kind, updated=())
-    return Tee
+def _how_ended(response: Any, data: object) -> bool | None:
+    # Not all versions close it with the last byte of a known length.
+    return not response.length if response.isclosed() or response.length == 0 else None

@@ -96,6 +96,5 @@ def _follow(response: Any, cassette: Any, request: Any) -> None:
 
 
 def _answered(captured: CapturedRequest, response: dict[str, Any]) -> None:
-    captured.answered(status=(response.get("status") or {}).get("code", 200), live=False)
-    captured.use(response)
-    captured.close(is_whole=True)
+    status = (response.get("status") or {}).get("code", 200)
+    captured.answered(status=status, live=False, content=response)

@@ -7,16 +7,19 @@ imports urllib3 and never calls Claude.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import note_failure
 from pytest_llmcost.capture.transports import CURRENT, begin, being_sent, url_of, wrap_method
+from pytest_llmcost.capture.transports.bodies import tee_of
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
+
+_READ = ("_fp_read", "_handle_chunk", "_update_chunk_length")
+"""All ways of reading end in these methods, which are private, in urllib3 1.26 and 2."""
 
 
 def wrap(module: ModuleType) -> None:
@@ -72,12 +75,9 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
 def _answered(captured: CapturedRequest, response: Any, live: bool | None) -> None:
     # VCR answers with a class of its own, whether it plays or records.
     recorded = getattr(response, "recorded_response", None)
-    content = getattr(response, "_body", None)  # where `preload_content` has put it
-    content = content if isinstance(content, bytes) and not isinstance(recorded, dict) else None
+    body = getattr(response, "_body", None)  # where `preload_content` has put it
+    content = next((each for each in (recorded, body) if isinstance(each, (dict, bytes))), None)
     captured.answered(status=response.status, live=live, content=content)
-    if isinstance(recorded, dict):
-        captured.use(recorded)
-        captured.close(is_whole=True)
     response._llmcost = captured
     if not captured.is_over:
         kind: Any = type(response)
@@ -85,57 +85,18 @@ def _answered(captured: CapturedRequest, response: Any, live: bool | None) -> No
             twin = kind(headers={"content-encoding": response.headers["content-encoding"]})
             twin._init_decoder()  # private, and the same since urllib3 1.26
             captured.decoder = twin._decoder
-        response.__class__ = _tee_of(kind)
+        response.__class__ = tee_of(kind, _READ, _how_ended)
 
 
-@functools.cache
-def _tee_of(kind: Any) -> type[Any]:
-    """Return a response class whose bytes are read along; so the response stays what it is.
-
-    All ways of reading end in one of its three private methods, in urllib3 1.26 and 2.
-    """
-
-    def along(original: Callable[..., Any]) -> Callable[..., Any]:
-        def read(response: Any, *args: Any, **how: Any) -> Any:
-            try:
-                data = original(response, *args, **how)
-            except BaseException:
-                response._llmcost.close(is_whole=False)
-                raise
-            if data:
-                response._llmcost.feed(data)
-            return data
-
-        return read
-
-    fp_read = along(kind._fp_read)
-
-    class Tee(kind):  # type: ignore[misc]
-        def _fp_read(self, *args: Any, **how: Any) -> Any:
-            data = fp_read(self, *args, **how)
-            is_closed = getattr(self._fp, "isclosed", None)
-            is_over = not data or (is_closed is not None and is_closed())
-            # That of `responses` closes it instead, and says so the next time.
-            if is_over or getattr(self._fp, "closed", False):
-                # `length_remaining` is not brought up to date yet.
-                self._llmcost.close(is_whole=not getattr(self._fp, "length", None))
-            return data
-
-        _handle_chunk = along(kind._handle_chunk)
-
-        def _update_chunk_length(self) -> None:
-            kind._update_chunk_length(self)
-            if self.chunk_left == 0:
-                self._llmcost.close(is_whole=True)
-
-        def close(self) -> None:
-            try:
-                kind.close(self)
-            finally:
-                self._llmcost.close(is_whole=False)
-
-    functools.update_wrapper(Tee, kind, updated=())
-    return Tee
+def _how_ended(response: Any, data: object) -> bool | None:
+    if data is None:  # the length of a chunk was read
+        return True if response.chunk_left == 0 else None
+    body = response._fp
+    is_closed = getattr(body, "isclosed", None)
+    # That of `responses` closes it instead, and says so the next time.
+    is_over = not data or (is_closed is not None and is_closed()) or getattr(body, "closed", False)
+    # `length_remaining` is not brought up to date yet.
+    return not getattr(body, "length", None) if is_over else None
 
 
 def _wrap_build_response(original: Callable[..., Any]) -> Callable[..., Any]:
