@@ -200,16 +200,15 @@ class ReplayedReply(NamedTuple):
         is_cached_by_others = not (sent.breakpoints or self.recorded.breakpoints) and (
             0 < then.cached_tokens <= total
         )
-        if not sent.breakpoints and not is_cached_by_others:
-            return Usage(input_tokens=total, **kept), None
-        if is_cached_by_others or self._keeps_cached_tokens():
+        if not sent.breakpoints or self._keeps_cached_tokens():
             # An unchanged prefix keeps its recorded tokens; the rest of the count comes after it.
-            written = then.only(WRITTEN.values())
+            cached = then if sent.breakpoints or is_cached_by_others else Usage()
+            written = cached.only(WRITTEN.values())
             if sent.lifetime is not None:
-                written = {WRITTEN[sent.lifetime]: then.written_tokens}
+                written = {WRITTEN[sent.lifetime]: cached.written_tokens}
             usage = Usage(
-                input_tokens=max(0, total - then.cached_tokens),
-                cache_read_tokens=then.cache_read_tokens,
+                input_tokens=max(0, total - cached.cached_tokens),
+                cache_read_tokens=cached.cache_read_tokens,
                 **written,
                 **kept,
             )

@@ -31,19 +31,19 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
     async def send(request: Any, conn: Any) -> Any:
         __tracebackhide__ = True
         # Inside a call that is followed already, as of httpx over aiohttp, its client reads.
-        current = being_sent()
-        if current is not None:
-            current.leave_below(request.method, str(request.url))
-            return await original(request, conn)
-        body = request.body
-        captured = begin(
-            request.headers,  # its own, and the one thing of it that is looked at afterwards
-            getattr(request, "_session", None),  # private
-            request.method,
-            request.url,
-            None,
-            getattr(body, "_value", body),  # private: of bytes
-        )
+        outer, captured = being_sent(), None
+        if outer is not None:
+            outer.leave_below(request.method, str(request.url))
+        else:
+            body = request.body
+            captured = begin(
+                request.headers,  # its own, and the one thing of it that is looked at afterwards
+                getattr(request, "_session", None),  # private
+                request.method,
+                request.url,
+                None,
+                getattr(body, "_value", body),  # private: of bytes
+            )
         if captured is None:
             return await original(request, conn)
         captured.leave()
@@ -62,17 +62,16 @@ def _wrap_start(original: Callable[..., Any]) -> Callable[..., Any]:
     async def start(response: Any, connection: Any) -> Any:
         __tracebackhide__ = True
         captured = getattr(response, "_llmcost", None)
-        if captured is None:
-            result = await original(response, connection)
-            if (current := being_sent()) is not None:
-                current.is_unrefused &= 200 <= response.status < 300
-            return result
         try:
             result = await original(response, connection)
         except BaseException as error:
-            captured.do(note_failure, error)
+            if captured is not None:
+                captured.do(note_failure, error)
             raise
-        captured.do(_answered, response)
+        if captured is not None:
+            captured.do(_answered, response)
+        elif (outer := being_sent()) is not None:
+            outer.is_unrefused &= 200 <= response.status < 300
         return result
 
     return start

@@ -32,27 +32,24 @@ def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
         __tracebackhide__ = True
         if not connection._buffer:  # nothing was begun: the library's own error says so
             return original(connection, message_body, **options)
-        captured = being_sent()
+        outer, captured = being_sent(), None
         method, url = _target(connection)
-        if captured is not None:  # its client reads the answer
-            captured.leave_below(method, url)
-            try:
-                return original(connection, message_body, **options)
-            except BaseException as error:
-                captured.is_unrefused &= not is_connecting(error)
-                raise
-        if claude_address(url) is not None:
+        if outer is not None:  # its client reads the answer
+            outer.leave_below(method, url)
+        elif claude_address(url) is not None:
             pairs = (line.decode("latin-1").partition(":") for line in connection._buffer[1:])
             headers = {name: value.strip() for name, _, value in pairs}
             # As its client, not itself: the next attempt opens a connection of its own.
             captured = begin(connection, type(connection), method, url, headers, message_body)
-        if captured is None:
-            return original(connection, message_body, **options)
-        captured.leave()  # nothing is sent before: the lines of the head are kept until now
+        if captured is not None:
+            captured.leave()  # nothing is sent before: the lines of the head are kept until now
         try:
             result = original(connection, message_body, **options)
         except BaseException as error:
-            captured.do(note_failure, error, not is_connecting(error))
+            if outer is not None:
+                outer.is_unrefused &= not is_connecting(error)
+            elif captured is not None:
+                captured.do(note_failure, error, not is_connecting(error))
             raise
         connection._llmcost = captured  # until its answer is asked for
         return result
@@ -73,19 +70,17 @@ def _target(connection: Any) -> tuple[str, str]:
 def _wrap_getresponse(original: Callable[..., Any]) -> Callable[..., Any]:
     def getresponse(connection: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
-        captured = getattr(connection, "_llmcost", None)
-        if captured is None:
-            response = original(connection, *args, **options)
-            if (current := being_sent()) is not None:
-                current.is_unrefused &= 200 <= response.status < 300
-            return response
-        connection._llmcost = None
+        captured, connection._llmcost = getattr(connection, "_llmcost", None), None
         try:
             response = original(connection, *args, **options)
         except BaseException as error:
-            captured.do(note_failure, error)
+            if captured is not None:
+                captured.do(note_failure, error)
             raise
-        captured.do(_answered, response)
+        if captured is not None:
+            captured.do(_answered, response)
+        elif (outer := being_sent()) is not None:
+            outer.is_unrefused &= 200 <= response.status < 300
         return response
 
     return getresponse
