@@ -29,10 +29,6 @@ def read_headers(given: Any) -> dict[str, str]:
         >>> read_headers({"Anthropic-Beta": ["a", "b"], "x-api-key": "secret"})
         {'anthropic-beta': 'a,b'}
     """
-    if not given:
-        return {}
-    if isinstance(given, dict):  # all others find names in any case
-        given = {_text(key).lower(): value for key, value in given.items()}
     # Private, of httpx: to look those up that are kept takes six times as long as to go through all
     # once.
     listed = getattr(given, "_list", None)
@@ -40,9 +36,13 @@ def read_headers(given: Any) -> dict[str, str]:
         kept: dict[str, str] = {}
         for _, raw, value in listed:
             if raw in _RAW:
-                name, text = _RAW[raw], _text(value)
+                name, text = _RAW[raw], value.decode("latin-1")
                 kept[name] = f"{kept[name]},{text}" if name in kept else text
         return kept
+    if not given:
+        return {}
+    if isinstance(given, dict):  # all others find names in any case
+        given = {_text(key).lower(): value for key, value in given.items()}
     return {name: _text(value) for name in HEADERS if (value := given.get(name)) is not None}
 
 

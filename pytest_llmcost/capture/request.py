@@ -326,8 +326,12 @@ class CapturedRequest(_Outcome):
         try:
             action(self, *facts)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is ours
-            self.error = error
-            self.over(self)
+            self.broke(error)
+
+    def broke(self, error: Exception) -> None:
+        """Following it has failed: its cost is unknown."""
+        self.error = error
+        self.over(self)
 
     def answered(
         self,
@@ -347,16 +351,16 @@ class CapturedRequest(_Outcome):
             else:
                 self.live = False
         self.is_answered = 200 <= status < 300
-        if self.is_answered:
+        if self.cap is not None and self.is_answered:
             self.note_left()
-        # What would come of a refusal, or of these, says nothing about a bill.
-        is_to_be_read = self.is_answered and self.endpoint.kind not in _UNREAD
         if isinstance(content, bytes):
             self._unread += content
         elif content is not None:
             self.use(content)
-        if content is not None or not is_to_be_read:
-            self.over(self)
+        # What would come of a refusal, or of these, says nothing about a bill.
+        elif self.is_answered and self.endpoint.kind not in _UNREAD:
+            return
+        self.over(self)
 
     def feed(self, chunk: bytes) -> None:
         """Some of the body passes."""

@@ -46,7 +46,8 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
             )
         if captured is None:
             return await original(request, conn)
-        captured.leave()
+        if captured.cap is not None:  # as `leave` asks, without its frame
+            captured.leave()
         try:
             response = await original(request, conn)
         except BaseException as error:
@@ -69,7 +70,11 @@ def _wrap_start(original: Callable[..., Any]) -> Callable[..., Any]:
                 captured.do(note_failure, error)
             raise
         if captured is not None:
-            captured.do(_answered, response)
+            try:  # as `do`, without its frame
+                if not captured.is_over:
+                    _answered(captured, response)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is ours
+                captured.broke(error)
         elif (outer := being_sent()) is not None:
             outer.is_unrefused &= 200 <= response.status < 300
         return result

@@ -164,7 +164,11 @@ class _Sending:
             return
         if _sending.get(id(self.request)) is captured:
             del _sending[id(self.request)]
-        captured.do(self._ended, error)
+        try:  # as `do`, without its frame
+            if not captured.is_over:
+                self._ended(captured, error)
+        except Exception as ours:  # noqa: BLE001 - whatever it is, it is ours
+            captured.broke(ours)
 
     def _ended(self, captured: CapturedRequest, error: BaseException | None) -> None:
         captured.headers = read_headers(self.request.headers)
