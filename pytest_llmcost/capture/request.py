@@ -98,6 +98,8 @@ class _Outcome:
     """Why that cap would have refused it, had anything shown that it was about to leave."""
     has_left_inside: bool = False
     """Whether its transport has sent the same call by another client, which has the reservation."""
+    asked: tuple[Mapping[str, Any] | None, str | None] | None = None
+    """What `read_body` returns of what was sent, once it is read, or a request of a batch."""
     is_of_batch: bool = False
     """Whether it is one of a batch; how often that was sent is not how often it was."""
     is_lost: bool = False
@@ -159,19 +161,16 @@ class CapturedRequest(_Outcome):
 
     # What was sent
 
-    @cached_property
-    def asked(self) -> tuple[Mapping[str, Any] | None, str | None]:
-        """What `read_body` returns of what was sent; of a request of a batch it is set."""
-        return read_body(self.endpoint, self.sent)
-
     @property
     def payload(self) -> Mapping[str, Any] | None:
         """The request in the Messages API's form; None if its body could not be read."""
+        self.asked = self.asked or read_body(self.endpoint, self.sent)
         return self.asked[0]
 
     @property
     def uncountable(self) -> str | None:
         """Why count_tokens does not count this payload, if its form says so."""
+        self.asked = self.asked or read_body(self.endpoint, self.sent)
         return self.asked[1]
 
     @cached_property
@@ -375,6 +374,10 @@ class CapturedRequest(_Outcome):
         if len(self._unread) >= _MOST_UNREAD and self.endpoint.kind != "batch_create":
             self.do(CapturedRequest._read_on)
 
+    def passing(self, pieces: Any) -> _Passing:
+        """Return an iterator over a body's pieces that are fed as they pass, sync or async."""
+        return _Passing(pieces, self)
+
     def close(self, *, is_whole: bool) -> None:
         """The body has ended, or will not be read on."""
         if is_whole and self.decoder is not None and not self.is_over:
@@ -514,6 +517,54 @@ class CapturedRequest(_Outcome):
             stream=bool(self.endpoint.stream or (self.payload or {}).get("stream")),
             caveats=sorted_caveats([*answer.caveats, *more]) if more else answer.caveats,
         )
+
+
+class _Passing:
+    """The pieces of a body on their way to the code under test.
+
+    An iterator, not a generator: abandoned, it leaves nothing to be collected late. It passes for
+    an async generator, for httpx2 closes those.
+    """
+
+    def __init__(self, pieces: Any, captured: CapturedRequest) -> None:
+        self._pieces = pieces
+        self._captured = captured
+
+    def __iter__(self) -> _Passing:
+        return self
+
+    def __next__(self) -> bytes:
+        __tracebackhide__ = True
+        try:
+            chunk: bytes = next(self._pieces)
+        except BaseException as error:
+            self._captured.close(is_whole=isinstance(error, StopIteration))
+            raise
+        self._captured.feed(chunk)
+        return chunk
+
+    def __aiter__(self) -> _Passing:
+        return self
+
+    async def __anext__(self) -> bytes:
+        __tracebackhide__ = True
+        try:
+            chunk: bytes = await anext(self._pieces)
+        except BaseException as error:
+            self._captured.close(is_whole=isinstance(error, StopAsyncIteration))
+            raise
+        self._captured.feed(chunk)
+        return chunk
+
+    async def asend(self, value: None) -> bytes:
+        return await self.__anext__()
+
+    async def athrow(self, *error: Any) -> Any:
+        return await self._pieces.athrow(*error)
+
+    async def aclose(self) -> None:
+        if hasattr(self._pieces, "aclose"):
+            await self._pieces.aclose()
 
 
 def _read_recorded(response: Mapping[str, Any]) -> Recorded:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pytest_llmcost.capture.headers import read_headers
+from pytest_llmcost.capture.headers import HEADERS, read_headers
 from pytest_llmcost.capture.lost_answer import is_connecting, note_failure, read_failure
 from pytest_llmcost.capture.transports import CURRENT, begin, being_sent, wrap_method
 
@@ -22,6 +22,7 @@ _CLASSES = ("Client", "AsyncClient", "SyncByteStream", "AsyncByteStream")
 _MOCKS = ("MockTransport", "ASGITransport", "WSGITransport")
 _OWN = ("HTTPTransport", "AsyncHTTPTransport")
 _CONNECTIONS = ("HTTPConnection", "TunnelHTTPConnection", "Socks5Connection")
+_HEADERS = {name.encode(): name for name in HEADERS}
 _sending: dict[int, CapturedRequest] = {}
 """By the id of the library's object, what is being sent: a transport may do so in another thread,
 where `CURRENT` is not set."""
@@ -129,7 +130,7 @@ class _Sending:
             if outer.source is not request:
                 return None  # a log-in inside it, or where it was redirected to
             if outer.cap is not None:
-                outer.headers = read_headers(self.request.headers)
+                outer.do(_note_headers, request)
             if outer.is_on_wire and outer.is_unrefused:  # a transport of the user's own tries again
                 outer.leave_below()
             # What a mock sends itself is seen where it leaves.
@@ -171,7 +172,7 @@ class _Sending:
             captured.broke(ours)
 
     def _ended(self, captured: CapturedRequest, error: BaseException | None) -> None:
-        captured.headers = read_headers(self.request.headers)
+        _note_headers(captured, self.request)
         response = self.response if error is None else read_failure(error).response
         live = self._is_live(captured, response, error)
         # Private: `content` raises unless it has been read.
@@ -217,6 +218,21 @@ class _Sending:
         return captured.is_on_wire or None
 
 
+def _note_headers(captured: CapturedRequest, request: Any) -> None:
+    """Read the headers as they are now."""
+    # Private: to look those up that are kept takes six times as long as to go through all once.
+    listed = getattr(request.headers, "_list", None)
+    if listed is None:
+        captured.headers = read_headers(request.headers)
+        return
+    kept: dict[str, str] = {}
+    for _, name, value in listed:
+        if name in _HEADERS:
+            known, text = _HEADERS[name], value.decode("latin-1")
+            kept[known] = f"{kept[known]},{text}" if known in kept else text
+    captured.headers = kept
+
+
 class _Tee:
     """A response's stream that lets the captured request read along; sync or not, as its base."""
 
@@ -234,10 +250,10 @@ class _Tee:
         return getattr(self._inner, "elapsed", None)
 
     def __iter__(self) -> Iterator[bytes]:
-        return _Passing(iter(self._inner), self._captured)
+        return self._captured.passing(iter(self._inner))
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return _Passing(aiter(self._inner), self._captured)
+        return self._captured.passing(aiter(self._inner))
 
     def close(self) -> None:
         try:
@@ -250,51 +266,3 @@ class _Tee:
             await self._inner.aclose()
         finally:
             self._captured.close(is_whole=False)
-
-
-class _Passing:
-    """The pieces of a body on their way to the code under test.
-
-    An iterator, not a generator: abandoned, it leaves nothing to be collected late. It passes for
-    an async generator, for httpx2 closes those.
-    """
-
-    def __init__(self, pieces: Any, captured: CapturedRequest) -> None:
-        self._pieces = pieces
-        self._captured = captured
-
-    def __iter__(self) -> _Passing:
-        return self
-
-    def __next__(self) -> bytes:
-        __tracebackhide__ = True
-        try:
-            chunk: bytes = next(self._pieces)
-        except BaseException as error:
-            self._captured.close(is_whole=isinstance(error, StopIteration))
-            raise
-        self._captured.feed(chunk)
-        return chunk
-
-    def __aiter__(self) -> _Passing:
-        return self
-
-    async def __anext__(self) -> bytes:
-        __tracebackhide__ = True
-        try:
-            chunk: bytes = await anext(self._pieces)
-        except BaseException as error:
-            self._captured.close(is_whole=isinstance(error, StopAsyncIteration))
-            raise
-        self._captured.feed(chunk)
-        return chunk
-
-    async def asend(self, value: None) -> bytes:
-        return await self.__anext__()
-
-    async def athrow(self, *error: Any) -> Any:
-        return await self._pieces.athrow(*error)
-
-    async def aclose(self) -> None:
-        if hasattr(self._pieces, "aclose"):
-            await self._pieces.aclose()
