@@ -13,7 +13,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,7 +21,7 @@ import pytest_llmcost
 from pytest_llmcost.errors import LiveCapError, LlmCostError, SettingsError
 from pytest_llmcost.files import path_in_project
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
-from pytest_llmcost.plugin.owners import SharedFixture, holding_tags, nodeid_of
+from pytest_llmcost.plugin.owners import Ending, SharedFixture, TestAttempt, holding_tags, nodeid_of
 from pytest_llmcost.plugin.pytest_recording import record_mode
 from pytest_llmcost.plugin.session import Hooks, Session
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import _pytest.nodes
     from _pytest.fixtures import SubRequest
 
+    from pytest_llmcost.call import Phase
 
 _OURS = (MARKER, TAG_MARKER)
 _IGNORED = (
@@ -37,13 +38,55 @@ _IGNORED = (
 )
 
 
+def _phase(
+    phase: Phase,
+) -> Callable[[ItemHooks, pytest.Item], Generator[None, object, object]]:
+    """Make the hook around a phase of a test.
+
+    It is the outermost wrapper, for what other plugins send in theirs is the test's.
+    """
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def around(hooks: ItemHooks, item: pytest.Item) -> Generator[None, object, object]:
+        __tracebackhide__ = True
+        session = hooks.session
+        if phase == "setup" or session.test is not item:  # a plugin may leave phases out
+            session.begin(item)
+        session.phase = phase
+        end = hooks.end_test if phase == "teardown" else hooks.end_body
+        try:
+            result = yield
+        except BaseException as error:
+            if isinstance(error, (LlmCostError, LiveCapError)):
+                watch_reports(session)
+            if _is_refusal(error):
+                session.children.end_child()
+            end(item, error)
+            raise
+        if phase == "setup":
+            return result
+        kept, is_due = None, session.attempt is not None or session.children.may_exist
+        if phase == "call":
+            # Private: unittest keeps its outcome there instead of raising it; pytest reports the
+            # first. In this order: it is asked for every test of every suite.
+            kept = getattr(item, "_excinfo", None)
+            is_due = is_due or kept or hooks.rewrites_all or _has_marker(item)
+        if is_due:
+            end(item, kept[0].value if kept else None)
+        elif phase == "teardown":  # as nearly all tests of nearly all suites
+            session.test = session.phase = None
+        return result
+
+    return around
+
+
 class ItemHooks(Hooks):
     """The hooks of one session around its tests."""
 
     def __init__(self, session: Session) -> None:
         """Watch the tests of a session."""
         super().__init__(session)
-        self._rewrites_all = record_mode(None, session.config, session.settings).prunes
+        self.rewrites_all = record_mode(None, session.config, session.settings).prunes
         self._set_ups: dict[pytest.FixtureDef[Any], int] = {}
         self._is_watching = False
         """Whether it is seen what is deselected, and by what."""
@@ -181,52 +224,23 @@ class ItemHooks(Hooks):
                 if not module.name.startswith(("pytest_llmcost.cli", "pytest_llmcost.reconcile")):
                     import_module(module.name)
 
-    # Phases; each wrapper is the outermost, for what other plugins send in theirs is the test's
+    # Phases
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Begin an attempt; a set-up that ends early may have spent."""
-        __tracebackhide__ = True
-        self.session.begin(item)
-        try:
-            return (yield)
-        except BaseException as error:
-            self._judge(item, error)
-            raise
+    pytest_runtest_setup = _phase("setup")
+    pytest_runtest_call = _phase("call")
+    pytest_runtest_teardown = _phase("teardown")
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Judge a test when its body has run; a test that has failed itself fails only by that."""
-        __tracebackhide__ = True
-        session = self.session
-        if session.test is not item:  # a plugin may run phases without the ones before
-            session.begin(item)
-        session.phase = "call"
-        try:
-            result = yield
-        except BaseException as error:
-            self._judge(item, error)
-            raise
-        if session.children.may_exist:
-            session.catch_up()
-        # Private: unittest keeps its outcome there instead of raising it; pytest reports the first.
-        kept = getattr(item, "_excinfo", None)
-        # In this order: it is asked for every test of every suite.
-        is_judged = kept or self._rewrites_all or _has_marker(item)
-        if session.attempt is not None or is_judged:
-            self._judge(item, kept[0].value if kept else None)
-        return result
+    def end_body(self, item: pytest.Item, error: BaseException | None) -> None:
+        """Judge a test by how its set-up or body ended; raise what a hook of the user has raised.
 
-    def _judge(self, item: pytest.Item, error: BaseException | None) -> None:
-        """Judge a test by how its set-up or body ended; raise what a skip would hide."""
+        One that has failed itself fails only by that.
+        """
         __tracebackhide__ = True
         session, failure, is_body = self.session, None, self.session.phase == "call"
-        if error is not None and _is_refusal(error):
-            session.children.end_child()
         try:
             session.drain()
             has_spent = session.attempt is not None and session.attempt.has_spent
-            if error is None and (has_spent or self._rewrites_all):
+            if error is None and (has_spent or self.rewrites_all):
                 # Now, because its folder is a fixture's value.
                 session.counts.open_to_rewrite(session.attempt_of(item))
         except BaseException as raised:  # noqa: BLE001 - it is raised once the test is judged
@@ -235,71 +249,41 @@ class ItemHooks(Hooks):
             else:
                 session.failures.append(raised)  # for the teardown, or the end of the run
         # Asked now, because markers may have been added while it ran.
-        has_budget = is_body and _has_marker(item)
-        attempt = session.attempt_of(item) if has_budget else session.attempt
+        is_marked, ending = _has_marker(item), _ending(error)
+        attempt = session.attempt_of(item) if is_body and is_marked else session.attempt
         # A failed subtest may have come before our reports were watched.
         has_failed = item.session.testsfailed > session.failed_before
         if has_failed or error is not None:
             failed = "failed" if is_body else "error"
-            session.outcome = "failed" if has_failed else _outcome_of(item, error, failed)
-        if attempt is not None or isinstance(error, (LlmCostError, LiveCapError)):
-            watch_reports(session)
-        excuse = _excuse(error)
+            session.outcome = "failed" if has_failed else _outcome_of(item, ending, failed)
         if attempt is not None:
             attempt.has_failed |= has_failed
-            if has_budget or attempt.has_spent:
-                from pytest_llmcost.plugin.verdicts import fail, judge
-
-                attempt.excuse = excuse
-                judge(session, attempt, needs_calls=error is None)
-                if attempt.broken and (error is None or excuse):
-                    fail(session, attempt)
+            attempt.ending = ending
+            is_due = attempt.has_spent or (is_body and is_marked)
+            self._judge(attempt, error, is_due=is_due)
         # One that skips although it is over its budget has failed. `xfail(run=False)` runs as
         # little of a test as a skip.
-        if excuse and session.settings.baseline is not None:
+        if ending in ("skip", "xfail") and session.settings.baseline is not None:
             session.skipped.add(nodeid_of(item))
-        if excuse == "skip" and _has_marker(item):
+        if ending == "skip" and is_marked:
             session.skipped_budgets.add(nodeid_of(item))
         if failure is not None:
             raise failure
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Judge again, because fixtures may spend in their teardown."""
+    def end_test(self, item: pytest.Item, error: BaseException | None) -> None:
+        """End the attempt, and judge it again, because fixtures may spend in their teardown."""
         __tracebackhide__ = True
-        session = self.session
-        if session.test is not item:
-            session.begin(item)
-        session.phase = "teardown"
-        try:
-            result = yield
-        except BaseException as error:
-            session.outcome = _outcome_of(item, error, "error")
-            self._end_teardown(item, error)
-            raise
-        if session.attempt is not None or session.children.may_exist:
-            self._end_teardown(item, None)
-        else:  # as nearly all tests of nearly all suites
-            session.test = session.phase = None
-        return result
-
-    def _end_teardown(self, item: pytest.Item, error: BaseException | None) -> None:
-        """End the attempt; raise a budget that was kept until the teardown."""
-        __tracebackhide__ = True
-        session = self.session
-        if error is not None and _is_refusal(error):
-            session.children.end_child()
-        if session.children.may_exist:
+        session, children = self.session, self.session.children
+        if error is not None:
+            session.outcome = _outcome_of(item, _ending(error), "error")
+        if children.may_exist:
             session.catch_up()
-            if session.children.are_lost():
+            if children.are_lost():
                 session.attempt_of(item)  # it may have sent by that child alone
-        attempt = session.attempt
-        if attempt is not None or isinstance(error, (LlmCostError, LiveCapError)):
-            watch_reports(session)
         session.test = session.phase = None  # what is sent from now on is not its
+        attempt = session.attempt
         if attempt is None:
             return
-        before, was_broken = attempt.verdicts[:1], bool(attempt.broken)
         attempt.is_whole = session.outcome == "passed"
         try:
             session.drain()
@@ -307,21 +291,28 @@ class ItemHooks(Hooks):
                 session.counts.save(attempt)
             if not attempt.has_spent:
                 session.settle(attempt)  # a stream or batch that is still open has been sent
+        except BaseException as raised:
+            error = raised
+            raise
         finally:
             attempt.is_over = True
             # A set-up that skipped before it had spent was not judged; fixtures may spend.
-            has_lost = attempt.has_lost_calls or session.children.are_lost(attempt)
+            has_spent = attempt.has_spent or attempt.has_lost_calls or children.are_lost(attempt)
             is_open = attempt.blocks or not attempt.has_failed
-            if before or ((attempt.has_spent or has_lost) and is_open):
-                from pytest_llmcost.plugin.verdicts import judge
+            is_due = bool(attempt.verdicts or (has_spent and is_open))
+            self._judge(attempt, error, is_due=is_due)
 
-                needs_calls = bool(before) and before[0].state == "unverified"
-                judge(session, attempt, needs_calls=needs_calls)
-        # A skip or xfail raised in teardown must not hide a broken budget.
-        if attempt.broken and not was_broken and (error is None or _excuse(error)):
-            from pytest_llmcost.plugin.verdicts import fail
+    def _judge(self, attempt: TestAttempt, error: BaseException | None, *, is_due: bool) -> None:
+        """Judge an attempt; raise a budget that is newly broken, and that a skip would hide."""
+        __tracebackhide__ = True
+        watch_reports(self.session)
+        if is_due:
+            from pytest_llmcost.plugin.verdicts import fail, judge
 
-            fail(session, attempt)
+            was_broken = bool(attempt.broken)
+            judge(self.session, attempt)
+            if attempt.broken and not was_broken and _ending(error) != "error":
+                fail(attempt)
 
     # Fixtures
 
@@ -369,7 +360,7 @@ class ItemHooks(Hooks):
 
         def end() -> None:
             vars(fixturedef).pop("addfinalizer", None)
-            if fixture.has_spent or self._rewrites_all:
+            if fixture.has_spent or self.rewrites_all:
                 session.counts.open_to_rewrite(fixture)
                 session.counts.save(fixture)
 
@@ -417,20 +408,18 @@ def _has_marker(node: _pytest.nodes.Node | None, names: Sequence[str] = (MARKER,
     return False
 
 
-def _excuse(error: BaseException | None) -> Literal["skip", "xfail"] | None:
-    """Return what pytest will report an error as, other than a failure.
-
-    A skip of unittest's kind is one in any test.
-    """
+def _ending(error: BaseException | None) -> Ending:
+    """Return how a phase has ended; a skip of unittest's kind is one in any test."""
     unittest = sys.modules.get("unittest")
     if isinstance(error, (pytest.skip.Exception, *((unittest.SkipTest,) if unittest else ()))):
         return "skip"
-    return "xfail" if isinstance(error, pytest.xfail.Exception) else None
+    if isinstance(error, pytest.xfail.Exception):
+        return "xfail"
+    return "whole" if error is None else "error"
 
 
-def _outcome_of(item: pytest.Item, error: BaseException | None, failed: str) -> str:
+def _outcome_of(item: pytest.Item, ending: Ending, failed: str) -> str:
     """Return what pytest will most likely report a test as that has not come to its end."""
-    excuse = _excuse(error)
-    if excuse == "skip":
+    if ending == "skip":
         return "skipped"
-    return "xfailed" if excuse or item.get_closest_marker("xfail") else failed
+    return "xfailed" if ending == "xfail" or item.get_closest_marker("xfail") else failed

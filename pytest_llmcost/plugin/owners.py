@@ -16,7 +16,7 @@ from functools import partial
 from hashlib import sha256
 from itertools import takewhile
 from operator import ne
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pytest_llmcost.concurrency import cached_property, context_var
 from pytest_llmcost.plugin.options import TAG_MARKER
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pytest_llmcost.ledger import builder
     from pytest_llmcost.plugin.warm_cache import RecordedCall, WarmCache
 
+Ending: TypeAlias = Literal["whole", "skip", "xfail", "error"]
 _LONGEST_PARAM = 80
 
 
@@ -91,10 +92,10 @@ class TestAttempt(Owner):
         self.number = number
         self.verdicts: list[Verdict] = []
         """On the budgets of the test, the worst first."""
-        self.excuse: Literal["skip", "xfail"] | None = None
-        """With what its set-up or body ended instead of a failure."""
-        self.broken: list[Verdict] = []
-        """Those that fail it, of blocks too; it may have failed by something else."""
+        self.ending: Ending = "error"
+        """How its body ended, or its set-up if it did not come to more."""
+        self.broken: list[tuple[Verdict, Sequence[Call]]] = []
+        """Those that fail it, of blocks too, with their calls; it may have failed by another."""
         self.is_failed_by_budget = False
         self.has_failed = False
         """Whether any of its reports has failed, including those of subtests."""

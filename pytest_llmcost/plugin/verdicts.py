@@ -89,11 +89,10 @@ def judge_budget(
     )
 
 
-def judge(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> None:
+def judge(session: Session, attempt: TestAttempt) -> None:
     """Judge every budget of a test, and store the verdicts, and which of them fail it.
 
-    `needs_calls` says whether a marker on a test that has sent nothing is a budget unverified. A
-    verdict by which the test has failed stays, with its figures, if it would be better now.
+    A verdict by which the test has failed stays, with its figures, if it would be better now.
     """
     before = {each.subject: each for each in attempt.verdicts if attempt.is_failed_by_budget}
     try:
@@ -103,6 +102,8 @@ def judge(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> None:
     calls = calls_in(session, calls_of(session, attempt), limits.cache)
     verdicts = list[Verdict]()
     for budget in limits.budgets:
+        # A marker is unverified if its test has come to its end and has sent nothing.
+        needs_calls = attempt.ending == "whole"
         now = judge_budget(session, attempt, budget, calls, needs_calls=needs_calls)
         old = before.get(now.subject, now)
         verdicts.append(max(now, old, key=lambda each: _RANK.index(each.state)))
@@ -115,9 +116,11 @@ def judge(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> None:
         session.ledger.judge(attempt.key, verdict=verdict, blocks=[*own[1:], *blocks])
     # A skipped test had no chance to show that it keeps a budget, so it fails only by what is
     # exceeded; one that ended with `pytest.xfail()` stays an xfail.
-    unverified = "warn" if attempt.excuse == "skip" else session.settings.unverified
-    judged = () if attempt.excuse == "xfail" else (*attempt.verdicts, *blocks)
-    attempt.broken = [each for each in judged if each.fails(unverified)]
+    unverified = "warn" if attempt.ending == "skip" else session.settings.unverified
+    judged = [*((each, calls) for each in attempt.verdicts), *attempt.blocks]
+    attempt.broken = [each for each in judged if each[0].fails(unverified)]
+    if attempt.ending == "xfail":
+        attempt.broken = []
 
 
 def judge_late(session: Session) -> None:
@@ -126,21 +129,17 @@ def judge_late(session: Session) -> None:
     while session.changed_late:  # one by one: another thread may end a call meanwhile
         attempt, _ = session.changed_late.popitem()
         if attempt.verdicts or attempt.blocks:
-            judge(session, attempt, needs_calls=False)
+            judge(session, attempt)
 
 
-def fail(session: Session, attempt: TestAttempt) -> NoReturn:
+def fail(attempt: TestAttempt) -> NoReturn:
     """Fail a test by its broken budgets."""
     attempt.is_failed_by_budget = True
     # Private: pytest would report unittest's skip, which it holds, in place of what is raised here.
     vars(attempt.item).pop("_excinfo", None)
-    worst, *others = attempt.broken
-    calls = next((calls for verdict, calls in attempt.blocks if verdict is worst), None)
-    if calls is None:
-        state = limits_of(attempt.item, session.settings).cache
-        calls = calls_in(session, session.ledger.calls(attempt.key), state)
+    (worst, calls), *others = attempt.broken
     # This frame is not hidden: if all are, pytest adds a line about that to the message.
-    raise budget_failure(attempt, worst, calls, others) from None
+    raise budget_failure(attempt, worst, calls, [verdict for verdict, _ in others]) from None
 
 
 class Reports(Hooks):
