@@ -175,7 +175,7 @@ def _meter(
         obstacle = replay.obstacle or "the recorded request is unknown"
         if payload is None:
             obstacle = "what is sent now cannot be read"
-        session.notes.add(
+        session.note(
             f"replayed replies cannot be checked against what is sent now: {obstacle}; keep the "
             "request's body in the cassette (see docs/how-it-works/changed-prompts.md)"
         )

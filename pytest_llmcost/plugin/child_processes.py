@@ -17,14 +17,7 @@ import pytest
 from pytest_llmcost.capture.children import Children, Inheritance, packed
 from pytest_llmcost.capture.transports import RELAYS, Ticket
 from pytest_llmcost.concurrency import AtFork
-from pytest_llmcost.plugin.owners import (
-    Owner,
-    Sender,
-    SharedFixture,
-    TestAttempt,
-    blocks_around,
-    open_tags,
-)
+from pytest_llmcost.plugin.owners import Owner, Sender, blocks_around, open_tags
 from pytest_llmcost.plugin.session import Session
 
 if TYPE_CHECKING:
@@ -43,7 +36,7 @@ class ChildProcesses:
         self._own = Children()
         self._way_back: Children | None = None
         """In a forked child, those of its parent."""
-        self._owners: dict[str, Owner] = {"outside": session.outside}
+        self._owners: dict[str, Owner] = {session.outside.shared_name: session.outside}
         """By their tokens, owners whose children may send something."""
         self._names: dict[int, str] = {}
         """By process id, the names of those in which tests have run."""
@@ -71,7 +64,7 @@ class ChildProcesses:
             from pytest_llmcost.plugin.calls import capture_of
 
             capture_of(self.session)
-        self._owners.update((_token_of(each), each) for each, *_ in self.session.fixtures)
+        self._owners.update((each.shared_name, each) for each, *_ in self.session.fixtures)
         mine = object()  # threads may fork at once, and a lock could be held in the child
         if vars(self).setdefault("_watcher", mine) is mine:
             self.session.config.pluginmanager.register(self, "llmcost-forked")
@@ -89,7 +82,7 @@ class ChildProcesses:
 
             cap = pickle.dumps(LiveCap(self.session))
         sender, settings = self.session.sender(), self.session.settings
-        token = _token_of(sender.owner)
+        token = sender.owner.shared_name
         self._owners[token] = sender.owner
         self._share_folder()
         self._own.may_send()
@@ -119,7 +112,7 @@ class ChildProcesses:
             test = session.test  # once: the main thread may go on meanwhile
             attempt = session.attempt if test is None else session.attempt_of(test)
             owner = self._owners.get(token)
-            if owner is None and attempt is not None and _token_of(attempt) == token:
+            if owner is None and attempt is not None and attempt.shared_name == token:
                 owner = attempt
             if owner is None:  # a test that is over
                 owner = Owner()
@@ -129,7 +122,7 @@ class ChildProcesses:
 
     def are_lost(self, owner: Owner | None = None) -> bool:
         """Whether a child has sent something, for this owner or any, that has not come back."""
-        return self._own.is_lost("" if owner is None else _token_of(owner))
+        return self._own.is_lost("" if owner is None else owner.shared_name)
 
     @pytest.hookimpl(tryfirst=True)  # before whatever reads the report, or passes it on to xdist
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -174,7 +167,7 @@ class ChildProcesses:
     def note(self, owner: Owner) -> None:
         """Note that this process, perhaps a child, sends a request."""
         if self._way_back is not None:
-            self._way_back.note(_token_of(owner))
+            self._way_back.note(owner.shared_name)
 
     def send_back(self, request: CapturedRequest) -> bool:
         """Send a request to the parent, once it is over, if this is a forked child of a test."""
@@ -182,7 +175,7 @@ class ChildProcesses:
             sender = request.owner
             assert isinstance(sender, Sender)
             news = (sender.owner.key, (sender.phase, sender.tags), packed(request))
-            self._own.send(_token_of(sender.owner), news)
+            self._own.send(sender.owner.shared_name, news)
         return self._is_child
 
     def note_saved(self, path: str) -> None:
@@ -199,10 +192,3 @@ class ChildProcesses:
         if self._way_back is not None and not self._is_child:
             news = {**self.session.take_news(), "pid": os.getpid()}
             report.llmcost_child = json.dumps(news)  # type: ignore[attr-defined]
-
-
-def _token_of(owner: Owner) -> str:
-    """Name an owner in a way that a forked child shares."""
-    if isinstance(owner, TestAttempt):
-        return f"{owner.nodeid} #{owner.number}"
-    return str(id(owner)) if isinstance(owner, SharedFixture) else "outside"

@@ -240,7 +240,7 @@ class LlmCost:
                 )
             except CountError as error:
                 if likely := session.card.likely(sent.model):
-                    session.notes.add(f"{sent.model} has no price. Did you mean {likely}?")
+                    session.note(f"{sent.model} has no price. Did you mean {likely}?")
                 # The payload does not become free if the test catches this, or fails by it.
                 record(session, sender, _uncounted_answer(sent, error), sent, "counted")
                 raise

@@ -109,7 +109,7 @@ class ItemHooks(Hooks):
         if names and is_late:
             self.session.late_conftests.add(plugin)
             path = path_in_project(Path(plugin_name), self.session.config.rootpath)
-            self.session.notes.add(
+            self.session.note(
                 f"{', '.join(names)} in {path}: ignored; hooks of pytest-llmcost must be in "
                 "a plugin or in the rootdir conftest"
             )

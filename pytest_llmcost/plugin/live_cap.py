@@ -109,7 +109,7 @@ class LiveCap:
                 self._free(EXACT.subtract(reserved, cost))
         except Exception as error:  # noqa: BLE001 - the code under test has its answer already
             if self._session is not None:
-                self._session.notes.add(f"the worst case of a request stays reserved: {error!r}")
+                self._session.note(f"the worst case of a request stays reserved: {error!r}")
 
     def _free(self, usd: Decimal) -> None:
         later = getattr(_THREAD, "freed", None)

@@ -41,6 +41,12 @@ class Owner:
 
     item: pytest.Item | None = None
     """The test, for the user's hooks; None for shared fixtures and outside of tests."""
+    nodeid = ""
+    """That of the test."""
+    shared_name = "outside"
+    """What names it in a way that a forked child shares."""
+    is_over = False
+    """Whether a test's teardown has ended; what it has sent may still get its answer."""
 
     def __init__(self) -> None:
         self.has_spent = False
@@ -90,6 +96,7 @@ class TestAttempt(Owner):
         self.item = item
         self.nodeid = nodeid_of(item)
         self.number = number
+        self.shared_name = f"{self.nodeid} #{number}"
         self.verdicts: list[Verdict] = []
         """On the budgets of the test, the worst first."""
         self.ending: Ending = "error"
@@ -99,8 +106,6 @@ class TestAttempt(Owner):
         self.is_failed_by_budget = False
         self.has_failed = False
         """Whether any of its reports has failed, including those of subtests."""
-        self.is_over = False
-        """Whether its teardown has ended; what it has sent may still get its answer."""
 
     @cached_property
     def key(self) -> builder.TestOwner:
@@ -126,6 +131,7 @@ class SharedFixture(Owner):
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest, set_up: int
     ) -> None:
         super().__init__()
+        self.shared_name = str(id(self))
         self.definition = fixturedef
         self._request = request
         self._set_up = set_up

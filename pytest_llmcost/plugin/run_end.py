@@ -208,7 +208,7 @@ class RunEnd:
                 root=os.path.relpath(config.rootpath, config.invocation_params.dir),
                 unicode=encoding.lower().replace("-", "").startswith("utf"),
             )
-            notes = tuple(session.in_full.get(each, each) for each in ledger.notes)
+            notes = tuple(session.notes.get(each, each) for each in ledger.notes)
             ledger = replace(ledger, notes=notes)
             if rendered := render_summary(ledger, with_columns(session, ledger, view)):
                 terminal.write_sep("=", "llmcost", blue=True)
@@ -261,7 +261,7 @@ def _sum_up(session: Session) -> Ledger:
             for budget in budgets_of_run(settings)
         ],
         find=card.find,
-        notes=session.all_notes,
+        notes=session.notes,
     )
     if settings.model:
         ledger = with_other_models(session, ledger)

@@ -60,7 +60,6 @@ class _Findings:
     """Why the run does not stand for the whole suite."""
     lost_calls: set[str]
     """Why calls may be missing: the run is incomplete, and what it spent has no upper bound."""
-    notes: set[str]
     not_passed: set[str]
     """Tests that were skipped or failed, and modules and classes that were skipped whole."""
     skipped: set[str]
@@ -104,8 +103,7 @@ class Session(_Findings):
         """How often a call was recorded or withdrawn in this process."""
         self.changed_late: dict[TestAttempt, None] = {}
         """Tests whose calls have changed since their teardown."""
-        self.in_full: dict[str, str] = {}
-        """By a note as files hold it, what the terminal shows instead."""
+        self._notes: dict[str, str] = {}
         self.excerpts: list[str] = []
         """With `-vv`: what stands where calls break a cached prefix. For the terminal, no file."""
         self.after_call: list[Callable[[Sender, Call, Payload], None]] = []
@@ -120,7 +118,7 @@ class Session(_Findings):
         """How the running test has ended so far."""
         self.failed_before = 0
         """How many reports had failed when the running test began."""
-        self.outside = Owner()  # its token is the same in all processes
+        self.outside = Owner()
         self.outside.is_whole = True
         self._attempts: dict[str, int] = {}
         self.fixtures: list[tuple[SharedFixture, Phase, int | None]] = []
@@ -167,8 +165,7 @@ class Session(_Findings):
         """Return what the process that owns the run does not know yet, in exact builtins."""
         fragment = self.ledger.take_fragment() if self.has_spending else None
         sets = {name: sorted(getattr(self, name)) for name in _Findings.__annotations__}
-        notes = {"notes": sorted(self.all_notes), "in_full": self.in_full}
-        return {"ledger": fragment, **sets, **notes}
+        return {"ledger": fragment, "notes": self.notes, **sets}
 
     def absorb(self, news: Mapping[str, Any], **process: Any) -> None:
         """Take in the news of another process."""
@@ -177,7 +174,7 @@ class Session(_Findings):
             self.changes += 1
         for name in _Findings.__annotations__:
             getattr(self, name).update(news[name])
-        self.in_full.update(news["in_full"])
+        self._notes.update(news["notes"])
 
     # The heavy half
 
@@ -395,25 +392,24 @@ class Session(_Findings):
         """Note what came too late for a test to fail by it, so that nothing else does."""
         while self.failures:
             failure = self.failures.pop()
-            note = "a pytest_llmcost hook failed outside of tests: "
-            self._note(note + type(failure).__name__, f"{note}{failure!r}")
+            text = "a pytest_llmcost hook failed outside of tests: "
+            self.note(text + type(failure).__name__, f"{text}{failure!r}")
 
     def note_error(self, what: str, error: CountError) -> None:
         """Note why a count has failed, in full on the terminal alone."""
-        self._note(f"{what}: {error.for_files}", f"{what}: {error}")
+        self.note(f"{what}: {error.for_files}", f"{what}: {error}")
 
-    def _note(self, for_files: str, in_full: str) -> None:
-        self.notes.add(for_files)
-        self.in_full[for_files] = in_full
+    def note(self, for_files: str, in_full: str | None = None) -> None:
+        """Note what a reader should know, as files hold it and as the terminal shows it."""
+        self._notes[for_files] = in_full or for_files
 
     @property
-    def all_notes(self) -> set[str]:
-        """What a reader should know, with the requests that capture failed to follow."""
+    def notes(self) -> Mapping[str, str]:
+        """By each note as files hold it, what the terminal shows."""
         text = "internal error while reading a request; its cost is unknown: "
-        for failure in () if self.capture is None else self.capture.failures:
-            kind, _, _ = failure.partition(":")  # the rest may quote what the request holds
-            self._note(text + kind, text + failure)
-        return self.notes
+        failures = () if self.capture is None else self.capture.failures
+        # Its kind alone goes into files: the rest may quote what the request holds.
+        return {**self._notes, **{text + each.partition(":")[0]: text + each for each in failures}}
 
 
 class Hooks:

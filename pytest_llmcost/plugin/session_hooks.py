@@ -130,7 +130,7 @@ class SessionHooks(Hooks):
         if not (is_asked or (session.has_spending and session.ledger)):
             return self._end
         session.incomplete.update(_why_incomplete(session, self._pytest))
-        news = (session.changes, session.incomplete | session.lost_calls | session.notes)
+        news = (session.changes, {*session.incomplete, *session.lost_calls, *session.notes})
         if self._end is None or self._closed_with != news:
             from pytest_llmcost.plugin.run_end import RunEnd
 

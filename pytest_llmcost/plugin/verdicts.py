@@ -69,7 +69,6 @@ def judge_budget(
     session: Session, owner: Owner, budget: Budget, calls: Sequence[Call], *, needs_calls: bool
 ) -> Verdict:
     """Return what became of a budget of a test, or of a block of it."""
-    nodeid = owner.nodeid if isinstance(owner, TestAttempt) else ""
     lost = ["internal-error"] if owner.has_lost_calls else []
     if session.children.are_lost(owner):
         lost.append("forked-child")
@@ -85,7 +84,7 @@ def judge_budget(
         has_requests=owner.has_requests,  # one that cannot have been billed is no call
         live_requests=owner.live_requests,
         lost_calls=lost,
-        count_command=count_command(session.config, nodeid, owner.item),
+        count_command=count_command(session.config, owner.nodeid, owner.item),
     )
 
 
