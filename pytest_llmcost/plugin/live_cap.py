@@ -81,19 +81,16 @@ class LiveCap:
 
             left = EXACT.subtract(cap, self._change(reserve))
         except _UnboundedError as error:
-            raise LiveCapError(
-                f"{name} was not sent: {error}, so {set_by} cannot allow it"
-            ) from None
-        except Exception as error:
-            raise LiveCapError(
-                f"{name} was not sent: {set_by} cannot be checked: {error}"
-            ) from error
-        if worst > left:
-            raise LiveCapError(
-                f"{name} was not sent: it may cost {format_usd(worst)} ({how}), and "
-                f"{format_usd(max(_ZERO, left))} is left of {set_by}"
-            )
-        request.reserved = worst
+            why, cause = f"{error}, so {set_by} cannot allow it", None
+        except Exception as error:  # noqa: BLE001 - raised below
+            why, cause = f"{set_by} cannot be checked: {error}", error
+        else:
+            if worst <= left:
+                request.reserved = worst
+                return
+            dollars, rest = format_usd(worst), format_usd(max(_ZERO, left))
+            why, cause = f"it may cost {dollars} ({how}), and {rest} is left of {set_by}", None
+        raise LiveCapError(f"{name} was not sent: {why}") from cause
 
     def settle(self, request: CapturedRequest) -> None:
         """Keep of the reservation what the request has cost at most; all of it if unknown."""
