@@ -389,7 +389,7 @@ class LlmCost:
             entered = (each for each in entered_blocks.get() or () if each is not calls)
             entered_blocks.set(tuple(entered))
             spent = calls_in(session, settled(calls), state)
-            verdict = judge_budget(session, owner, budget, spent, needs_calls=False)
+            verdict = judge_budget(session, owner, budget, spent)
             owner.has_spent = True
             owner.blocks.append((verdict, spent))
             note_change(session, owner)

@@ -53,15 +53,10 @@ def _phase(
         if phase == "setup" or session.test is not item:  # a plugin may leave phases out
             session.begin(item)
         session.phase = phase
-        end = hooks.end_test if phase == "teardown" else hooks.end_body
         try:
             result = yield
         except BaseException as error:
-            if isinstance(error, (LlmCostError, LiveCapError)):
-                watch_reports(session)
-            if _is_refusal(error):
-                session.children.end_child()
-            end(item, error)
+            hooks.end_phase(item, error)
             raise
         if phase == "setup":
             return result
@@ -72,7 +67,7 @@ def _phase(
             kept = getattr(item, "_excinfo", None)
             is_due = is_due or kept or hooks.rewrites_all or _has_marker(item)
         if is_due:
-            end(item, kept[0].value if kept else None)
+            hooks.end_phase(item, kept[0].value if kept else None)
         elif phase == "teardown":  # as nearly all tests of nearly all suites
             session.test = session.phase = None
         return result
@@ -230,7 +225,17 @@ class ItemHooks(Hooks):
     pytest_runtest_call = _phase("call")
     pytest_runtest_teardown = _phase("teardown")
 
-    def end_body(self, item: pytest.Item, error: BaseException | None) -> None:
+    def end_phase(self, item: pytest.Item, error: BaseException | None) -> None:
+        """Record what a phase has sent, judge its test, and raise what else the test fails by."""
+        __tracebackhide__ = True
+        session = self.session
+        if isinstance(error, (LlmCostError, LiveCapError)):
+            watch_reports(session)
+        if error is not None and _is_refusal(error):
+            session.children.end_child()
+        (self._end_test if session.phase == "teardown" else self._end_body)(item, error)
+
+    def _end_body(self, item: pytest.Item, error: BaseException | None) -> None:
         """Judge a test by how its set-up or body ended; raise what a hook of the user has raised.
 
         One that has failed itself fails only by that.
@@ -268,9 +273,10 @@ class ItemHooks(Hooks):
         if ending == "skip" and is_marked:
             session.skipped_budgets.add(nodeid_of(item))
         if failure is not None:
+            watch_reports(session)
             raise failure
 
-    def end_test(self, item: pytest.Item, error: BaseException | None) -> None:
+    def _end_test(self, item: pytest.Item, error: BaseException | None) -> None:
         """End the attempt, and judge it again, because fixtures may spend in their teardown."""
         __tracebackhide__ = True
         session, children = self.session, self.session.children

@@ -65,9 +65,7 @@ def _sendable(text: str) -> str:
 
 
 @exactly()
-def judge_budget(
-    session: Session, owner: Owner, budget: Budget, calls: Sequence[Call], *, needs_calls: bool
-) -> Verdict:
+def judge_budget(session: Session, owner: Owner, budget: Budget, calls: Sequence[Call]) -> Verdict:
     """Return what became of a budget of a test, or of a block of it."""
     lost = ["internal-error"] if owner.has_lost_calls else []
     if session.children.are_lost(owner):
@@ -77,7 +75,7 @@ def judge_budget(
         # Of the calls as they were sent: a warm cache does not say how long each entry lives.
         calls = [at_worst(call, payloads, card, on=on) for call in calls_of(session, owner)]
     return judge_calls(
-        replace(budget, required=budget.required and needs_calls),
+        budget,
         calls,
         find=session.card.find,
         parts=owner.parts,
@@ -101,9 +99,9 @@ def judge(session: Session, attempt: TestAttempt) -> None:
     calls = calls_in(session, calls_of(session, attempt), limits.cache)
     verdicts = list[Verdict]()
     for budget in limits.budgets:
-        # A marker is unverified if its test has come to its end and has sent nothing.
-        needs_calls = attempt.ending == "whole"
-        now = judge_budget(session, attempt, budget, calls, needs_calls=needs_calls)
+        # A marker needs a call, but of a test alone that has come to its end.
+        is_required = budget.required and attempt.ending == "whole"
+        now = judge_budget(session, attempt, replace(budget, required=is_required), calls)
         old = before.get(now.subject, now)
         verdicts.append(max(now, old, key=lambda each: _RANK.index(each.state)))
     attempt.verdicts = sorted(verdicts, key=lambda each: -_RANK.index(each.state))
