@@ -110,6 +110,10 @@ class _Outcome:
     """Whether `http.client`, aiohttp or httpcore has sent it over a socket."""
     is_unrefused: bool = False
     """Whether a library below its client has sent it, and no refusal came yet."""
+    is_in_mock: bool = False
+    """Whether it has come to a mock transport; what is sent in it is a call of its own."""
+    is_answered_inside: bool = False
+    """Whether its response is the very one of a call inside its `send`, which counts instead."""
     is_passed_on: bool = False
     """Whether another Claude call in this process passed it on, and counts instead."""
     _reader: Reader | None = None
@@ -239,7 +243,7 @@ class CapturedRequest(_Outcome):
     @property
     def is_outer(self) -> bool:
         """Whether a call inside this one's `send` counts instead; what went live is one itself."""
-        return self.is_passed_on and self.live is not True
+        return self.is_answered_inside or (self.is_passed_on and self.live is not True)
 
     def is_passed_on_by(self, inner: CapturedRequest) -> bool:
         """Tell whether a call inside this one's `send` is this very one; then it counts instead.
@@ -296,13 +300,24 @@ class CapturedRequest(_Outcome):
         """
         __tracebackhide__ = True
         is_log_in = url is not None and recognise(method, url, self.sent) is None
-        is_again = self.is_unrefused and not is_log_in
-        self.leave(again=is_again)
-        if is_again:  # the attempt before may have been billed
-            self.lost_attempts = (self.lost_attempts or 0) + 1
-            self.sent_again += 1
         self.is_on_wire = True
+        if self.is_unrefused and not is_log_in:
+            self.go_again()
+        else:
+            self.leave()
         self.is_unrefused |= not is_log_in
+
+    def go_again(self) -> None:
+        """Let it be sent, or replayed, once more; the attempt before may have been billed.
+
+        Raises:
+            LiveCapError: as `leave`.
+        """
+        __tracebackhide__ = True
+        if self.is_on_wire:
+            self.leave(again=True)
+        self.lost_attempts = (self.lost_attempts or 0) + 1
+        self.sent_again += 1
 
     def note_left(self) -> None:
         """Under a cap, note what nothing has shown to leave: it may have sockets of its own."""

@@ -592,6 +592,32 @@ def test_a_batch_reserves_the_worst_of_all_its_requests(online: Project, standin
     result.stdout.fnmatch_lines(["*LiveCapError: *(all 30 requests of its batch)*"])
 
 
+def test_what_a_hook_asks_by_another_library_has_a_worst_case_of_its_own(
+    online: Project, standin: StandIn
+) -> None:
+    pytest.importorskip("requests")
+    online.write(
+        test_app=SUITE
+        + """
+    import requests
+
+    URL = os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages"
+    HEADERS = {"anthropic-version": "2023-06-01", "x-api-key": "any"}
+
+    def judge(request):
+        requests.post(URL, json={**ASKED, "max_tokens": 20_000}, headers=HEADERS)
+
+    def test_hook():
+        client = httpx.Client(event_hooks={"request": [judge]})
+        client.post(URL, json={**ASKED, "max_tokens": 1}, headers=HEADERS)
+    """
+    )
+    result = online.run("--llmcost-max-live=$0.05")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*LiveCapError: *20,000 output tokens*"])
+    assert standin.requests == []
+
+
 @pytest.mark.parametrize("client", ["urllib", "aiohttp"])
 def test_a_route_that_is_not_metered_is_refused(
     online: Project, standin: StandIn, client: str

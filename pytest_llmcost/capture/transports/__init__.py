@@ -157,6 +157,20 @@ def being_sent() -> CapturedRequest | None:
     return None if current is None or current.is_answered or current.is_over else current
 
 
+def passed_on(body: object) -> CapturedRequest | None:
+    """Return the request that is being sent in this context, if what is sent with it is this body.
+
+    A library below its client sends the same one, of which nothing is known if it comes in pieces.
+    What has another body is a call of its own: of a hook, of a gateway in this process, or of a
+    transport that sends more than it was given.
+    """
+    outer = being_sent()
+    if outer is None or outer.is_in_mock:
+        return None
+    sent = body if type(body) is bytes else as_bytes(body)
+    return outer if not sent or not outer.sent or sent == outer.sent else None
+
+
 @lru_cache(maxsize=256)
 def claude_address(url: object) -> str | None:
     """Return the text of an address, or None if it cannot be one of Claude.

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import note_failure
-from pytest_llmcost.capture.transports import begin, being_sent, wrap_method
+from pytest_llmcost.capture.transports import begin, being_sent, passed_on, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -31,18 +31,18 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
     async def send(request: Any, conn: Any) -> Any:
         __tracebackhide__ = True
         # Inside a call that is followed already, as of httpx over aiohttp, its client reads.
-        outer, captured = being_sent(), None
+        body = getattr(request.body, "_value", request.body)  # private: of bytes
+        outer, captured = passed_on(body), None
         if outer is not None:
             outer.leave_below(request.method, str(request.url))
         else:
-            body = request.body
             captured = begin(
                 request.headers,  # its own, and the one thing of it that is looked at afterwards
                 getattr(request, "_session", None),  # private
                 request.method,
                 request.url,
                 None,
-                getattr(body, "_value", body),  # private: of bytes
+                body,
             )
         if captured is None:
             return await original(request, conn)

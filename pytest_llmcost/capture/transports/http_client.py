@@ -11,7 +11,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import is_connecting, note_failure
-from pytest_llmcost.capture.transports import begin, being_sent, claude_address, url_of, wrap_method
+from pytest_llmcost.capture.transports import (
+    begin,
+    being_sent,
+    claude_address,
+    passed_on,
+    url_of,
+    wrap_method,
+)
 from pytest_llmcost.capture.transports.bodies import tee_of
 
 if TYPE_CHECKING:
@@ -32,7 +39,7 @@ def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
         __tracebackhide__ = True
         if not connection._buffer:  # nothing was begun: the library's own error says so
             return original(connection, message_body, **options)
-        outer, captured = being_sent(), None
+        outer, captured = passed_on(message_body), None
         method, url = _target(connection)
         if outer is not None:  # its client reads the answer
             outer.leave_below(method, url)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.headers import HEADERS, read_headers
 from pytest_llmcost.capture.lost_answer import is_connecting, note_failure, read_failure
-from pytest_llmcost.capture.transports import CURRENT, begin, being_sent, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, begin, being_sent, passed_on, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -123,18 +123,19 @@ class _Sending:
         """Follow a request; return the outer call if this is a transport that sends for it."""
         if request is None:
             return None  # the library's own error says what is missing
-        outer = None
+        # Private: `content` raises for a body that is a stream, which is left alone.
+        outer, body = None, getattr(request, "_content", b"")
         if isinstance(self.client, self.library.transports):
-            outer = _sending.get(id(request)) or being_sent()
+            outer = _sending.get(id(request)) or passed_on(body)
         if outer is not None:
-            if outer.source is not request:
+            if outer.source is not request and not body:
                 return None  # a log-in inside it, or where it was redirected to
             if outer.cap is not None:
                 outer.do(_note_headers, request)
-            if outer.is_on_wire and outer.is_unrefused:  # a transport of the user's own tries again
-                outer.leave_below()
-            # What a mock sends itself is seen where it leaves.
+            if outer.is_unrefused:  # a transport of the user's own tries again
+                outer.go_again()
             outer.is_unrefused = isinstance(self.client, self.library.own)
+            outer.is_in_mock = not outer.is_unrefused
             return outer
         captured = begin(
             request,
@@ -143,8 +144,7 @@ class _Sending:
             # Private: what the address is the text of, which it makes anew each time.
             getattr(request.url, "_uri_reference", request.url),
             None,  # hooks of the client, and log-ins, change the headers until they are sent
-            # Private: `content` raises for a body that is a stream, which is left alone.
-            getattr(request, "_content", b""),
+            body,
         )
         if captured is not None:
             _sending.setdefault(id(request), captured)
@@ -157,9 +157,10 @@ class _Sending:
         CURRENT.set(self.before)  # no token: a loop may end this in another context
         if captured.client is not self.client and not captured.is_over:
             # One attempt of a transport: its client tells the captured request what came of it.
+            captured.is_in_mock = False
             if error is None:
                 captured.is_on_wire |= "network_stream" in response.extensions
-                captured.is_unrefused &= 200 <= response.status_code < 300
+                captured.is_unrefused = 200 <= response.status_code < 300
             else:
                 captured.is_unrefused &= read_failure(error).may_be_billed
             return
@@ -182,6 +183,10 @@ class _Sending:
         if error is not None and is_lost:
             note_failure(captured, error, live)
             return
+        # Private: a client wraps the stream that its transport has returned.
+        stream = getattr(response.stream, "_stream", response.stream)
+        inside = getattr(stream, "_captured", None)
+        captured.is_answered_inside = inside is not None and inside.outer is captured
         captured.answered(status=response.status_code, live=live, content=content)
         if not captured.is_over:
             if "content-encoding" in response.headers:

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.headers import as_bytes
-from pytest_llmcost.capture.transports import begin, being_sent, note_saved, wrap_method
+from pytest_llmcost.capture.transports import begin, being_sent, note_saved, passed_on, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -38,7 +38,7 @@ def _wrap_playing(name: str, original: Callable[..., Any]) -> Callable[..., Any]
     def method(cassette: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         result = original(cassette, *args, **kwargs)
-        current = being_sent()
+        current = passed_on(args[0].body) if args and name != "match" else being_sent()
         if current is not None:
             current.do(_played, name, result, cassette, *args, *kwargs.values())
         elif name == "play_response" and args:
@@ -52,6 +52,7 @@ def _played(captured: CapturedRequest, name: str, result: Any, cassette: Any, *a
     # Imported with the first call: a suite that never calls Claude may import a recorder.
     from pytest_llmcost.capture.replay import Recording, VcrPlay
     from pytest_llmcost.capture.request import Replay
+    from pytest_llmcost.responses.recorded_files import read_status
 
     if name == "match":
         captured.play = Replay(obstacle="cassetter replayed it")
@@ -61,6 +62,9 @@ def _played(captured: CapturedRequest, name: str, result: Any, cassette: Any, *a
         if name == "play_response":
             captured.sent = captured.sent or as_bytes(args[0].body)  # of a stream, VCR has it all
             captured.play = VcrPlay(cassette, args[0], result)
+            if captured.is_unrefused:  # what sends below its client got one and asks again
+                captured.go_again()
+            captured.is_unrefused = 200 <= read_status(result) < 300
 
 
 def _wrap_save(original: Callable[..., Any]) -> Callable[..., Any]:

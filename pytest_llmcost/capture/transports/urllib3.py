@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import note_failure
-from pytest_llmcost.capture.transports import CURRENT, begin, being_sent, url_of, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, begin, passed_on, url_of, wrap_method
 from pytest_llmcost.capture.transports.bodies import tee_of
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
         __tracebackhide__ = True
         captured = None
         # Inside a call that is followed already, as of its own retries, its client reads.
-        if being_sent() is None and isinstance(url, str):
+        before = CURRENT.get()
+        if passed_on(body) is None and isinstance(url, str):
             captured = begin(
                 object(),  # urllib3 has none for a request
                 pool,
@@ -64,7 +65,7 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
             captured.do(note_failure, cause, captured.is_on_wire)
             raise
         finally:
-            CURRENT.set(None)
+            CURRENT.set(before)
         # Without VCR, nothing tells that it did not go over a socket.
         captured.do(_answered, response, captured.is_on_wire or None)
         return response
@@ -104,7 +105,7 @@ def _wrap_build_response(original: Callable[..., Any]) -> Callable[..., Any]:
         __tracebackhide__ = True
         # Mocks such as `responses` and `requests-mock` replace the adapters of requests, and come
         # here, too. What an adapter of its own has sent is followed by `urlopen`.
-        if not hasattr(raw, "_llmcost") and being_sent() is None:
+        if not hasattr(raw, "_llmcost") and passed_on(request.body) is None:
             captured = begin(
                 request, adapter, request.method, request.url, request.headers, request.body
             )

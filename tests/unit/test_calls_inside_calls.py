@@ -1,0 +1,240 @@
+"""Calls that a hook, a gateway in this process or a transport makes while another one is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import httpx2
+import pytest
+import yaml
+from capture_kit import ASKED, JSON_BODY, LIBRARIES, MESSAGE, URL, Purse, capturing
+from standin import StandIn
+
+aiohttp = pytest.importorskip("aiohttp")
+boto3 = pytest.importorskip("boto3")
+requests = pytest.importorskip("requests")
+vcr = pytest.importorskip("vcr")
+
+OTHER = {**ASKED, "model": "claude-sonnet-4-6", "messages": [{"role": "user", "content": "Rude?"}]}
+MODELS = ["claude-opus-4-7", "claude-sonnet-4-6"]
+HEADERS = {"anthropic-version": "2023-06-01", "x-api-key": "any"}
+library_of = pytest.mark.parametrize("library", LIBRARIES, ids=lambda each: each.__name__)
+
+
+def by_requests(url: str, asked: dict[str, Any]) -> None:
+    requests.post(url, json=asked, headers=HEADERS)
+
+
+def by_urllib(url: str, asked: dict[str, Any]) -> None:
+    with urllib.request.urlopen(
+        urllib.request.Request(url, json.dumps(asked).encode(), HEADERS)
+    ) as response:
+        response.read()
+
+
+def by_aiohttp(url: str, asked: dict[str, Any]) -> None:
+    async def ask() -> None:
+        async with (
+            aiohttp.ClientSession(headers=HEADERS) as session,
+            session.post(url, json=asked) as response,
+        ):
+            await response.read()
+
+    asyncio.run(ask())
+
+
+def by_boto(url: str, asked: dict[str, Any]) -> None:
+    keys = {"aws_access_key_id": "any", "aws_secret_access_key": "any"}
+    address = url.removesuffix("/v1/messages")
+    client = boto3.client("bedrock-runtime", "us-east-1", endpoint_url=address, **keys)
+    messages = [{"role": each["role"], "content": [{"text": each["content"]}]} for each in
+                asked["messages"]]  # fmt: skip
+    client.converse(modelId=asked["model"], messages=messages)
+
+
+def by_httpx(url: str, asked: dict[str, Any]) -> None:
+    httpx.post(url, json=asked, headers=HEADERS)
+
+
+by = pytest.mark.parametrize("ask", [by_requests, by_urllib, by_aiohttp, by_boto, by_httpx])
+Ask = Callable[[str, dict[str, Any]], None]
+
+
+def models(purse: Purse) -> list[str]:
+    """Return the models of all calls, each of which is priced exactly."""
+    assert all(call.usd == call.usd_low == call.usd_high for call in purse.calls)
+    return sorted(call.model for call in purse.calls)
+
+
+@by
+@library_of
+@pytest.mark.parametrize("event", ["request", "response"])
+def test_what_a_hook_asks_by_another_library_is_a_call_of_its_own(
+    standin: StandIn, library: Any, ask: Ask, event: str
+) -> None:
+    url = standin.url + "/v1/messages"
+    hooks = {event: [lambda _: ask(url, OTHER)]}
+    with capturing() as purse, library.Client(event_hooks=hooks) as client:
+        client.post(url, json=ASKED, headers=HEADERS)
+        assert models(purse) == MODELS
+    assert [call.live for call in purse.calls] == [True, True]
+
+
+@by
+@library_of
+def test_what_a_gateway_in_this_process_asks_instead_is_live(
+    standin: StandIn, library: Any, ask: Ask
+) -> None:
+    def gateway(_: Any) -> Any:
+        ask(standin.url + "/v1/messages", OTHER)
+        return library.Response(200, content=JSON_BODY)
+
+    with capturing() as purse:
+        library.Client(transport=library.MockTransport(gateway)).post(URL, json=ASKED)
+    assert models(purse) == MODELS
+    assert [call.live for call in purse.calls if call.model == OTHER["model"]] == [True]
+
+
+def test_what_an_application_asks_after_a_redirect_is_live(standin: StandIn) -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        status, headers, body = 307, [(b"location", b"http://gateway/v1/messages")], b""
+        if scope["server"][0] == "gateway":
+            by_requests(standin.url + "/v1/messages", OTHER)
+            status, headers, body = 200, [], JSON_BODY
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def ask() -> None:
+        transport = httpx2.ASGITransport(app=application)
+        async with httpx2.AsyncClient(transport=transport, follow_redirects=True) as client:
+            await client.post(URL, json=ASKED)
+
+    with capturing() as purse:
+        asyncio.run(ask())
+    assert models(purse) == MODELS
+
+
+def drafting(library: Any, below: Any) -> Any:
+    """A transport that has a draft made first, by another model."""
+
+    class Drafting(library.BaseTransport):  # type: ignore[misc]
+        def handle_request(self, request: Any) -> Any:
+            draft = library.Request("POST", request.url, json=OTHER, headers=HEADERS)
+            below.handle_request(draft).read()
+            return below.handle_request(request)
+
+    return library.Client(transport=Drafting())
+
+
+@library_of
+@pytest.mark.parametrize("way", ["live", "mocked"])
+def test_what_a_transport_sends_beside_its_request_is_a_call_of_its_own(
+    standin: StandIn, library: Any, way: str
+) -> None:
+    def answer(request: Any) -> Any:
+        model = json.loads(request.content)["model"]
+        return library.Response(200, json={**MESSAGE, "model": model})
+
+    below = library.HTTPTransport() if way == "live" else library.MockTransport(answer)
+    with capturing() as purse, drafting(library, below) as client:
+        client.post(standin.url + "/v1/messages", json=ASKED, headers=HEADERS)
+        assert models(purse) == MODELS
+
+
+@library_of
+@pytest.mark.parametrize("below", ["transport", "client"])
+def test_what_a_transport_sends_instead_of_its_request_is_the_one_call(
+    standin: StandIn, library: Any, below: str
+) -> None:
+    """Its answer is handed on as it came, so it was not asked for twice."""
+
+    class Rewriting(library.BaseTransport):  # type: ignore[misc]
+        transport = library.HTTPTransport()
+        client = library.Client()
+
+        def handle_request(self, request: Any) -> Any:
+            instead = library.Request("POST", request.url, json=OTHER, headers=HEADERS)
+            if below == "client":
+                return self.client.send(instead, stream=True)
+            return self.transport.handle_request(instead)
+
+    with capturing() as purse, library.Client(transport=Rewriting()) as client:
+        client.post(standin.url + "/v1/messages", json=ASKED, headers=HEADERS)
+        assert models(purse) == [OTHER["model"]]
+
+
+def write_cassette(path: Path, *asked: dict[str, Any]) -> Any:
+    interactions = [
+        {
+            "request": {
+                "method": "POST",
+                "uri": URL,
+                "headers": {},
+                # As httpx writes it.
+                "body": json.dumps(each, separators=(",", ":")),
+            },
+            "response": {
+                "status": {"code": 200, "message": "OK"},
+                "headers": {"content-type": ["application/json"]},
+                "body": {"string": json.dumps({**MESSAGE, "model": each["model"]})},
+            },
+        }
+        for each in asked
+    ]
+    path.write_text(yaml.safe_dump({"version": 1, "interactions": interactions}), encoding="utf-8")
+    return vcr.use_cassette(str(path), record_mode="none")
+
+
+@library_of
+def test_what_a_transport_has_replayed_beside_its_request_is_a_call_of_its_own(
+    tmp_path: Path, library: ModuleType
+) -> None:
+    with capturing() as purse, write_cassette(tmp_path / "two.yaml", OTHER, ASKED):
+        drafting(library, library.HTTPTransport()).post(URL, json=ASKED, headers=HEADERS)
+    assert models(purse) == MODELS
+
+
+@pytest.mark.parametrize("ask", [by_requests, by_urllib])
+def test_what_a_hook_has_replayed_by_another_library_is_a_call_of_its_own(
+    tmp_path: Path, ask: Ask
+) -> None:
+    hooks = {"response": [lambda _: ask(URL, OTHER)]}
+    with capturing() as purse, write_cassette(tmp_path / "two.yaml", ASKED, OTHER):
+        httpx.Client(event_hooks=hooks).post(URL, json=ASKED, headers=HEADERS)
+    assert models(purse) == MODELS
+
+
+@library_of
+@pytest.mark.parametrize("who", ["transport", "log-in"])
+@pytest.mark.parametrize("way", ["replayed", "mocked"])
+def test_what_is_asked_again_after_an_answer_is_a_bound_as_it_is_live(
+    tmp_path: Path, library: Any, who: str, way: str
+) -> None:
+    below = library.HTTPTransport()
+    if way == "mocked":
+        below = library.MockTransport(lambda _: library.Response(200, content=JSON_BODY))
+
+    class Again(library.BaseTransport):  # type: ignore[misc]
+        def handle_request(self, request: Any) -> Any:
+            below.handle_request(request).read()
+            return below.handle_request(request)
+
+    class LogIn(library.Auth):  # type: ignore[misc]
+        def auth_flow(self, request: Any) -> Any:
+            yield request
+            yield request
+
+    client = library.Client(transport=Again() if who == "transport" else below)
+    log_in = LogIn() if who == "log-in" else None
+    with capturing() as purse, write_cassette(tmp_path / "twice.yaml", ASKED, ASKED):
+        client.post(URL, json=ASKED, headers=HEADERS, auth=log_in)
+    (request,) = purse.seen
+    assert (request.lost_attempts, purse.call.caveats) == (1, ("lost-answer",))
