@@ -543,14 +543,14 @@ def test_no_order_changes_a_byte_of_what_is_told(
         test_one=SHUFFLED.format(first=1000),
         test_two=SHUFFLED.format(first=2000),
     )
-    told = {tell(project)}
+    reported = {tell(project)}
     for seed in ("1", "2", "3"):
         if how == "across modules":
             monkeypatch.setenv("SEED", seed)
-            told.add(tell(project))
+            reported.add(tell(project))
         else:
-            told.add(tell(project, "-p", "randomly", f"--randomly-seed={seed}"))
-    assert len(told) == 1
+            reported.add(tell(project, "-p", "randomly", f"--randomly-seed={seed}"))
+    assert len(reported) == 1
 
 
 def tell(project: Project, *args: str) -> str:

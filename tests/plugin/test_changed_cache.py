@@ -108,7 +108,7 @@ def assert_exact(row: Body, expected: Decimal) -> None:
 
 
 def assert_told(row: Body, where: str) -> None:
-    """The reader is told that the cached prefix changed, and where."""
+    """The report says that the cached prefix changed, and where."""
     (call,) = row["calls"]
     assert any("cache" in each and where in each for each in call["caveats"]), call["caveats"]
 
@@ -317,7 +317,7 @@ def test_a_setting_leaves_a_prefix_alone_that_ends_with_the_system_prompt(
 # Who wrote it
 
 
-def talk(system: str, turns: int, *, moving: bool) -> list[Body]:
+def dialogue(system: str, turns: int, *, moving: bool) -> list[Body]:
     """The requests of an agent: its system prompt is cached, and what was said so far if asked."""
     bodies: list[Body] = []
     said: list[Body] = []
@@ -340,7 +340,7 @@ def test_an_agent_of_ten_turns_with_an_edited_system_prompt_is_verified_once_cou
     project: Project, moving: bool, edit: str
 ) -> None:
     edited = f"{BOOK}And be brief. " * 2 if edit == "longer" else BOOK[:-2_000]
-    then, now = talk(BOOK, 10, moving=moving), talk(edited, 10, moving=moving)
+    then, now = dialogue(BOOK, 10, moving=moving), dialogue(edited, 10, moving=moving)
     billed = run_through(then)
     assert all(each.read_tokens for each in billed[1:])
     exchanges = [
@@ -368,15 +368,15 @@ def test_what_an_unchanged_turn_wrote_is_read_by_a_turn_whose_newest_message_has
     billed = run_through([first, then])
     assert billed[1].read_tokens == billed[0].write_5m_tokens
     exchanges = [Exchange(first, first, usage(billed[0])), Exchange(then, now, usage(billed[1]))]
-    write_project(project, talk=exchanges)
-    row = count_and_replay(project)["talk"]
+    write_project(project, dialogue=exchanges)
+    row = count_and_replay(project)["dialogue"]
     assert {call["evidence"] for call in row["calls"]} == {"billed", "recounted"}
     assert_exact(row, usd(*run_through([first, now])))
 
 
 def test_what_another_test_wrote_is_no_proof_of_a_read(project: Project) -> None:
     """Tests run alone and in any order, so each must hold by itself."""
-    then, now = talk(BOOK, 2, moving=False), talk(f"{BOOK}And more.", 2, moving=False)
+    then, now = dialogue(BOOK, 2, moving=False), dialogue(f"{BOOK}And more.", 2, moving=False)
     first, second = run_through(then)
     write_project(
         project,

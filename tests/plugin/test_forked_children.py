@@ -93,10 +93,10 @@ EACH_TEST_FORKED = """
             os._exit(0)
         os.close(write)
         with open(read, "rb") as pipe:
-            told = pickle.load(pipe)
+            reported = pickle.load(pipe)
         os.waitpid(child, 0)
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        for report in told:
+        for report in reported:
             read_back = item.ihook.pytest_report_from_serializable(
                 config=item.config, data={**report, "$report_type": "TestReport"})
             item.ihook.pytest_runtest_logreport(report=read_back)

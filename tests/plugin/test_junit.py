@@ -27,11 +27,11 @@ def test_each_test_and_the_suite_say_what_they_cost(project: Project, standin: S
     tree = ElementTree.parse(project.path / "junit.xml")
     suite = properties(tree.find("testsuite/properties"))
     dear, free = tree.findall(".//testcase")
-    told = properties(dear.find("properties"))
-    assert told["llmcost_usd"] == suite["llmcost_usd"] != "0"
-    assert told["llmcost_limit_usd"] == "0.00001"
-    assert told["llmcost_limit_input_tokens"] == "1000"
-    assert told["llmcost_verdict"] == "exceeded"
+    reported = properties(dear.find("properties"))
+    assert reported["llmcost_usd"] == suite["llmcost_usd"] != "0"
+    assert reported["llmcost_limit_usd"] == "0.00001"
+    assert reported["llmcost_limit_input_tokens"] == "1000"
+    assert reported["llmcost_verdict"] == "exceeded"
     assert suite["llmcost_limit_usd"] == "1"
     assert suite["llmcost_verdict"] == "within"
     assert free.find("properties") is None
@@ -76,5 +76,5 @@ def test_a_test_that_gives_itself_another_name_says_what_it_cost(project: Projec
     is_experimental = ("-W", "ignore::pytest.PytestExperimentalApiWarning")
     project.run("--junitxml=junit.xml", "-o", "junit_family=xunit1", *is_experimental)
     cases = ElementTree.parse(project.path / "junit.xml").findall(".//testcase")
-    told = [properties(each.find("properties")) for each in cases]
-    assert [(each["also"], each["llmcost_calls"]) for each in told] == [("mine", "1")] * 2
+    reported = [properties(each.find("properties")) for each in cases]
+    assert [(each["also"], each["llmcost_calls"]) for each in reported] == [("mine", "1")] * 2

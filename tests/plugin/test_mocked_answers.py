@@ -104,8 +104,8 @@ def test_the_answer_of_a_mock_is_mocked_and_neither_live_nor_billed(
     project.write(app=APP, test_app=MOCKS[kind])
     result = project.run("--llmcost-report=ledger.json", plugins=PLUGINS.get(kind, ()))
     result.assert_outcomes(passed=1)
-    told = [(call["evidence"], call["live"], call["usd"]) for call in calls_of(project)]
-    assert told == [("mocked", False, "0.0003")]
+    reported = [(call["evidence"], call["live"], call["usd"]) for call in calls_of(project)]
+    assert reported == [("mocked", False, "0.0003")]
     [line] = lines_on_mocks(result)
     assert "1 call " in line
 
@@ -136,13 +136,13 @@ def test_what_is_live_or_replayed_rests_on_no_mock(project: Project, standin: St
     for recorded_is_live in (True, False):
         result = project.run("--llmcost-report=ledger.json")
         result.assert_outcomes(passed=3)
-        told = {
+        reported = {
             test["nodeid"].split("::")[1]: {
                 (call["evidence"], call["live"]) for call in test["calls"]
             }
             for test in project.ledger()["tests"]
         }
-        assert told == {
+        assert reported == {
             "test_live": {("billed", True)},
             "test_recorded": {("billed", recorded_is_live)},
             "test_mocked": {("mocked", False)},

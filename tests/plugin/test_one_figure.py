@@ -297,13 +297,13 @@ def test_a_call_that_ends_after_its_test_is_told_alike_everywhere(
 ) -> None:
     marker = f'@max_cost("{limit}")' if limit else ""
     result = run(project, LATE_CALLS[kind].replace("MARKER", marker), "--llmcost-max-suite=$1")
-    row, told = rows_of(project)["test_starts"], junit_of(project, "test_starts")
+    row, reported = rows_of(project)["test_starts"], junit_of(project, "test_starts")
     usd = "?" if any(call["usd"] is None for call in row["calls"]) else row["usd"]
-    assert (told["llmcost_usd"], told["llmcost_calls"]) == (usd, str(len(row["calls"])))
+    assert (reported["llmcost_usd"], reported["llmcost_calls"]) == (usd, str(len(row["calls"])))
     if limit is None:
         return
     verdict = row["verdict"]
-    assert told["llmcost_verdict"] == verdict["state"]
+    assert reported["llmcost_verdict"] == verdict["state"]
     if verdict["actual"] is not None:
         assert verdict["actual"] == row["usd"]
     # Ten thousand tokens at $5 per million; whoever judges before they are known cannot verify.
@@ -366,9 +366,9 @@ class TestUnknown:
 
     def test_in_junit(self, project: Project) -> None:
         run(project, UNREADABLE)
-        told = junit_of(project, "test_unknown")
-        assert (told["llmcost_usd"], told["llmcost_calls"]) == ("?", "1")
-        assert (told["llmcost_input_tokens"], told["llmcost_output_tokens"]) == ("?", "?")
+        reported = junit_of(project, "test_unknown")
+        assert (reported["llmcost_usd"], reported["llmcost_calls"]) == ("?", "1")
+        assert (reported["llmcost_input_tokens"], reported["llmcost_output_tokens"]) == ("?", "?")
         assert junit_of(project, "test_known[0]")["llmcost_usd"] == "0.005"
 
     @pytest.mark.parametrize(

@@ -60,19 +60,19 @@ def answered(*results: Any, calls: int = 1, **marks: Any) -> Body:
         {"type": "tool_use", "id": f"toolu_{each}", "name": "find", "input": {}}
         for each in range(calls)
     ]
-    told = [
+    reported = [
         {"type": "tool_result", "tool_use_id": f"toolu_{place}", "content": result, **marks}
         for place, result in enumerate(results)
     ]
     messages = [
         {"role": "user", "content": "Hi there."},
         {"role": "assistant", "content": asked},
-        {"role": "user", "content": told},
+        {"role": "user", "content": reported},
     ]
     return {**ask(), "tools": [TOOL], "messages": messages}
 
 
-def talk(*turns: tuple[str, Any]) -> Body:
+def dialogue(*turns: tuple[str, Any]) -> Body:
     return {**ask(), "messages": [{"role": role, "content": content} for role, content in turns]}
 
 
@@ -143,8 +143,8 @@ SAME: dict[str, tuple[Body, Body]] = {
     ),
     # API, messages: consecutive turns of one role are combined, here with others behind them
     "turns-in-a-row": (
-        talk(("user", "Hi"), ("assistant", "A"), ("assistant", "B"), ("user", "And?")),
-        talk(
+        dialogue(("user", "Hi"), ("assistant", "A"), ("assistant", "B"), ("user", "And?")),
+        dialogue(
             ("user", "Hi"),
             ("assistant", [{**HI, "text": "A"}, {**HI, "text": "B"}]),
             ("user", "And?"),
@@ -376,8 +376,8 @@ def test_a_cached_prefix_is_the_same_however_its_turns_are_divided_up(
     project: Project, state: Any
 ) -> None:
     long = with_tools(TOOL)["system"][0]
-    then = talk(("user", "Hi"), ("user", [long]), ("user", "And?"))
-    now = talk(("user", [{**HI, "text": "Hi"}, long, {**HI, "text": "And?"}]))
+    then = dialogue(("user", "Hi"), ("user", [long]), ("user", "And?"))
+    now = dialogue(("user", [{**HI, "text": "Hi"}, long, {**HI, "text": "And?"}]))
     usage = {**state(then).usage(), "output_tokens": OUTPUT}
     row = one_row(project, Exchange(then, now, usage))
     assert read(row)[:3] == ("within", "billed", [])

@@ -67,7 +67,7 @@ HOW = {
 
 
 def run(project: Project, name: str, limit: str) -> tuple[pytest.RunResult, dict[str, Any]]:
-    """Run a test for each way; return what is told of each."""
+    """Run a test for each way; return what is said of each."""
     modules = {f"test_{number}": how for number, how in enumerate(HOW)}
     for module, how in modules.items():
         body = HOW[how].format(name=name, quoted=name.replace(":", "%3A"))

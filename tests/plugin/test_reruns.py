@@ -45,8 +45,8 @@ def properties(project: Project) -> dict[str, list[list[tuple[str, str]]]]:
     """Our properties of each attempt, which pytest writes down as a case of its own."""
     found: dict[str, list[list[tuple[str, str]]]] = {}
     for case in ElementTree.parse(project.path / "junit.xml").getroot().iter("testcase"):
-        told = [(each.get("name", ""), each.get("value", "")) for each in case.iter("property")]
-        found.setdefault(case.get("name", ""), []).append(told)
+        reported = [(each.get("name", ""), each.get("value", "")) for each in case.iter("property")]
+        found.setdefault(case.get("name", ""), []).append(reported)
     return found
 
 
@@ -97,8 +97,8 @@ def test_every_attempt_is_in_the_ledger_and_in_the_spend_and_junit_has_the_last(
     assert cases["test_idle"] == [[]]
     assert dict(cases["test_dear_at_first"][-1])["llmcost_usd"] == "0.0025"
     assert dict(cases["test_third_time"][-1])["llmcost_calls"] == "1"
-    for told in [each for attempts_told in cases.values() for each in attempts_told]:
-        assert len(told) == len(dict(told))
+    for reported in [each for attempts_reported in cases.values() for each in attempts_reported]:
+        assert len(reported) == len(dict(reported))
     result.stdout.fnmatch_lines(["*test_third_time (3 attempts, last) *"])
 
 

@@ -74,7 +74,7 @@ def suite(project: Project, standin: StandIn) -> Project:
     return project.online(standin).write(test_app=SUITE, conftest="")
 
 
-def told(ledger: dict[str, Any]) -> dict[str, Any]:
+def reported(ledger: dict[str, Any]) -> dict[str, Any]:
     """What has to be the same in every run of the same tests."""
     totals = {key: value for key, value in ledger["totals"].items() if not key.startswith("live")}
     for model in totals["by_model"].values():
@@ -113,7 +113,7 @@ def test_every_way_of_running_tells_the_same(
     result.assert_outcomes(passed=4, failed=4, skipped=1, xfailed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     ledger = suite.ledger()
-    assert told(ledger) == told(plain)
+    assert reported(ledger) == reported(plain)
     assert {test["nodeid"] for test in ledger["tests"]} >= {
         "test_app.py::test_dear",
         "test_app.py::test_sized[1000]",

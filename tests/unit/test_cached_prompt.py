@@ -1,7 +1,7 @@
 """What caching costs, from counts of the payload cut at its breakpoints.
 
 The stand-in's counter joins text across borders, and its cache writes, reads and forgets: what
-it bills for two calls in a row is what the counts must foretell.
+it bills for two calls in a row is what the counts must predict.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def count_locally(body: dict[str, Any], model: Model) -> int:
     return count_blocks(lay_out(body, model), model)
 
 
-def foretell(body: dict[str, Any]) -> CachedPrompt:
+def predict(body: dict[str, Any]) -> CachedPrompt:
     payload = read_payload(body)
     model = find_model(payload.model)
     assert model is not None
@@ -157,7 +157,7 @@ PAYLOADS = {
 @pytest.mark.parametrize("name", PAYLOADS)
 def test_two_calls_in_a_row_are_billed_as_expected(name: str, model: str) -> None:
     body = {**PAYLOADS[name], "model": model}
-    expected = foretell(body)
+    expected = predict(body)
     assert [expected.usage("cold"), expected.usage("warm")] == bill_twice(body)
 
 
@@ -165,7 +165,7 @@ def test_two_calls_in_a_row_are_billed_as_expected(name: str, model: str) -> Non
 def test_segments_add_up_to_the_whole_to_the_token(name: str) -> None:
     body = PAYLOADS[name]
     asked = {key: value for key, value in body.items() if key != "max_tokens"}
-    expected = foretell(body)
+    expected = predict(body)
     whole = count_locally(asked, MODELS["claude-opus-4-7"])
     assert expected.input_tokens == whole
     assert expected.usage("none") == Usage(input_tokens=whole)
@@ -204,12 +204,12 @@ def test_any_prompt_is_billed_as_expected(words: list[str], lives: list[Any]) ->
         system=blocks[:3],
         messages=[{"role": "user", "content": blocks[3:]}],
     )
-    expected = foretell(body)
+    expected = predict(body)
     assert [expected.usage("cold"), expected.usage("warm")] == bill_twice(body)
 
 
 def test_a_prefix_too_short_is_said_to_be() -> None:
-    expected = foretell(PAYLOADS["too short"])
+    expected = predict(PAYLOADS["too short"])
     assert expected.usage("cold") == expected.usage("warm") == expected.usage("none")
     (note,) = expected.notes
     assert note.startswith("the prefix up to system.0 is ")
@@ -232,7 +232,7 @@ def test_open_tool_calls_are_answered_and_said_to_be_only_nearly_exact() -> None
                 {"role": "user", "content": answers},
             ],
         )
-        expected, (billed, _) = foretell(body), bill_twice(body)
+        expected, (billed, _) = predict(body), bill_twice(body)
         assert "a few tokens too many" in expected.notes[0]
         assert (
             0 <= expected.usage("cold").cache_write_5m_tokens - billed.cache_write_5m_tokens <= 10

@@ -298,8 +298,8 @@ def test_a_stream_left_open_is_truncated_at_the_verdict_and_whole_later(
         purse.capture.settle()
         assert purse.call.caveats == ("truncated-stream",)
         assert [*passing] == [FINAL + STOP]
-        told, later = purse.seen
-        assert later.supersedes is told
+        reported, later = purse.seen
+        assert later.supersedes is reported
         assert later.answer is not None
         assert (later.answer.usage, later.answer.caveats) == (BILLED, ())
 
@@ -315,10 +315,10 @@ def test_a_request_without_an_answer_at_the_verdict_is_unknown_until_it_comes(
             return respond(library, JSON_BODY, kind="application/json")(request)
 
         post(client_of(library, judge_meanwhile))
-        told, later = purse.seen
-        assert told.answer is not None
-        assert told.answer.caveats[0].startswith("lost-answer: ")
-        assert later.supersedes is told
+        reported, later = purse.seen
+        assert reported.answer is not None
+        assert reported.answer.caveats[0].startswith("lost-answer: ")
+        assert later.supersedes is reported
         assert later.answer is not None
         assert later.answer.usage == BILLED
 
@@ -332,9 +332,9 @@ def test_what_was_told_as_open_and_turns_out_free_is_withdrawn(library: ModuleTy
             return library.Response(500)
 
         post(client_of(library, judge_meanwhile))
-        told, later = purse.seen
+        reported, later = purse.seen
     assert later.answer is None
-    assert later.supersedes is told
+    assert later.supersedes is reported
 
 
 @library_of

@@ -116,7 +116,7 @@ CLIENTS: dict[str, Callable[[StandIn], list[Any]]] = {
 
 
 def check_four(purse: Purse, got: list[Any]) -> None:
-    """Four calls, as the code under test was told; the first to converse writes, both read on."""
+    """Four calls, as the code under test sees them; the first to converse writes, both read on."""
     calls = purse.calls
     assert len(calls) == 4
     for call, said in zip(calls[:2], (got[0], got[0]), strict=True):

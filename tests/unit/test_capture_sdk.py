@@ -491,15 +491,15 @@ def test_results_that_come_after_the_verdict_replace_what_was_told_for_their_own
         purse.now = "creator"
         client.messages.batches.create(requests=REQUESTS)  # type: ignore[arg-type]
         purse.capture.settle(lambda owner: owner == "creator")
-        told = [*purse.seen]
+        reported = [*purse.seen]
         purse.now = "reader"
         [*client.messages.batches.results("msgbatch_1")]
         settled, free = purse.seen[3:]
     assert (settled.owner, free.owner) == ("creator", "creator")
-    assert settled.supersedes is told[0]
+    assert settled.supersedes is reported[0]
     assert settled.answer is not None
     assert settled.answer.usage == BILLED
-    assert free.supersedes is told[1]
+    assert free.supersedes is reported[1]
     assert free.answer is None
 
 

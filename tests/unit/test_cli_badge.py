@@ -55,8 +55,8 @@ def test_a_badge_has_what_shields_io_requires(tmp_path: Path) -> None:
 def test_its_colour_is_the_state_of_the_budgets_and_the_run(
     ledger: Ledger, message: str, color: str, tmp_path: Path
 ) -> None:
-    told = badge(ledger, tmp_path)
-    assert (told["message"], told["color"]) == (message, color)
+    reported = badge(ledger, tmp_path)
+    assert (reported["message"], reported["color"]) == (message, color)
 
 
 def test_a_dash_prints_it(

@@ -49,7 +49,7 @@ def cassette_of(path: Path) -> Path:
     return path.parent / "llmcost-counts" / f"{path.name}.llmcost.yaml"
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> Any:
+def reported(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
@@ -102,7 +102,7 @@ def test_a_prompt_that_outgrew_its_limit_fails(
     prompt: Path, online: StandIn, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record(prompt, f"--model={MODEL}", "--format=json")
-    [first] = told(capsys)
+    [first] = reported(capsys)
     limit = f"--max-input-tokens={first['input_tokens']}"
     assert count(prompt, f"--model={MODEL}", limit) == 0  # exactly the limit passes
     prompt.write_text("You sort mail. " * 50)

@@ -211,9 +211,9 @@ def test_a_test_that_failed_its_budget_in_a_shard_fails_the_merge(
 ) -> None:
     calls = [make_call(usd)]
     verdict = judge(make_budget(limit), Amounts.of(calls))
-    told = {"blocks": (verdict,)} if as_block else {"verdict": verdict}
+    reported = {"blocks": (verdict,)} if as_block else {"verdict": verdict}
     report = make_report({a_test("t.py::a"): calls})
-    report = replace(report, tests=(replace(report.tests[0], outcome=outcome, **told),))
+    report = replace(report, tests=(replace(report.tests[0], outcome=outcome, **reported),))
     write_ledger(report, tmp_path / "part.json")
     args = ["merge", str(tmp_path / "part.json"), "-o", str(tmp_path / "all.json"), "--whole"]
     assert main(args) == status

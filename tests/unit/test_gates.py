@@ -71,8 +71,8 @@ class TestAllowedModels:
         assert judge_calls(allow("claude-*"), [call]).state == "within"
 
     def test_a_fallback_is_a_model_of_the_call(self) -> None:
-        legs = tuple(PricedSamplingCall(model=name, usage=Usage()) for name in (HAIKU, OPUS))
-        verdict = judge_calls(allow(HAIKU), [make_call("1", model=HAIKU, sampling_calls=legs)])
+        served = tuple(PricedSamplingCall(model=name, usage=Usage()) for name in (HAIKU, OPUS))
+        verdict = judge_calls(allow(HAIKU), [make_call("1", model=HAIKU, sampling_calls=served)])
         assert verdict.found == (OPUS,)
 
     def test_an_unknown_model_is_to_be_stated(self) -> None:

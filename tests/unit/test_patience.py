@@ -36,8 +36,8 @@ def payload(text: str = "Hello there") -> Payload:
 
 
 @contextmanager
-def counter_at(url: str, told: list[str] | None = None, **how: Any) -> Iterator[Counter]:
-    tell = None if told is None else told.append
+def counter_at(url: str, reported: list[str] | None = None, **how: Any) -> Iterator[Counter]:
+    tell = None if reported is None else reported.append
     with anthropic.Anthropic(base_url=url, api_key="any", **how) as client:
         yield Counter(lambda: client, seconds=SECONDS, waiting=tell)
 
@@ -96,18 +96,18 @@ def test_a_server_that_gives_no_answer_is_waited_for_that_long(
     answer: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(own_requests, "SILENT_SECONDS", 0.25)
-    told: list[str] = []
+    reported: list[str] = []
     is_over = threading.Event()
 
     def answer_to_the_end(connection: socket.socket) -> None:
         answer(connection)
         is_over.set()
 
-    with serving(answer_to_the_end) as url, counter_at(url, told) as counter:
+    with serving(answer_to_the_end) as url, counter_at(url, reported) as counter:
         with pytest.raises(CountError, match=r"did not count .* within 0.25 s; .*-count-timeout"):
             counter.ask(payload())
         assert not is_over.is_set()
-    (line,) = told
+    (line,) = reported
     assert line == (
         "llmcost: waiting for 127.0.0.1 to count a payload of claude-opus-4-7, "
         "for 0.25 s at most (--llmcost-count-timeout)"
@@ -147,8 +147,8 @@ def test_pauses_that_add_up_are_bounded_and_what_is_waited_for_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(own_requests, "SILENT_SECONDS", 1.5)  # the first answer is there by then
-    told: list[str] = []
-    with StandIn() as api, counter_at(api.url, told, max_retries=100) as counter:
+    reported: list[str] = []
+    with StandIn() as api, counter_at(api.url, reported, max_retries=100) as counter:
         counter.seconds = 2.0
         api.script(*[rate_limited("0.4")] * 20)
         with pytest.raises(CountError, match=r"429"):
@@ -160,7 +160,7 @@ def test_pauses_that_add_up_are_bounded_and_what_is_waited_for_is_named(
                 thread.join(60)
         # What was under way may still arrive, but nothing is sent once the count was given up.
         assert len(api.counted) <= asked + 1
-    assert "(it answered 429, try again in 0.4 s)" in told[0]
+    assert "(it answered 429, try again in 0.4 s)" in reported[0]
 
 
 def test_a_request_that_is_given_up_first_in_its_own_thread_is_the_same_error() -> None:

@@ -40,7 +40,7 @@ def user(*content: Any) -> Body:
     return {"role": "user", "content": [*content]}
 
 
-def talk(*messages: Body) -> Body:
+def dialogue(*messages: Body) -> Body:
     return {"model": "claude-opus-4-7", "messages": [*messages]}
 
 
@@ -50,9 +50,9 @@ def pages(content: Any, **more: Any) -> Body:
 
 SAME: dict[str, tuple[Body, Body]] = {
     "a document of one text": (pages("A bell."), pages([{"type": "text", "text": "A bell."}])),
-    "turns in a row": (talk(user(HI), user(HI)), talk(user(HI, HI))),
+    "turns in a row": (dialogue(user(HI), user(HI)), dialogue(user(HI, HI))),
     "turns in a row of which one is a text": (
-        talk({"role": "user", "content": "Hi"}, user(HI)), talk(user(HI, HI)),
+        dialogue({"role": "user", "content": "Hi"}, user(HI)), dialogue(user(HI, HI)),
     ),
     "no servers": (ask(), ask(mcp_servers=[])),
     "an empty output_config": (ask(), ask(output_config={})),
@@ -101,7 +101,10 @@ OTHER: dict[str, tuple[Body, Body]] = {
         ask({"type": "tool_use", "id": "t", "name": "n", "input": {}}),
     ),
     "an own model may think by itself": (thinking("disabled", "mine"), ask(model="mine")),
-    "turns of two roles": (talk(user(HI), {"role": "assistant", "content": [HI]}), talk(user(HI))),
+    "turns of two roles": (
+        dialogue(user(HI), {"role": "assistant", "content": [HI]}),
+        dialogue(user(HI)),
+    ),
     "an error": (result(is_error=True), result()),
     "another lifetime": (
         ask({**HI, "cache_control": FIVE}),

@@ -229,8 +229,8 @@ def test_a_block_is_filled_by_the_first_delta_that_is_not_empty(
 
 def test_text_that_speaks_of_events_is_no_event() -> None:
     text = 'data: {"type":"message_delta","usage":{"output_tokens":9999}}\n\n'
-    talk = {**HELLO, "delta": {"type": "text_delta", "text": text}}
-    (message,) = read(Reader(), [events(START, TEXT, talk, talk, FINAL, STOP)])
+    dialogue = {**HELLO, "delta": {"type": "text_delta", "text": text}}
+    (message,) = read(Reader(), [events(START, TEXT, dialogue, dialogue, FINAL, STOP)])
     assert usage_of(message)["output_tokens"] == 15
 
 

@@ -118,8 +118,8 @@ def payload(system: str, **more: object) -> Payload:
 def test_the_parts_are_named_with_the_place_in_them() -> None:
     before = payload("It is 9:41:07.", messages=[{"role": "user", "content": f"{UUID(int=1)}"}])
     now = payload("It is 14:03:22.", messages=[{"role": "user", "content": f"{UUID(int=2)}"}])
-    told = "system, characters 7-14 (a time); messages.0, characters 1-36 (an id)"
-    assert describe_volatile(before, now, NOW) == told
+    reported = "system, characters 7-14 (a time); messages.0, characters 1-36 (an id)"
+    assert describe_volatile(before, now, NOW) == reported
     assert describe_volatile(now, now, NOW) == ""
 
 
@@ -129,8 +129,8 @@ def test_texts_in_blocks_and_tools_have_their_place() -> None:
         tool = {"name": "find", "description": text, "input_schema": {"type": "object"}}
         return payload("a", messages=[{"role": "user", "content": content}], tools=[tool])
 
-    told = describe_volatile(blocks("run_3f9a1c22"), blocks("run_07bc11e4"), NOW)
-    assert told == (
+    reported = describe_volatile(blocks("run_3f9a1c22"), blocks("run_07bc11e4"), NOW)
+    assert reported == (
         "tools.find.description, characters 5-12 (an id); messages.0.1, characters 5-12 (an id)"
     )
 
