@@ -309,13 +309,14 @@ class ItemHooks(Hooks):
             self._judge(attempt, error, is_due=is_due)
 
     def _judge(self, attempt: TestAttempt, error: BaseException | None, *, is_due: bool) -> None:
-        """Judge an attempt; raise a budget that is newly broken, and that a skip would hide."""
+        """Judge an attempt; raise a broken budget, also if it skips; at its end only a new one."""
         __tracebackhide__ = True
         watch_reports(self.session)
         if is_due:
             from pytest_llmcost.plugin.verdicts import fail, judge
 
-            was_broken = bool(attempt.broken)
+            # A plugin may run the body of an attempt again, which then fails again.
+            was_broken = attempt.is_over and bool(attempt.broken)
             judge(self.session, attempt)
             if attempt.broken and not was_broken and _ending(error) != "error":
                 fail(attempt)

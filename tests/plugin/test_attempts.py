@@ -193,6 +193,34 @@ def test_a_test_that_runs_again_while_its_report_is_made_ends_as_its_last_attemp
     result.stdout.fnmatch_lines(["not written: *not updated, because *test_stays_wrong failed*"])
 
 
+def test_a_body_that_a_plugin_runs_again_without_a_set_up_fails_by_its_budget_again(
+    project: Project,
+) -> None:
+    project.write(
+        conftest="""
+    import pytest
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(item, call):
+        report = yield
+        if call.when == "call" and report.failed:
+            again = pytest.CallInfo.from_call(
+                lambda: item.ihook.pytest_runtest_call(item=item), when="call")
+            report = pytest.TestReport.from_item_and_call(item, again)
+        return report
+    """,
+        test_app=SPEND
+        + """
+    @max_cost("$0.01")
+    def test_stays_dear(llmcost):
+        spend(llmcost, 2)
+    """,
+    )
+    result = project.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.no_fnmatch_line("*too late to fail*")
+
+
 def test_a_fixture_is_another_for_every_parameter_of_what_it_needs(project: Project) -> None:
     project.write(
         app=APP,

@@ -605,6 +605,9 @@ STRAYS = {
     "teardown": (
         "@pytest.fixture\ndef forked():\n    yield\n    fork()\n\ndef test_forks(forked): pass"
     ),
+    "unittest": (
+        "import unittest\n\nclass TestIt(unittest.TestCase):\n    def test_forks(self): fork()"
+    ),
 }
 
 
@@ -636,7 +639,7 @@ def test_runs_once():
     )
     ignored = ("-W", "ignore::DeprecationWarning")
     result = project.run_apart(*ignored, "--llmcost-max-live=0")
-    result.stdout.fnmatch_lines(["* test_app.py::test_forks - 1 request refused by the live cap*"])
+    result.stdout.fnmatch_lines(["* test_app.py::*test_forks - 1 request refused by the live cap*"])
     assert (project.path / "runs.txt").read_text() == "x"
     assert standin.requests == []
 

@@ -285,6 +285,27 @@ def test_the_ratchet_lowers_no_budget_that_may_limit_what_did_not_run_to_its_end
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
+def test_the_ratchet_lowers_a_marker_of_one_test_also_after_a_run_of_a_part(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.write(
+        test_app="""
+        from pytest_llmcost import max_cost
+
+        @max_cost("$1")
+        def test_it(llmcost):
+            llmcost.record({"input_tokens": 1000, "output_tokens": 1}, model="claude-opus-4-7")
+
+        def test_other():
+            pass
+        """
+    )
+    project.run("--llmcost-report=ledger.json", "test_app.py::test_it")
+    capsys.readouterr()
+    assert main(["suggest", str(project.path / "ledger.json"), "--ratchet"]) == 1
+    assert capsys.readouterr().out.startswith("test_app.py:4: lower $1.00 to ")
+
+
 def test_the_ratchet_lowers_no_budget_of_which_a_case_is_skipped(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
