@@ -337,7 +337,7 @@ class CapturedRequest(_Outcome):
         """Under a cap, note what nothing has shown to leave: it may have sockets of its own."""
         if self.cap is None or self.live is False or self.reserved is not None:
             return
-        if not self.has_left_inside:
+        if not (self.has_left_inside or self.is_answered_inside):
             self.reserved = Decimal(0)  # so that what it costs is kept, in any case
             try:
                 self.cap.reserve(self)

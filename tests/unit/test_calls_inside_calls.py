@@ -6,10 +6,11 @@ import asyncio
 import json
 import urllib.request
 from collections.abc import Callable
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import httpx2
@@ -167,9 +168,20 @@ def test_what_a_transport_sends_instead_of_its_request_is_the_one_call(
                 return self.client.send(instead, stream=True)
             return self.transport.handle_request(instead)
 
+    class Cap:
+        reserved: ClassVar[list[Any]] = []
+
+        def reserve(self, request: Any) -> None:
+            self.reserved.append(request.payload["model"])
+            request.reserved = Decimal(1)
+
+        def settle(self, request: Any) -> None:
+            pass
+
     with capturing() as purse, library.Client(transport=Rewriting()) as client:
+        purse.capture.limit(cap=Cap())
         client.post(standin.url + "/v1/messages", json=ASKED, headers=HEADERS)
-        assert models(purse) == [OTHER["model"]]
+        assert models(purse) == Cap.reserved == [OTHER["model"]]
 
 
 def write_cassette(path: Path, *asked: dict[str, Any]) -> Any:
