@@ -254,8 +254,8 @@ class CapturedRequest(_Outcome):
         """Whether a call inside this one's `send` counts instead; what went live is one itself."""
         if self.is_answered_inside or (self.is_passed_on and self.live is not True):
             return True
-        # What its transport asked instead, and made a response of its own of.
-        is_elsewhere = self.live is not False and not self.is_on_wire
+        # What its transport, or a gateway, asked instead, and made a response of its own of.
+        is_elsewhere = self.play is None and not self.is_on_wire
         ids = self.answer.ids if is_elsewhere and self.answer is not None else ()
         return any(each in self.ids_inside for each in ids)
 

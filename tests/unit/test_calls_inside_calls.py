@@ -104,6 +104,20 @@ def test_what_a_gateway_in_this_process_asks_instead_is_live(
     assert [call.live for call in purse.calls if call.model == OTHER["model"]] == [True]
 
 
+@library_of
+def test_a_reply_that_a_gateway_in_this_process_hands_on_is_one_call(
+    standin: StandIn, library: Any
+) -> None:
+    def gateway(request: Any) -> Any:
+        asked = {**json.loads(request.content), "model": OTHER["model"]}
+        said = requests.post(standin.url + "/v1/messages", json=asked, headers=HEADERS)
+        return library.Response(200, content=said.content)
+
+    with capturing() as purse:
+        library.Client(transport=library.MockTransport(gateway)).post(URL, json=ASKED)
+    assert (purse.call.live, purse.call.model) == (True, OTHER["model"])
+
+
 def test_what_an_application_asks_after_a_redirect_is_live(standin: StandIn) -> None:
     async def application(scope: Any, receive: Any, send: Any) -> None:
         await receive()
