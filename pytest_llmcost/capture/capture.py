@@ -239,6 +239,7 @@ class Capture:
             outer = request.outer
             if outer is not None and request.answer is not None and outer.endpoint.is_sampling:
                 outer.is_passed_on |= outer.is_passed_on_by(request)
+                outer.ids_inside += () if request.is_mocked else request.answer.ids
             if request.is_outer:
                 request.answer = None
             is_known = request.answer is not None or request.supersedes is not None

@@ -114,6 +114,8 @@ class _Outcome:
     """Whether it has come to a mock transport; what is sent in it is a call of its own."""
     is_answered_inside: bool = False
     """Whether its response is the very one of a call inside its `send`, which counts instead."""
+    ids_inside: tuple[str, ...] = ()
+    """Of the messages that calls inside its `send` brought, other than from a mock."""
     is_passed_on: bool = False
     """Whether another Claude call in this process passed it on, and counts instead."""
     _reader: Reader | None = None
@@ -230,6 +232,13 @@ class CapturedRequest(_Outcome):
         """Whether it neither went out nor was replayed: its usage is what a mock says."""
         return self.live is False and self.play is None
 
+    def may_send(self, body: bytes) -> bool:
+        """Tell whether a body is the one that was sent, or its JSON; of a stream nothing tells."""
+        if not body or not self.sent or body == self.sent:
+            return True
+        value = decode_json(body)
+        return value is not None and value == decode_json(self.sent)
+
     def is_retry_of(self, lost: CapturedRequest) -> bool:
         """Whether it is the next attempt of a request that got no answer."""
         return (
@@ -243,7 +252,12 @@ class CapturedRequest(_Outcome):
     @property
     def is_outer(self) -> bool:
         """Whether a call inside this one's `send` counts instead; what went live is one itself."""
-        return self.is_answered_inside or (self.is_passed_on and self.live is not True)
+        if self.is_answered_inside or (self.is_passed_on and self.live is not True):
+            return True
+        # What its transport, or a gateway, asked instead, and made a response of its own of.
+        is_elsewhere = self.play is None and not self.is_on_wire
+        ids = self.answer.ids if is_elsewhere and self.answer is not None else ()
+        return any(each in self.ids_inside for each in ids)
 
     def is_passed_on_by(self, inner: CapturedRequest) -> bool:
         """Tell whether a call inside this one's `send` is this very one; then it counts instead.
@@ -323,7 +337,7 @@ class CapturedRequest(_Outcome):
         """Under a cap, note what nothing has shown to leave: it may have sockets of its own."""
         if self.cap is None or self.live is False or self.reserved is not None:
             return
-        if not self.has_left_inside:
+        if not (self.has_left_inside or self.is_answered_inside):
             self.reserved = Decimal(0)  # so that what it costs is kept, in any case
             try:
                 self.cap.reserve(self)

@@ -6,9 +6,11 @@ import asyncio
 import json
 import urllib.request
 from collections.abc import Callable
+from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import httpx2
@@ -102,6 +104,20 @@ def test_what_a_gateway_in_this_process_asks_instead_is_live(
     assert [call.live for call in purse.calls if call.model == OTHER["model"]] == [True]
 
 
+@library_of
+def test_a_reply_that_a_gateway_in_this_process_hands_on_is_one_call(
+    standin: StandIn, library: Any
+) -> None:
+    def gateway(request: Any) -> Any:
+        asked = {**json.loads(request.content), "model": OTHER["model"]}
+        said = requests.post(standin.url + "/v1/messages", json=asked, headers=HEADERS)
+        return library.Response(200, content=said.content)
+
+    with capturing() as purse:
+        library.Client(transport=library.MockTransport(gateway)).post(URL, json=ASKED)
+    assert (purse.call.live, purse.call.model) == (True, OTHER["model"])
+
+
 def test_what_an_application_asks_after_a_redirect_is_live(standin: StandIn) -> None:
     async def application(scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -166,9 +182,20 @@ def test_what_a_transport_sends_instead_of_its_request_is_the_one_call(
                 return self.client.send(instead, stream=True)
             return self.transport.handle_request(instead)
 
+    class Cap:
+        reserved: ClassVar[list[Any]] = []
+
+        def reserve(self, request: Any) -> None:
+            self.reserved.append(request.payload["model"])
+            request.reserved = Decimal(1)
+
+        def settle(self, request: Any) -> None:
+            pass
+
     with capturing() as purse, library.Client(transport=Rewriting()) as client:
+        purse.capture.limit(cap=Cap())
         client.post(standin.url + "/v1/messages", json=ASKED, headers=HEADERS)
-        assert models(purse) == [OTHER["model"]]
+        assert models(purse) == Cap.reserved == [OTHER["model"]]
 
 
 def write_cassette(path: Path, *asked: dict[str, Any]) -> Any:
@@ -238,3 +265,89 @@ def test_what_is_asked_again_after_an_answer_is_a_bound_as_it_is_live(
         client.post(URL, json=ASKED, headers=HEADERS, auth=log_in)
     (request,) = purse.seen
     assert (request.lost_attempts, purse.call.caveats) == (1, ("lost-answer",))
+
+
+def over_requests(library: Any, *, streamed: bool = False, **changes: Any) -> Any:
+    """A client whose transport sends by requests, which writes the JSON anew."""
+
+    class Body(library.SyncByteStream):  # type: ignore[misc]
+        def __init__(self, response: Any) -> None:
+            self.response = response
+
+        def __iter__(self) -> Any:
+            return self.response.iter_content(64)
+
+        def close(self) -> None:
+            self.response.close()
+
+    class Transport(library.BaseTransport):  # type: ignore[misc]
+        def handle_request(self, request: Any) -> Any:
+            asked = json.loads(request.content)
+            options = {"json": {**asked, **changes}, "headers": HEADERS, "stream": streamed}
+            response = requests.post(str(request.url), **options)
+            head = {"content-type": response.headers["content-type"]}
+            if streamed:
+                return library.Response(200, headers=head, stream=Body(response))
+            return library.Response(200, headers=head, content=response.content)
+
+    return library.Client(transport=Transport())
+
+
+@library_of
+@pytest.mark.parametrize("changes", [{}, {"messages": OTHER["messages"]}], ids=["as", "other"])
+def test_what_a_transport_writes_anew_and_hands_on_by_hand_is_one_call(
+    standin: StandIn, library: Any, changes: dict[str, Any]
+) -> None:
+    with capturing() as purse, over_requests(library, **changes) as client:
+        client.post(standin.url + "/v1/messages", json=ASKED, headers=HEADERS)
+        assert (purse.call.live, purse.call.model) == (True, ASKED["model"])
+
+
+@library_of
+@pytest.mark.parametrize("changes", [{}, {"messages": OTHER["messages"]}], ids=["as", "other"])
+def test_a_stream_that_is_written_anew_and_left_is_one_call(
+    standin: StandIn, library: Any, changes: dict[str, Any]
+) -> None:
+    asked = {**ASKED, "stream": True}
+    with (
+        capturing() as purse,
+        over_requests(library, streamed=True, **changes) as client,
+    ):
+        url = standin.url + "/v1/messages"
+        with client.stream("POST", url, json=asked, headers=HEADERS) as response:
+            assert "message_start" in list(islice(response.iter_lines(), 3))[1]
+        assert purse.call.caveats == ("truncated-stream",)
+
+
+@library_of
+def test_what_is_written_anew_over_the_same_library_is_one_call(
+    standin: StandIn, library: Any
+) -> None:
+    class Anew(library.BaseTransport):  # type: ignore[misc]
+        below = library.HTTPTransport()
+
+        def handle_request(self, request: Any) -> Any:
+            content = json.dumps(json.loads(request.content), indent=1)
+            anew = library.Request("POST", request.url, content=content, headers=HEADERS)
+            response = self.below.handle_request(anew)
+            body, head = response.read(), {"content-type": "application/json"}
+            return library.Response(200, headers=head, content=body, extensions=response.extensions)
+
+    with capturing() as purse, library.Client(transport=Anew()) as client:
+        client.post(standin.url + "/v1/messages", json=ASKED, headers=HEADERS)
+        assert purse.call.live
+
+
+@library_of
+def test_a_log_in_before_a_body_that_comes_in_pieces_is_no_attempt(library: Any) -> None:
+    class LogIn(library.Auth):  # type: ignore[misc]
+        def auth_flow(self, request: Any) -> Any:
+            yield library.Request("POST", "https://login.example/token", data={"grant": "any"})
+            yield request
+
+    below = library.MockTransport(lambda _: library.Response(200, content=JSON_BODY))
+    pieces = iter([json.dumps(ASKED).encode()])
+    with capturing() as purse, library.Client(transport=below, auth=LogIn()) as client:
+        client.post(URL, content=pieces, headers=HEADERS)
+    (request,) = purse.seen
+    assert (request.attempts, purse.call.caveats) == (1, ())

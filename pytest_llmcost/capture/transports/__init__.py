@@ -160,7 +160,8 @@ def being_sent() -> CapturedRequest | None:
 def passed_on(body: object) -> CapturedRequest | None:
     """Return the request that is being sent in this context, if what is sent with it is this body.
 
-    A library below its client sends the same one, of which nothing is known if it comes in pieces.
+    A library below its client sends the same one, perhaps written anew; of one that comes in pieces
+    nothing is known.
     What has another body is a call of its own: of a hook, of a gateway in this process, or of a
     transport that sends more than it was given.
     """
@@ -168,7 +169,7 @@ def passed_on(body: object) -> CapturedRequest | None:
     if outer is None or outer.is_in_mock:
         return None
     sent = body if type(body) is bytes else as_bytes(body)
-    return outer if not sent or not outer.sent or sent == outer.sent else None
+    return outer if outer.may_send(sent) else None
 
 
 @lru_cache(maxsize=256)

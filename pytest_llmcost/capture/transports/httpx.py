@@ -128,7 +128,7 @@ class _Sending:
         if isinstance(self.client, self.library.transports):
             outer = _sending.get(id(request)) or passed_on(body)
         if outer is not None:
-            if outer.source is not request and not body:
+            if outer.source is not request and not (body and outer.sent):
                 return None  # a log-in inside it, or where it was redirected to
             if outer.cap is not None:
                 outer.do(_note_headers, request)
