@@ -27,7 +27,7 @@ from pytest_llmcost.ledger.ledger import (
     read_ledger,
 )
 from pytest_llmcost.ledger.totals import amounts_of
-from pytest_llmcost.money import parse_percent, read_digits
+from pytest_llmcost.money import parse_percent, parse_usd, read_digits
 from pytest_llmcost.reports.plain_text import clean, dollars, round_up, write_round_usd
 from pytest_llmcost.reports.run_wording import describe_partial, last_attempts
 from pytest_llmcost.reports.wording import limit_of
@@ -77,8 +77,8 @@ def run(arguments: Namespace) -> int:
         amounts = most([Amounts.of(test.calls) for test in cases])
         if budget := limit(name, amounts):
             cache = f', cache="{ledger.cache_state}"' if _needs_cache(ledger, cases) else ""
-            today = f"{clean(name)} costs {dollars(amounts['usd'].high)}"
-            console.write(f'@max_cost("{budget}"{cache})  # {today}')
+            cost = dollars(amounts["usd"].high, against=parse_usd(budget))
+            console.write(f'@max_cost("{budget}"{cache})  # {clean(name)} costs {cost}')
     lines = [
         f"{clean(path)} = {budget}"
         for path in sorted(set(map(_file_of, tests)))

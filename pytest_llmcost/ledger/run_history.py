@@ -65,7 +65,7 @@ def run_of(ledger: Ledger) -> Run:
         price_date=ledger.price_date,
         calls=totals.calls,
         usd=totals.usd,
-        is_least=amounts_of(ledger).is_least,
+        is_least=amounts_of(ledger).with_lost_calls(ledger.lost_calls).is_least,
         by_model={name: total.usd for name, total in totals.by_model.items()},
         by_tag={name: total.usd for name, total in totals.by_tag.items()},
         by_path={path: amounts.usd for path, amounts in paths.items() if amounts.calls},

@@ -98,6 +98,14 @@ def test_of_an_unknown_cost_it_says_so_and_proposes_nothing(
     assert "t.py::test: no budget, because its cost is unknown" in err
 
 
+def test_a_cost_is_shown_as_exactly_as_the_budget_above_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suggest(tmp_path, {a_test("t.py::test_a"): [make_call("0.000676")]}, "--headroom=0%")
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == '@max_cost("$0.00068")  # t.py::test_a costs $0.000676'
+
+
 def test_a_wrong_headroom_is_an_error(tmp_path: Path, spent: dict[Any, Any]) -> None:
     assert suggest(tmp_path, spent, "--headroom=lots") == 2
 

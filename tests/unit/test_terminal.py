@@ -23,6 +23,7 @@ from pytest_llmcost.call import Call
 from pytest_llmcost.compare.repriced import Column
 from pytest_llmcost.ledger.builder import LedgerBuilder
 from pytest_llmcost.ledger.ledger import CardId, Change, Comparison, Ledger, TestRow
+from pytest_llmcost.ledger.run_history import run_of
 from pytest_llmcost.ledger.totals import closed
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
@@ -460,6 +461,11 @@ def test_a_total_that_is_not_exact_says_between_which_bounds_it_lies_and_why() -
     assert render_markdown(judged).count("a regional one") == 1
     lost = text_of(replace(report, lost_calls=("worker-crashed",)))
     assert "the cost of a run is at least $2.00: " in lost
+    exact = make_report({a_test("t.py::test_a"): [make_call("1")]})
+    lost = text_of(replace(exact, lost_calls=("worker-crashed",)))
+    assert "at least $1.00 at list price" in lost
+    assert run_of(replace(exact, lost_calls=("worker-crashed",))).is_least
+    assert not run_of(exact).is_least
     close = make_call("2", usd_high=Decimal("2.000001"), caveats=caveats)
     assert "between $2.00 and $2.000001:" in text_of(make_report({a_test("t.py::test_a"): [close]}))
 
