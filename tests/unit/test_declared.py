@@ -80,7 +80,11 @@ def test_a_stated_price_needs_no_model_and_no_usage() -> None:
 def test_tokens_that_may_not_be_all_leave_a_token_ceiling_open(response: Any) -> None:
     call = recorded(response, usd=Decimal("0.5"))
     assert (call.usd, call.usd_high) == (Decimal("0.5"), Decimal("0.5"))
-    assert Amounts.of([call])["input_tokens"].high is None
+    tokens = Amounts.of([call])["input_tokens"]
+    assert tokens.high is None
+    (reason,) = tokens.reasons.explain()
+    assert "stated what a call cost, but not all its tokens" in reason.what
+    assert "drop the budget on tokens" in reason.remedy
 
 
 def test_an_agents_total_is_its_price() -> None:
