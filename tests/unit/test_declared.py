@@ -99,6 +99,16 @@ def test_an_agents_total_that_is_no_amount_is_refused_by_its_name(total: object)
         read_declared({"total_cost_usd": total})
 
 
+@pytest.mark.parametrize("more", [{}, {"usage": usage(1_000)}, {"model": MODEL}])
+def test_an_agents_result_without_a_total_is_refused_unless_something_else_gives_its_price(
+    more: dict[str, Any],
+) -> None:
+    result = {"session_id": "s", "total_cost_usd": None, **more}
+    with pytest.raises(UsageDataError, match=r"^total_cost_usd is None; .* usd=$"):
+        read_declared(result)
+    assert recorded(result, usd=Decimal("0.5")).usd == Decimal("0.5")
+
+
 def test_a_usage_without_a_model_or_a_price_is_refused() -> None:
     with pytest.raises(UsageDataError, match="names no model; add model="):
         read_declared(usage(1_000))
