@@ -149,7 +149,7 @@ class Counter:
         self.seconds = seconds
         self.waiting = waiting
         self.gave_up = False
-        """Whether the API was still busy when many counts at once had been tried again for long."""
+        """Whether the API was busy to the end, or gave no answer, in the last `count_all`."""
         self._make_client = make_client
         self._client: object | None = None
         self._client_lock = threading.Lock()
@@ -360,7 +360,7 @@ def count_all(
 
     One count goes out first: if the key is refused or the API cannot be reached, the rest is not
     tried and gets the same error. If the API is only busy, all are tried again for longer than one
-    is; once that was in vain, the counter's next rounds are tried once, until one is counted.
+    is; once that was in vain, all are tried once until a later call of this has counted everything.
     Whatever was counted is in the cassettes when this returns or is interrupted. `progress` is
     called in this thread after each count.
     """
