@@ -35,9 +35,14 @@ NOT_COUNTED = ("stale", "uncounted")
 _ZERO = Decimal(0)
 
 _UNEXPLAINED = Caveat("unexplained")
+_ONLY_COST = Caveat("only-cost")
 _WORDS: Mapping[str, tuple[str, str]] = {
     **{name: (rule.what, rule.remedy) for name, rule in CAVEATS.items()},
     "unexplained": ("what a call cost is unknown", "state it with llmcost.record(...)"),
+    "only-cost": (
+        "the test stated what a call cost, but not all its tokens (total_cost_usd states none)",
+        "record the usage of each reply instead, or drop the budget on tokens",
+    ),
     "uncounted-part": ("{part} of a prompt is not counted", CAVEATS["uncounted"].remedy),
     "unseen-part": ("how large {part} is in a prompt is unknown, as the prompt was not seen", ""),
     "worker-crashed": (
@@ -321,7 +326,8 @@ def _inexact_tokens(
         found = [each for each in about_tokens if kind in each.rule.tokens]
         loose = [each for each in found if each.name not in bounded]
         if not call.sampling_calls or any(each.may_be_lower for each in loose):
-            yield kind, Range(Decimal(-of(stated)), None, None), found or [_UNEXPLAINED]
+            why = _UNEXPLAINED if call.declared_usd is None else _ONLY_COST
+            yield kind, Range(Decimal(-of(stated)), None, None), found or [why]
             continue
         low = Decimal(of(least) - of(stated))
         high = None if loose else Decimal(of(most) + attempts * of([lost]) - of(stated))

@@ -148,6 +148,8 @@ class Counter:
         self.in_tests = in_tests
         self.seconds = seconds
         self.waiting = waiting
+        self.gave_up = False
+        """Whether the API was busy to the end, or gave no answer, in the last `count_all`."""
         self._make_client = make_client
         self._client: object | None = None
         self._client_lock = threading.Lock()
@@ -328,6 +330,8 @@ def _host(client: object) -> str:
 _AT_ONCE = 8
 _RETRIES = 6
 """Of the SDK, in a long recording: it waits as long as a rate limit says."""
+_DEFAULT_RETRIES = 2
+"""Of the SDK's clients (`anthropic.DEFAULT_MAX_RETRIES`); any other number is the user's."""
 _LOOK_SECONDS = 0.01
 _GRACE_SECONDS = 5.0
 """How long an interrupt waits for the counts that are under way."""
@@ -355,12 +359,15 @@ def count_all(
     """Count everything; a job that cannot be counted gets its error in place of a count.
 
     One count goes out first: if the key is refused or the API cannot be reached, the rest is not
-    tried and gets the same error. Whatever was counted is in the cassettes when this returns or
-    is interrupted. `progress` is called in this thread after each count.
+    tried and gets the same error. If the API is only busy, all are tried again for longer than one
+    is; once that was in vain, all are tried once until a later call of this has counted everything.
+    Whatever was counted is in the cassettes when this returns or is interrupted. `progress` is
+    called in this thread after each count.
     """
     outcomes: dict[int, Outcome] = {}
     stopped_by: list[CountError] = []
     failed, began_at = 0, clock()
+    retries: int | None = None
     show = progress or (lambda _: None)
     to_ask: list[int] = []
     todo = iter(to_ask)
@@ -392,20 +399,24 @@ def count_all(
             else:
                 note(index, count(index, Patience(counter.seconds)))
         if to_ask:
-            counter.client()  # made here: fixtures belong to this thread
-            outcome = count(to_ask[0], Patience(counter.seconds, counter.waiting))
-            if stopped_by and stopped_by[0].may_pass and stopped_by[0].status is not None:
-                stopped_by.clear()  # the API is only busy: the first one waits with the others
+            retries = _retries(counter)
+            # The first one is not yet tried for longer, but 0 holds for it, too.
+            first = Patience(counter.seconds, counter.waiting, retries=retries and None)
+            outcome = count(to_ask[0], first)
+            if retries and any(each.may_pass and each.status for each in stopped_by):
+                stopped_by.clear()  # the first one waits with the others
             else:
                 note(next(todo), outcome)
         while len(outcomes) < len(jobs):
             for index in islice(todo, _AT_ONCE - len(asked)):
-                patience = Patience(counter.seconds, retries=_RETRIES)
+                patience = Patience(counter.seconds, retries=retries)
                 own = Future[Outcome]()
                 asked[index] = patience, own  # first: an interrupt can meet the start
                 start(partial(count, index, patience), own)
             index = _next(asked, counter, len(jobs) - len(outcomes))
             note(index, asked.pop(index)[1].result())
+        if to_ask:
+            counter.gave_up = bool(stopped_by) and stopped_by[0].may_pass
     finally:
         grace = Patience(_GRACE_SECONDS)
         for patience, under_way in asked.values():
@@ -414,6 +425,14 @@ def count_all(
             patience.left = 0  # what has not come in by now sends nothing any more
         outcomes |= _save_all(jobs)
     return [outcomes[index] for index in range(len(jobs))]
+
+
+def _retries(counter: Counter) -> int | None:
+    """Return how often the SDK tries a count again in this round; None is as its client is set."""
+    client = counter.client()  # made here: fixtures belong to this thread
+    if counter.gave_up:
+        return 0
+    return _RETRIES if getattr(client, "max_retries", None) == _DEFAULT_RETRIES else None
 
 
 def _next(

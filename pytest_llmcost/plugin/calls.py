@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
@@ -253,11 +252,11 @@ def _mocked(
     return with_caveats(replace(answer, sampling_calls=()), caveat), "mocked"
 
 
-def _failed_count(session: Session, error: CountError) -> str:
+def _failed_count(session: Session, error: CountError, what: str = "not counted") -> str:
     """Note why a count has failed that was tried, and return its caveat; "" if none was tried."""
     if isinstance(error, CountMissingError):
         return ""
-    session.note_error("not counted", error)
+    session.note_error(what, error)
     return f"count-failed: {error.for_files}"
 
 
@@ -354,9 +353,13 @@ def _learn_parts(session: Session, owner: Owner, call: Call, payload: Payload) -
     owner.parts[payload.fingerprint] = known = {}
     # Those with a budget may be counted where the others are not.
     for asked in [None, names] if settings.parts else [names]:
-        with contextlib.suppress(CountError, PayloadError):  # what is unknown, the budget reports
+        try:
             found = session.counts.parts(owner, payload, asked)
             break
+        except PayloadError:
+            pass  # what is unknown, the budget reports
+        except CountError as error:
+            _failed_count(session, error, "parts of a prompt were not counted")
     else:
         return
     for name in dict.fromkeys([*found, *names]):

@@ -41,6 +41,9 @@ def read_declared(
     stated = usd if usd is not None else total
     usage = body.get("usage") or (body if "input_tokens" in body else None)
     name = model or text_of(body.get("model"))
+    if stated is None and "total_cost_usd" in body and (usage is None or name is None):
+        what = "total_cost_usd is None; state the cost with usd="
+        raise UsageDataError(what, path="total_cost_usd")
     if usage is None and stated is None:
         raise UsageDataError(
             "record takes a Messages response, a usage, or a result with total_cost_usd; "

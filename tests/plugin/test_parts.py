@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from conftest import Project
-from standin import StandIn
+from standin import StandIn, fault
 
 from pytest_llmcost.cli.main import main
 
@@ -309,6 +309,16 @@ def test_parts_that_are_not_counted_yet_are_a_note_with_the_command(online: Proj
     )
     online.run("--llmcost-parts", "--llmcost-record-mode=new_episodes")
     online.run("--llmcost-parts").stdout.no_fnmatch_line("*not counted yet*")
+
+
+def test_parts_whose_count_has_failed_say_why(online: Project, standin: StandIn) -> None:
+    online.write(test_app=SUITE + SHOWN.replace("RULES", "5").replace("0.0001", "1"))
+    online.record().assert_outcomes(passed=1)
+    asked = len(standin.counted)
+    standin.script(*[fault(503, "busy", retry_after="0")] * 100)
+    result = online.run("--llmcost-parts", "--llmcost-record-mode=new_episodes")
+    result.stdout.fnmatch_lines(["parts of a prompt were not counted: *failed with status 503*"])
+    assert len(standin.counted) < asked + 100
 
 
 WRONG_PARTS = {

@@ -151,6 +151,28 @@ def test_a_rate_limit_without_end_is_given_up(kit: CountingKit) -> None:
     assert len(kit.api.counted) < 100
 
 
+def test_after_a_limit_without_end_each_round_is_tried_once_until_one_is_counted(
+    kit: CountingKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    counter = Counter(lambda: kit.client)
+    kit.api.script(*[fault(503)] * (3 + 7 + 1 + 1))
+    for number in range(3):
+        assert len(errors(count_all(counter, kit.jobs(TEXTS[number : number + 1])))) == 1
+    assert len(kit.api.counted) == 3 + 7 + 1 + 1
+    tokens(count_all(counter, kit.jobs(TEXTS[:4])))
+    kit.api.script(*[fault(503)] * 8)
+    tokens(count_all(counter, kit.jobs(TEXTS[4:12])))
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_the_retries_that_the_user_has_set_hold(kit: CountingKit, retries: int) -> None:
+    kit.client = kit.client.with_options(max_retries=retries)
+    kit.api.script(*[rate_limited("0.01")] * 100)
+    assert len(errors(kit.count(kit.jobs(TEXTS)))) == 40
+    assert len(kit.api.counted) == 1 + retries
+
+
 def test_a_refused_payload_stands_alone(kit: CountingKit) -> None:
     kit.api.script(fault(400, "messages: no"), fault(404, "model: none"))
     outcomes = kit.count(kit.jobs(TEXTS))

@@ -80,7 +80,11 @@ def test_a_stated_price_needs_no_model_and_no_usage() -> None:
 def test_tokens_that_may_not_be_all_leave_a_token_ceiling_open(response: Any) -> None:
     call = recorded(response, usd=Decimal("0.5"))
     assert (call.usd, call.usd_high) == (Decimal("0.5"), Decimal("0.5"))
-    assert Amounts.of([call])["input_tokens"].high is None
+    tokens = Amounts.of([call])["input_tokens"]
+    assert tokens.high is None
+    (reason,) = tokens.reasons.explain()
+    assert "stated what a call cost, but not all its tokens" in reason.what
+    assert "drop the budget on tokens" in reason.remedy
 
 
 def test_an_agents_total_is_its_price() -> None:
@@ -93,6 +97,16 @@ def test_an_agents_total_that_is_no_amount_is_refused_by_its_name(total: object)
     what = f"^total_cost_usd is {total}, which is not an amount of money$"
     with pytest.raises(UsageDataError, match=what):
         read_declared({"total_cost_usd": total})
+
+
+@pytest.mark.parametrize("more", [{}, {"usage": usage(1_000)}, {"model": MODEL}])
+def test_an_agents_result_without_a_total_is_refused_unless_something_else_gives_its_price(
+    more: dict[str, Any],
+) -> None:
+    result = {"session_id": "s", "total_cost_usd": None, **more}
+    with pytest.raises(UsageDataError, match=r"^total_cost_usd is None; .* usd=$"):
+        read_declared(result)
+    assert recorded(result, usd=Decimal("0.5")).usd == Decimal("0.5")
 
 
 def test_a_usage_without_a_model_or_a_price_is_refused() -> None:
