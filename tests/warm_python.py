@@ -214,7 +214,14 @@ def rewrite_once(patch: pytest.MonkeyPatch) -> None:
             return original(path, config)
         key = path.read_bytes(), config.getini("enable_assertion_pass_hook")
         if key not in known:
-            known[key] = original(path, config)
+            # Python 3.11 cannot parse in two threads at once, and a finaliser lets others run.
+            enabled = gc.isenabled()
+            gc.disable()
+            try:
+                known[key] = original(path, config)
+            finally:
+                if enabled:
+                    gc.enable()
         first, code = known[key]
         return first, code if code.co_filename == str(path) else named(code, str(path))
 

@@ -508,7 +508,9 @@ def test_what_the_last_fixtures_spend_after_an_interrupt_is_in_the_report(online
     assert result.ret == pytest.ExitCode.INTERRUPTED
     ledger = online.ledger()
     assert owned(ledger) == {"test_one": ["call"], "wide session": ALL_THREE, "nobody": []}
-    result.stdout.fnmatch_lines(["at least $* at list price, 3 calls*", "✗ * over the * suite budget *"])
+    result.stdout.fnmatch_lines(
+        ["at least $* at list price, 3 calls*", "✗ * over the * suite budget *"]
+    )
 
 
 def test_a_finalizer_that_fails_shows_its_own_frames_alone(project: Project) -> None:
