@@ -50,23 +50,23 @@ class ReplayedReply(NamedTuple):
     answer: Answer
     sent: Payload
     recorded: Payload
+    least_cacheable: int | None = None
+    """Shorter prefixes are silently not cached; None if that is unknown of the model."""
 
     def is_as_billed(self) -> bool:
-        """Whether the reply stands as it was billed: same prompt, and nothing else for the cache.
+        """Whether the reply stands as it was billed: same prompt, and the same use of the cache.
 
-        Where the marks stand within one prompt does not matter, but their lifetimes do; and a
-        cached prefix must be the same byte for byte, so that a reordered key makes another one.
+        A cached prefix must be the same byte for byte, so that a reordered key makes another one.
         """
-        sent, recorded = self.sent, self.recorded
+        sent, recorded, then = self.sent, self.recorded, self.answer.usage
         if sent.unmarked != recorded.unmarked or self.cut_to() is not None:
             return False
-        if not self.answer.usage.cached_tokens and not sent.breakpoints:
+        is_short = then.prompt_tokens < (self.least_cacheable or 0)
+        if not then.cached_tokens and (is_short or not sent.breakpoints):
             return True
-        return (
-            {*_lives(sent)} == {*_lives(recorded)}
-            and all(map(recorded.begins_with, sent.prefixes))
-            and all(map(sent.begins_with, recorded.prefixes))
-        )
+        if _marks(sent) == _marks(recorded):
+            return True
+        return self._keeps_cached_tokens() and {*_lives(sent)} == {*_lives(recorded)}
 
     def cut_to(self) -> int | None:
         """Return the `max_tokens` that a reply of this length is cut to now; None if it is not."""
@@ -103,7 +103,7 @@ class ReplayedReply(NamedTuple):
         calls of the same owner left in the cache, `caveats` what makes the counts bounds;
         `tokenizer` names the one of a model.
         """
-        answer, sent, recorded = self
+        answer, sent, recorded, _ = self
         (sampling,) = answer.sampling_calls
         model = answer.model if sent.model == recorded.model else sent.model
         usage, least = self._usage_now(sampling.usage, prompt, earlier)
@@ -169,7 +169,7 @@ class ReplayedReply(NamedTuple):
 
     def reply_caveats(self, tokenizer: Callable[[str], str | None]) -> set[str]:
         """Return in which ways the recorded reply is not the one that would come now."""
-        answer, sent, recorded = self
+        answer, sent, recorded, _ = self
         caveats = set()
         if sent.model != recorded.model:
             then, now = tokenizer(recorded.model), tokenizer(sent.model)
@@ -224,16 +224,20 @@ class ReplayedReply(NamedTuple):
         """Return how many tokens are certainly read from the cache now, and whether that is all."""
         if not read:
             return 0, True  # the cache was empty when this was recorded
+        last = self.sent.prefixes[-1]
         for prefix in reversed(earlier):
             # What an earlier call of this owner wrote in the recording, and writes now.
             is_read = prefix.recorded_tokens == read
             is_read = is_read and self.recorded.begins_with(prefix.recorded)
-            if is_read and self.sent.begins_with(prefix.now):
+            if is_read and any(each.prefix == prefix.now.digest for each in last.values):
                 return prefix.tokens, True
+        marked = {each.digest for each in self.recorded.prefixes}
         for own in reversed(self.sent.prefixes):
-            if self.recorded.begins_with(own):
-                end = prompt.tokens_to(str(own.place))
-                return min(end, read), end >= read
+            end = prompt.tokens_to(str(own.place))
+            # Where neither a mark nor a read ended, nothing in the cache is known to end.
+            is_entry = own.digest in marked and end >= (self.least_cacheable or 0)
+            if self.recorded.begins_with(own) and (end >= read or is_entry):
+                return min(end, read), end >= read or own.place == last.place
         return 0, False
 
     def _keeps_cached_tokens(self) -> bool:
@@ -241,9 +245,24 @@ class ReplayedReply(NamedTuple):
         sent, recorded = self.sent, self.recorded
         if not sent.breakpoints or not recorded.breakpoints:
             return False
-        # Several new lifetimes share out what was written in a way that only counts can tell.
-        is_shared_out = len({*_lives(sent)}) > 1 and _lives(sent) != _lives(recorded)
-        return not is_shared_out and sent.prefixes[-1].digest == recorded.prefixes[-1].digest
+        then, now = _marks(recorded), _marks(sent)
+        if then[-1][0] != now[-1][0]:
+            return False
+        # Other lifetimes share out what was written, and other places in front what was read and
+        # what was written, in a way that only counts can tell.
+        if len({*_lives(sent)}) > 1:
+            return then == now
+        usage = self.answer.usage
+        is_shared_out = usage.cache_read_tokens and usage.written_tokens
+        return not is_shared_out or [place for place, _ in then] == [place for place, _ in now]
+
+
+def _marks(payload: Payload) -> list[tuple[str, str]]:
+    """Return each cached prefix with its lifetime."""
+    return [
+        (prefix.digest, point.ttl)
+        for prefix, point in zip(payload.prefixes, payload.breakpoints, strict=True)
+    ]
 
 
 def _lives(payload: Payload) -> list[str]:

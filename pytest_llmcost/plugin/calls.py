@@ -179,7 +179,9 @@ def _meter(
             "request's body in the cassette (see docs/how-it-works/changed-prompts.md)"
         )
         return with_caveats(answer, f"not-comparable: {obstacle}"), payload, "billed"
-    reply, now, evidence = ReplayedReply(answer, payload, recorded), answer, "billed"
+    least = session.least_cacheable(payload.model)
+    reply = ReplayedReply(answer, payload, recorded, least)
+    now, evidence = answer, "billed"
     if not replay.is_same:
         now, evidence = _compare(session, owner, request, reply)
     if now.before is not None:
@@ -197,7 +199,7 @@ def _compare(
     session: Session, owner: Owner, request: CapturedRequest, reply: ReplayedReply
 ) -> tuple[Answer, Evidence]:
     """Return what a replayed reply uses for the payload that is sent now."""
-    answer, payload, _ = reply
+    answer, payload, *_ = reply
     if reply.is_as_billed():
         # The prompt is the same; a reply that was cut may be longer now.
         return with_caveats(answer, *reply.reply_caveats(session.tokenizer)), "billed"

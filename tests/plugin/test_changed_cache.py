@@ -21,6 +21,7 @@ from hand_made_cassettes import (
     Exchange,
     cold,
     count_and_replay,
+    replay,
     usd,
     warm,
     write_project,
@@ -145,17 +146,71 @@ def test_another_lifetime_is_written_at_its_own_rate(
     assert_exact(row, usd(cold(sent)))
 
 
-@pytest.mark.parametrize("state", [cold, warm], ids=["written", "read"])
-def test_marks_that_have_moved_change_nothing(
-    project: Project, state: Callable[[Body], Billed]
-) -> None:
-    def body(*marks: Mapping[str, str] | None) -> Body:
-        parts = ("The rules. " * 500, "The examples. " * 500)
-        blocks = [text(part, mark) for part, mark in zip(parts, marks, strict=True)]
-        return {**ask(), "system": blocks}
+def rules(*marks: Mapping[str, str] | None, **more: Any) -> Body:
+    """A request with its marks behind the rules, behind the examples and behind the letter."""
+    words = ("The rules. " * 500, "The examples. " * 500, LETTER)
+    one, two, three = (text(part, mark) for part, mark in zip(words, marks, strict=True))
+    return {**ask(), "system": [one, two], "messages": [user(three)], **more}
 
-    recorded, sent = body(CACHED, None), body(None, CACHED)
-    row = one_row(project, Exchange(recorded, sent, usage(state(recorded))))
+
+MARKS: dict[str, tuple[Body, Body]] = {
+    "dropped": (rules(CACHED, None, CACHED), rules(CACHED, None, None)),
+    "added": (rules(CACHED, None, None), rules(CACHED, None, CACHED)),
+    "moved-on": (rules(CACHED, None, None), rules(None, None, CACHED)),
+    "moved-back": (rules(None, CACHED, None), rules(CACHED, None, None)),
+    "automatic": (rules(CACHED, None, None), rules(None, None, None, cache_control=CACHED)),
+    "an-hour-moved": (rules(HOUR, None, CACHED), rules(None, HOUR, CACHED)),
+}
+
+
+@pytest.mark.parametrize(("recorded", "sent"), MARKS.values(), ids=MARKS)
+def test_other_marks_in_the_same_text_write_what_they_mark(
+    project: Project, recorded: Body, sent: Body
+) -> None:
+    row = one_row(project, Exchange(recorded, sent, usage(cold(recorded))))
+    assert usd(cold(recorded)) != usd(cold(sent))
+    assert_exact(row, usd(cold(sent)))
+
+
+@pytest.mark.parametrize(("recorded", "sent"), MARKS.values(), ids=MARKS)
+def test_other_marks_in_the_same_text_read_no_more_than_was_cached(
+    project: Project, recorded: Body, sent: Body
+) -> None:
+    cache = Cache()
+    cache.bill(recorded)
+    row = one_row(project, Exchange(recorded, sent, usage(warm(recorded))))
+    low, high = bounds(row)
+    assert high is not None
+    assert low <= usd(cache.bill(sent)) <= high
+    (call,) = row["calls"]
+    assert (call["evidence"], row["verdict"]["state"]) == ("recounted", "within")
+
+
+def test_other_marks_in_the_same_text_are_no_known_cost_before_they_are_counted(
+    project: Project,
+) -> None:
+    recorded, sent = MARKS["dropped"]
+    write_project(project, one=[Exchange(recorded, sent, usage(warm(recorded)))])
+    row = replay(project)["one"]
+    assert (row["calls"][0]["evidence"], row["verdict"]["state"]) == ("stale", "unverified")
+
+
+SAME_MARKS: dict[str, tuple[Body, Body]] = {
+    "spelling": (ask(mark=CACHED), ask(mark={**CACHED, "ttl": "5m"})),
+    "automatic": (rules(None, None, CACHED), rules(None, None, None, cache_control=CACHED)),
+    "one-more-in-front": (rules(None, None, CACHED), rules(CACHED, None, CACHED)),
+    "one-less-in-front": (rules(CACHED, None, CACHED), rules(None, None, CACHED)),
+    "too-short-to-be-cached": (ask("Be brief.", mark=None), ask("Be brief.")),
+}
+
+
+@pytest.mark.parametrize("state", [cold, warm], ids=["written", "read"])
+@pytest.mark.parametrize(("recorded", "sent"), SAME_MARKS.values(), ids=SAME_MARKS)
+def test_marks_with_the_same_effect_change_nothing_and_need_no_count(
+    project: Project, recorded: Body, sent: Body, state: Callable[[Body], Billed]
+) -> None:
+    write_project(project, one=[Exchange(recorded, sent, usage(state(recorded)))])
+    row = replay(project)["one"]
     (call,) = row["calls"]
     assert (call["evidence"], call["caveats"]) == ("billed", [])
     assert_exact(row, usd(state(recorded)))
@@ -269,6 +324,15 @@ def test_what_comes_before_the_change_is_read_as_it_was(project: Project) -> Non
     assert high is not None
     assert rewritten <= high <= usd(cold(sent))
     assert_told(row, "messages.0")
+
+
+def test_a_prefix_before_the_change_that_is_too_short_to_be_cached_is_not_read(
+    project: Project,
+) -> None:
+    tools = [tool("find", "It finds. " * 50, CACHED)]
+    recorded, sent = ask(tools=tools), ask(f"{BOOK}And more.", tools=tools)
+    row = one_row(project, Exchange(recorded, sent, usage(warm(recorded))))
+    assert bounds(row) == (usd(warm(sent)), usd(cold(sent)))
 
 
 INVALIDATING: dict[str, tuple[Body, Body]] = {
