@@ -14,6 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
+from msgspec.structs import replace
+
 from pytest_llmcost.capture.batches import Batches
 from pytest_llmcost.capture.headers import read_headers
 from pytest_llmcost.capture.replay import Fingerprint, Recording, VcrPlay
@@ -224,6 +226,7 @@ class Capture:
                 raise request.error
             self._choose_recording(request, may_differ=True)
             request.answer = request.read()
+            self._note_unclaimed(request)
         except Exception as error:  # noqa: BLE001 - one bad answer must not hide others
             self._note(error)
             if request.endpoint.is_sampling:
@@ -246,6 +249,13 @@ class Capture:
             if is_known or (request.is_seen and request.is_claude):
                 self._tell(request)
 
+    def _note_unclaimed(self, request: CapturedRequest) -> None:
+        """Note whose writes to the cache a reply may have read that equal nothing sent now."""
+        play, replay, answer = request.play, request.replay, request.answer
+        if isinstance(play, VcrPlay) and replay and answer and answer.usage.cache_read_tokens:
+            unclaimed = play.unclaimed_before(request, self._recordings[play.cassette])
+            request.replay = replace(replay, unclaimed=unclaimed)
+
     def _choose_recording(self, request: CapturedRequest, *, may_differ: bool) -> None:
         play = request.play
         if request.replay is not None or request.error is not None:
@@ -257,6 +267,7 @@ class Capture:
         recordings = self._recordings.setdefault(play.cassette, {})
         chosen = play.choose(request, recordings, self._fingerprint, may_differ=may_differ)
         if chosen is not None:
+            play.chosen = chosen
             request.replay = play.describe(request, chosen)
             if chosen.response is not play.response:
                 request.use(chosen.response)

@@ -31,6 +31,8 @@ class CachedPrefix(NamedTuple):
     recorded_tokens: int
     now: Prefix
     tokens: int
+    marked: frozenset[str]
+    """The digests of all that it leaves now."""
 
 
 def obstacle_to_recount(answer: Answer) -> str | None:
@@ -165,7 +167,51 @@ class ReplayedReply(NamedTuple):
             then.cached_tokens,
             self.sent.prefixes[-1],
             now.cached_tokens,
+            frozenset(each.digest for each in self.sent.prefixes),
         )
+
+    def has_lost_writer(
+        self, now: Usage, unsent: Iterable[Payload], earlier: Sequence[CachedPrefix]
+    ) -> bool:
+        """Whether what it read was written by recordings of its cassette that are not sent now.
+
+        And no earlier call leaves the same in the cache. What none of the recordings wrote was
+        there before, and stays.
+        """
+        if not now.cache_read_tokens or not self.recorded.breakpoints:
+            return False
+        then, here = (
+            {each.prefix for each in payload.prefixes[-1].values}
+            for payload in (self.recorded, self.sent)
+        )
+        shared = [[p.digest for p in each.prefixes if p.digest in then][-1:] for each in unsent]
+        read = {digest for digests in shared for digest in digests}
+        return bool(read) and not any(
+            read & here & each.marked
+            or (each.now.digest in here and each.tokens >= now.cache_read_tokens)
+            for each in earlier
+        )
+
+    def with_read_in_doubt(self, now: Answer) -> Answer:
+        """Return what it uses now with all that it reads written instead, and as billed at least.
+
+        Those that live longer must precede the others, and what is read is at the front.
+        """
+        written = WRITTEN[self.sent.breakpoints[0].ttl]
+
+        def as_written(usage: Usage) -> Usage:
+            tokens = getattr(usage, written) + usage.cache_read_tokens
+            return replace(usage, cache_read_tokens=0, **{written: tokens})
+
+        calls = tuple(
+            replace(each, usage=as_written(each.usage), usage_low=each.usage_low or each.usage)
+            for each in now.sampling_calls
+        )
+        texts = [*map(str, now.caveats)]
+        if not any(each.name == "changed-cache" for each in now.caveats):
+            texts.append("changed-cache: no earlier call writes it now")
+        usage = as_written(now.usage)
+        return replace(now, usage=usage, sampling_calls=calls, caveats=sorted_caveats(texts))
 
     def reply_caveats(self, tokenizer: Callable[[str], str | None]) -> set[str]:
         """Return in which ways the recorded reply is not the one that would come now."""

@@ -13,11 +13,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pytest_llmcost.capture.headers import as_bytes, read_headers
-from pytest_llmcost.capture.request import CapturedRequest, Replay, read_betas, read_body
+from pytest_llmcost.capture.request import (
+    CapturedRequest,
+    Replay,
+    Unclaimed,
+    read_betas,
+    read_body,
+)
 from pytest_llmcost.concurrency import cached_property
 from pytest_llmcost.counting.payload import fingerprint
+from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.endpoints import recognise
-from pytest_llmcost.responses.recorded_files import read_status
+from pytest_llmcost.responses.recorded_files import (
+    Allowance,
+    read_calls,
+    read_interaction,
+    read_status,
+)
 
 _VERSION = re.compile(r"\d{4}-\d\d-\d\d")
 _BETA = re.compile(r"[a-z][a-z\d.-]*")
@@ -61,6 +73,13 @@ class Recording:
         return read_body(self._endpoint, self.body)[0]
 
     @cached_property
+    def usage(self) -> Usage:
+        """What its response states; nothing if that cannot be read."""
+        found = read_calls([read_interaction({"response": self.response}, "", Allowance())])
+        answers = [each.answer for each in found if each.answer is not None]
+        return answers[0].usage if answers else Usage()
+
+    @cached_property
     def is_success(self) -> bool:
         """Whether the response is no error."""
         return 200 <= read_status(self.response) < 300
@@ -77,6 +96,8 @@ class VcrPlay:
         self.cassette = cassette
         self.response = response
         self._request = request
+        self.chosen: Recording | None = None
+        """The recording that counts."""
 
     def choose(
         self,
@@ -160,6 +181,25 @@ class VcrPlay:
             return Replay(obstacle="a filter of the cassette changes the request body")
         betas = self._betas_of(sent, recorded)
         return Replay(body=recorded.json, model=recorded.model, betas=betas, is_same=is_same)
+
+    def unclaimed_before(
+        self, sent: CapturedRequest, recordings: Mapping[int, Recording]
+    ) -> tuple[Unclaimed, ...]:
+        """Return what was recorded before it, wrote to the cache, and equals nothing sent."""
+        known = [each for _, each in sorted(recordings.items())]
+        before = known[: known.index(self.chosen)] if self.chosen in known else []
+        return tuple(
+            Unclaimed(
+                each.json,
+                each.model,
+                self._betas_of(sent, each),
+                each.usage.cache_read_tokens,
+                each.usage.cached_tokens,
+            )
+            for each in before
+            if not each.is_claimed and each.kind == "messages" and each.is_success
+            if each.json is not None and each.usage.written_tokens
+        )
 
     @cached_property
     def _filtered(self) -> Recording:

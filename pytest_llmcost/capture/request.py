@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -56,6 +56,17 @@ def _live_cap(error: LiveCapError, how: str = "") -> str:
     return f"live-cap: {how}{str(error).rpartition(' was not sent: ')[2]}"
 
 
+class Unclaimed(NamedTuple):
+    """A recording that equals nothing that was sent: its call has changed, or is gone."""
+
+    body: Mapping[str, Any]
+    model: str | None
+    betas: tuple[str, ...] | None
+    read_tokens: int
+    cached_tokens: int
+    """Read and written."""
+
+
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of the request that was recorded with the response that counts."""
 
@@ -69,6 +80,8 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """Byte for byte what is sent now, under the same names of model and betas."""
     obstacle: str | None = None
     """Why it cannot be compared, for people."""
+    unclaimed: tuple[Unclaimed, ...] = ()
+    """Those recorded before it that wrote to the cache, as far as is known when it is reported."""
 
 
 class _Outcome:

@@ -187,6 +187,16 @@ def _meter(
     if now.before is not None:
         places = describe_volatile(recorded, payload, datetime.now(timezone.utc))
         now = with_caveats(now, *([f"volatile: {places}"] if places else ()))
+    read_then = answer.usage.cache_read_tokens
+    unsent = [
+        read(each.body, betas=request.betas if each.betas is None else each.betas, model=each.model)
+        for each in replay.unclaimed
+        if each.read_tokens < read_then <= each.cached_tokens
+    ]
+    if evidence != "stale" and reply.has_lost_writer(
+        now.usage, filter(None, unsent), owner.cached_prefixes
+    ):
+        now = reply.with_read_in_doubt(now)
     # What it leaves in the cache is for the calls of its owner that follow. One that is still under
     # way is metered once more, and must not seem to repeat itself.
     left = reply.left_in_the_cache(now.usage)

@@ -162,7 +162,7 @@ _READING = {
     ),
     "changed-cache": Rule(
         "lower",
-        "the cached prefix changed{detail}, so it is either read or written again",
+        "the cached prefix or its writer changed{detail}, so it is either read or written again",
         "an earlier call of the test that writes it would settle this",
         _UNCACHED,
         "usage_low",

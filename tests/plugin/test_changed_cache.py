@@ -8,6 +8,7 @@ cached prefix: https://platform.claude.com/docs/en/build-with-claude/prompt-cach
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -451,3 +452,67 @@ def test_what_another_test_wrote_is_no_proof_of_a_read(project: Project) -> None
     assert_exact(rows["first"], usd(cold(now[0])))
     assert bounds(rows["second"]) == (usd(warm(now[1])), usd(cold(now[1])))
     assert_told(rows["second"], "system")
+
+
+def replay_in_part(
+    project: Project, recorded: Sequence[Body], sent: Sequence[Body], *, warm: Sequence[Body] = ()
+) -> Body:
+    """Record calls, after others that are not recorded, and send what is sent today."""
+    cache = Cache()
+    for body in warm:
+        cache.bill(body)
+    write_project(project, one=[Exchange(each, each, cache.usage(each)) for each in recorded])
+    headers = {"anthropic-version": "2023-06-01", "x-api-key": "none"}
+    bodies = json.dumps({"one": [(each, headers) for each in sent]})
+    (project.path / "sent.json").write_text(bodies, encoding="utf-8")
+    return count_and_replay(project)["one"]
+
+
+WRITER, READER = ask(), ask(question="What is a bell?")
+OTHER = ask(f"{BOOK}And more.")
+
+
+@pytest.mark.parametrize(
+    ("before", "reader"),
+    [([], READER), ([OTHER], READER), ([OTHER], ask(question="What?"))],
+    ids=["gone", "changed", "both-changed"],
+)
+def test_a_read_whose_writer_is_gone_or_has_changed_may_be_a_write(
+    project: Project, before: list[Body], reader: Body
+) -> None:
+    row = replay_in_part(project, [WRITER, READER], [*before, reader])
+    first = [cold(each) for each in before]
+    assert bounds(row) == (usd(*first, warm(reader)), usd(*first, cold(reader)))
+    assert any("changed-cache" in each for call in row["calls"] for each in call["caveats"])
+
+
+def test_what_the_first_call_that_is_left_writes_is_read_by_those_behind_it(
+    project: Project,
+) -> None:
+    turns = dialogue(BOOK, 4, moving=True)
+    row = replay_in_part(project, turns, turns[1:])
+    now = run_through(turns[1:])
+    low, high = bounds(row)
+    assert high is not None
+    assert low < usd(*now) <= high
+    doubted = [call for call in row["calls"] if call["caveats"]]
+    assert len(doubted) == 1
+
+
+KEPT: dict[str, tuple[list[Body], list[Body], list[Body]]] = {
+    "as-recorded": ([WRITER, READER], [WRITER, READER], []),
+    "in-another-order": ([WRITER, READER], [READER, WRITER], []),
+    "the-reader-is-gone": ([WRITER, READER], [WRITER], []),
+    "written-before-the-test": ([WRITER, READER], [READER], [WRITER]),
+    "the-writer-has-another-question": ([WRITER, READER], [ask(question="Who?"), READER], []),
+    "the-gone-call-wrote-something-else": ([OTHER, WRITER, READER], [WRITER, READER], []),
+}
+
+
+@pytest.mark.parametrize(("recorded", "sent", "warm"), KEPT.values(), ids=KEPT)
+def test_a_read_that_is_still_written_or_never_was_stays_exact(
+    project: Project, recorded: list[Body], sent: list[Body], warm: list[Body]
+) -> None:
+    row = replay_in_part(project, recorded, sent, warm=warm)
+    in_order = sorted(sent, key=lambda body: body is READER)  # behind its writer
+    assert_exact(row, usd(*run_through([*warm, *in_order])[len(warm) :]))
