@@ -27,7 +27,7 @@ from pytest_llmcost.responses.message import Answer
 class CachedPrefix(NamedTuple):
     """What one call left in the cache: in its recording, and now."""
 
-    recorded: Prefix
+    recorded: Prefix | None
     recorded_tokens: int
     now: Prefix
     tokens: int
@@ -159,11 +159,11 @@ class ReplayedReply(NamedTuple):
 
     def left_in_the_cache(self, now: Usage) -> CachedPrefix | None:
         """Return what it leaves in the cache, for later calls; None where it caches nothing."""
-        if not self.sent.breakpoints or not self.recorded.breakpoints:
+        if not self.sent.breakpoints:
             return None
         then = self.answer.usage
         return CachedPrefix(
-            self.recorded.prefixes[-1],
+            self.recorded.prefixes[-1] if self.recorded.breakpoints else None,
             then.cached_tokens,
             self.sent.prefixes[-1],
             now.cached_tokens,
@@ -268,15 +268,19 @@ class ReplayedReply(NamedTuple):
         self, read: int, prompt: CachedPrompt, earlier: Sequence[CachedPrefix]
     ) -> tuple[int, bool]:
         """Return how many tokens are certainly read from the cache now, and whether that is all."""
-        if not read:
-            return 0, True  # the cache was empty when this was recorded
         last = self.sent.prefixes[-1]
+        here = {each.prefix for each in last.values}
         for prefix in reversed(earlier):
             # What an earlier call of this owner wrote in the recording, and writes now.
-            is_read = prefix.recorded_tokens == read
-            is_read = is_read and self.recorded.begins_with(prefix.recorded)
-            if is_read and any(each.prefix == prefix.now.digest for each in last.values):
+            was_there = prefix.recorded is not None and self.recorded.begins_with(prefix.recorded)
+            if read and was_there and prefix.recorded_tokens == read and prefix.now.digest in here:
                 return prefix.tokens, True
+            # It writes now what it did not write then, so that this one may find it.
+            is_new = prefix.tokens and not (was_there and prefix.recorded_tokens)
+            if not read and is_new and prefix.marked & here:
+                return 0, False
+        if not read:
+            return 0, True  # the cache was empty when this was recorded
         marked = {each.digest for each in self.recorded.prefixes}
         for own in reversed(self.sent.prefixes):
             end = prompt.tokens_to(str(own.place))

@@ -516,3 +516,30 @@ def test_a_read_that_is_still_written_or_never_was_stays_exact(
     row = replay_in_part(project, recorded, sent, warm=warm)
     in_order = sorted(sent, key=lambda body: body is READER)  # behind its writer
     assert_exact(row, usd(*run_through([*warm, *in_order])[len(warm) :]))
+
+
+NEWLY: dict[str, tuple[list[Body], list[Body]]] = {
+    "marked": ([ask(mark=None)] * 3, [ask()] * 3),
+    "long-enough": ([ask("Be brief.")] * 3, [ask()] * 3),
+    "alike": ([ask(f"{word}. {BOOK}") for word in ("One", "Two", "Three")], [ask()] * 3),
+    "marked-by-turns": (
+        [{**body, "system": BOOK} for body in dialogue(BOOK, 3, moving=False)],
+        dialogue(BOOK, 3, moving=False),
+    ),
+}
+
+
+@pytest.mark.parametrize(("recorded", "sent"), NEWLY.values(), ids=NEWLY)
+def test_what_an_earlier_call_newly_writes_may_be_read(
+    project: Project, recorded: list[Body], sent: list[Body]
+) -> None:
+    row = replay_in_part(project, recorded, sent)
+    low, high = bounds(row)
+    assert low <= usd(*run_through(sent)) < usd(*map(cold, sent)) == high
+    assert_told({"calls": row["calls"][-1:]}, "cache")
+
+
+def test_what_was_written_by_each_of_several_calls_at_once_still_is(project: Project) -> None:
+    recorded, sent = ask(), ask(f"{BOOK}And more.")
+    write_project(project, one=[Exchange(recorded, sent, usage(cold(recorded)))] * 3)
+    assert_exact(count_and_replay(project)["one"], 3 * usd(cold(sent)))
