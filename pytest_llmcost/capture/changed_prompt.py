@@ -184,8 +184,9 @@ class ReplayedReply(NamedTuple):
             {each.prefix for each in payload.prefixes[-1].values}
             for payload in (self.recorded, self.sent)
         )
-        shared = [[p.digest for p in each.prefixes if p.digest in then][-1:] for each in unsent]
-        read = {digest for digests in shared for digest in digests}
+        read = set[str]()
+        for payload in unsent:  # of each the longest prefix that it had in common
+            read.update([each.digest for each in payload.prefixes if each.digest in then][-1:])
         return bool(read) and not any(
             read & here & each.marked
             or (each.now.digest in here and each.tokens >= now.cache_read_tokens)
@@ -207,11 +208,11 @@ class ReplayedReply(NamedTuple):
             replace(each, usage=as_written(each.usage), usage_low=each.usage_low or each.usage)
             for each in now.sampling_calls
         )
-        texts = [*map(str, now.caveats)]
-        if not any(each.name == "changed-cache" for each in now.caveats):
-            texts.append("changed-cache: no earlier call writes it now")
+        caveats = now.caveats
+        if not any(each.name == "changed-cache" for each in caveats):
+            caveats = sorted_caveats([*caveats, "changed-cache: no earlier call writes it now"])
         usage = as_written(now.usage)
-        return replace(now, usage=usage, sampling_calls=calls, caveats=sorted_caveats(texts))
+        return replace(now, usage=usage, sampling_calls=calls, caveats=caveats)
 
     def reply_caveats(self, tokenizer: Callable[[str], str | None]) -> set[str]:
         """Return in which ways the recorded reply is not the one that would come now."""

@@ -400,8 +400,9 @@ def count_all(
                 note(index, count(index, Patience(counter.seconds)))
         if to_ask:
             retries = _retries(counter)
-            # The first one is not yet tried for longer, but 0 holds for it, too.
-            first = Patience(counter.seconds, counter.waiting, retries=retries and None)
+            # The first one is not yet tried for longer.
+            tries = 0 if retries == 0 else None
+            first = Patience(counter.seconds, counter.waiting, retries=tries)
             outcome = count(to_ask[0], first)
             if retries and any(each.may_pass and each.status for each in stopped_by):
                 stopped_by.clear()  # the first one waits with the others

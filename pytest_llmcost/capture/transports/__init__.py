@@ -160,10 +160,9 @@ def being_sent() -> CapturedRequest | None:
 def passed_on(body: object) -> CapturedRequest | None:
     """Return the request that is being sent in this context, if what is sent with it is this body.
 
-    A library below its client sends the same one, perhaps written anew; of one that comes in pieces
-    nothing is known.
-    What has another body is a call of its own: of a hook, of a gateway in this process, or of a
-    transport that sends more than it was given.
+    A library below its client sends the same one, perhaps written anew; one that comes in pieces is
+    taken for it. What has another body is a call of its own: of a hook, of a gateway in this
+    process, or of a transport that sends more than it was given.
     """
     outer = being_sent()
     if outer is None or outer.is_in_mock:

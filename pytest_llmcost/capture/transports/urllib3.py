@@ -42,9 +42,8 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
         **how: Any,
     ) -> Any:
         __tracebackhide__ = True
-        captured = None
+        captured, before = None, CURRENT.get()
         # Inside a call that is followed already, as of its own retries, its client reads.
-        before = CURRENT.get()
         if passed_on(body) is None and isinstance(url, str):
             captured = begin(
                 object(),  # urllib3 has none for a request
