@@ -181,7 +181,6 @@ class LiveCap:
             "cache_creation_input_tokens": written,
             "cache_creation": {f"ephemeral_{lifetime}_input_tokens": written},
             "output_tokens": most,
-            "speed": body.get("speed") or "standard",
             "service_tier": "standard",
             # A workspace may set one that costs more, as may a deployment of Foundry's, and the
             # request does not show it. Bedrock has neither, nor has what names a model in its URL.

@@ -199,12 +199,7 @@ _PRICING = {
     ),
     "unknown-geography": Rule("higher", "inference may have cost more in this place{detail}"),
     "unknown-speed": Rule(
-        "higher", "fast mode was requested, and the reply does not say whether it was used{detail}"
-    ),
-    "latency-optimized": Rule(
-        "higher",
-        "latency-optimised inference costs more than the standard price{detail}",
-        "add its rates to a price file (--llmcost-prices=FILE)",
+        "higher", "a higher speed, which costs more, was requested and may have been used{detail}"
     ),
     "fallback-without-entry": Rule(
         "higher",
@@ -221,9 +216,6 @@ _PRICING = {
     ),
     "band-on-total": Rule(
         "lower", "the length band was chosen by the sum of several sampling calls{detail}"
-    ),
-    "advisor-fast": Rule(
-        "higher", "it is unknown whether a fast request's advisor is fast too{detail}"
     ),
 }
 CAVEATS: Mapping[str, Rule] = MappingProxyType(

@@ -328,34 +328,26 @@ class RateCard:
     def _find_price_list(self, name: str, kind: SamplingKind, terms: Terms, on: date) -> PriceList:
         stated = terms.speed or STANDARD
         speed = stated.removeprefix("asked-")
-        is_known = speed == stated  # otherwise only the request names it
-        is_latency = speed.startswith("latency-")
-        fast, caveat = None, None
+        # What only the request names may not have been given. An advisor's entry has no speed, and
+        # whether a fast request's advisor is fast is documented nowhere.
+        is_known = speed == stated and kind != "advisor"
         is_own = kind in ("message", "compaction")
-        if speed == STANDARD or (is_own and is_known and not is_latency):
-            bands = self.bands(name, on=on, speed=speed)
-        else:
-            bands = self.bands(name, on=on)
-            # What declined or advised may be another model than the one that answered, and have no
-            # fast rates.
+        bands = self.bands(name, on=on, speed=speed if is_known and is_own else STANDARD)
+        other = None
+        if bands[0].speed != speed:
+            # What declined or advised may be another model than the one that answered, and never
+            # have had that speed.
             with suppress(UnknownModelError):
-                fast = self.bands(name, on=on, speed=speed)
-            if fast and is_known and kind != "advisor":
-                bands = fast
-            elif is_latency and kind == "message":
-                # The rates are not shipped, so without a price file there is no high bound.
-                caveat = f"latency-optimized: {bands[0].model}"
-            elif fast or is_own:
-                # Fast mode may be asked for and not given. An advisor's entry has no speed, and
-                # whether a fast request's advisor is fast is documented nowhere. The standard rates
-                # are the price, the fast ones the high bound.
-                caveat = f"advisor-fast: {bands[0].model}" if is_known else "unknown-speed"
+                other = self.bands(name, on=on, speed=speed)
+        if other and is_known:
+            bands = other
         prices = _price_list_of(self._settings, bands, terms, on)
-        if caveat is None:
+        if bands[0].speed == speed or not (other or is_own):
             return prices
-        high = prices.multiplier_high if fast else None
-        caveats = (*prices.caveats, caveat)
-        return replace(prices, alternative=fast, multiplier_high=high, caveats=caveats)
+        # The standard rates are the price, the others the high bound.
+        high = prices.multiplier_high if other else None
+        caveats = (*prices.caveats, f"unknown-speed: {bands[0].model}")
+        return replace(prices, alternative=other, multiplier_high=high, caveats=caveats)
 
     def is_code_execution_free(self, tools: Iterable[str]) -> bool:
         """Return whether one of a request's tools, by type, makes its container time free.

@@ -220,5 +220,5 @@ def _usage(body: _Body) -> dict[str, Any]:
     if tier := text_of(mapping(body.get("serviceTier")).get("type")):
         said["service_tier"] = "standard" if tier == "default" else tier
     if latency := text_of(mapping(body.get("performanceConfig")).get("latency")):
-        said["latency"] = latency
+        said["speed"] = latency if latency == "standard" else f"latency-{latency}"
     return said

@@ -94,8 +94,6 @@ class _Stated(msgspec.Struct, frozen=True, kw_only=True):
     service_tier: str | None = None
     speed: str | None = None
     inference_geo: str | None = None
-    latency: str | None = None
-    """Bedrock's, as Converse states it beside the usage."""
     iterations: list[_Stated] | None = None
 
     @property
@@ -308,7 +306,7 @@ def _read_message(
         terms=Terms(
             service_tier="batch" if batch else stated.service_tier or None,
             # Foundry's deployments in fast mode have names of their own: the model's, then `-fast`.
-            speed=_speed(stated, asked, fast=named == f"{own}-fast"),
+            speed=stated.speed or _asked_speed(asked, is_fast=named == f"{own}-fast"),
             # If only the request says where it ran, the premium may or may not be paid.
             inference_geo=stated.inference_geo or (f"asked-{geography}" if geography else None),
             platform=platform,
@@ -402,19 +400,17 @@ def _texts(body: _Body) -> dict[str, str]:
     return {key: each for key, each in body.items() if isinstance(each, str) and each}
 
 
-def _speed(stated: _Stated, asked: _Body, *, fast: bool) -> str | None:
-    """Return the speed that the price follows: what the response states, whatever was asked for.
+def _asked_speed(asked: _Body, *, is_fast: bool) -> str | None:
+    """Return the speed that a request asks for, if it is not the standard one.
 
+    It may not have been given: beyond its quota Bedrock serves, and bills, at standard latency.
     Sources: https://platform.claude.com/docs/en/build-with-claude/fast-mode and
-    https://docs.aws.amazon.com/bedrock/latest/userguide/latency-optimized-inference.html: beyond
-    its quota Bedrock serves, and bills, at standard latency.
+    https://docs.aws.amazon.com/bedrock/latest/userguide/latency-optimized-inference.html
     """
-    latency = stated.latency
-    if not latency and (config := asked.get("performanceConfig")):
-        latency = text_of(mapping(config).get("latency"))
-    if latency not in (None, "standard"):
-        return f"latency-{latency}" if stated.latency else f"asked-latency-{latency}"
-    return stated.speed or ("asked-fast" if fast or asked.get("speed") == "fast" else None)
+    speed = "fast" if is_fast else text_of(asked.get("speed"))
+    if latency := text_of(mapping(asked.get("performanceConfig")).get("latency")):
+        speed = latency if latency == "standard" else f"latency-{latency}"
+    return None if speed in (None, "standard") else f"asked-{speed}"
 
 
 def _unreadable(path: str, what: str) -> UsageDataError:

@@ -357,7 +357,7 @@ def test_the_most_that_was_used_has_a_length_band_of_its_own() -> None:
 def test_the_advisor_of_a_fast_request_counts_as_standard_and_may_be_fast() -> None:
     cost = price("claude-opus-5", sampling={"kind": "advisor"}, speed="fast")
     assert bounds(cost) == ("30", "30", "60")
-    assert cost.caveats == ("advisor-fast: claude-opus-5",)
+    assert cost.caveats == ("unknown-speed: claude-opus-5",)
 
 
 def test_an_advisor_that_has_no_fast_mode_is_exact() -> None:

@@ -419,7 +419,7 @@ def test_optimised_latency_is_asked_for_in_a_header_or_in_the_body(standin: Stan
     for call in optimized:
         assert call.context.speed == "asked-latency-optimized"
         assert (call.usd, call.usd_high) == (call.usd_low, None)
-        assert call.has_caveat("latency-optimized")
+        assert call.has_caveat("unknown-speed")
 
 
 # Spoken by hand

@@ -248,10 +248,10 @@ def test_geography_and_speed_are_priced_as_they_are_asked_for_now() -> None:
     assert was_fast.context.speed == "standard"
     fast = recounted(reply(speed="standard"), {**SHORT, "speed": "fast"})
     assert fast.context.speed == "asked-fast"
-    assert others(fast) == ("unknown-speed",)
+    assert others(fast) == ("unknown-speed: claude-opus-4-7",)
     for said in ("fast", "asked-fast"):
         was_asked = recounted(reply(speed=said), SHORT, {**SHORT, "speed": "fast"})
         assert was_asked.context.speed == "standard"
     # A header asks for it, which was read of what is sent now.
-    faster = recounted(reply(latency="optimized"), LONG)
-    assert others(faster) == ("latency-optimized: claude-opus-4-7",)
+    faster = recounted(reply(speed="asked-latency-optimized"), LONG)
+    assert others(faster) == ("unknown-speed: claude-opus-4-7",)

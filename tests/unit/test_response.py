@@ -802,11 +802,11 @@ def test_a_container_is_charged_when_files_are_attached(
 @pytest.mark.parametrize(
     ("model", "asked", "said", "expected", "high", "caveats"),
     [
-        ("claude-opus-5", "fast", None, "5", "10", ("unknown-speed",)),
+        ("claude-opus-5", "fast", None, "5", "10", ("unknown-speed: claude-opus-5",)),
         ("claude-opus-5", "fast", "standard", "5", "5", ()),
         ("claude-opus-5", "fast", "fast", "10", "10", ()),
         ("claude-opus-5", "standard", None, "5", "5", ()),
-        ("claude-sonnet-5", "fast", None, "2", None, ("unknown-speed",)),
+        ("claude-sonnet-5", "fast", None, "2", None, ("unknown-speed: claude-sonnet-5",)),
     ],
 )
 def test_the_fast_rates_bound_a_speed_that_was_asked_for_and_not_confirmed(
@@ -828,7 +828,7 @@ def test_a_deployment_that_is_named_as_fast_may_have_been_fast() -> None:
     request = {"model": "claude-opus-5-fast"}  # as on Foundry
     call = priced(read_message(body(usage(1_000_000, 0)), request=request))
     assert (call.usd, call.usd_high) == (Decimal(5), Decimal(10))
-    assert [*map(str, call.caveats)] == ["unknown-speed"]
+    assert [*map(str, call.caveats)] == ["unknown-speed: claude-opus-5"]
     said = body(usage(1_000_000, 0, speed="fast"))
     call = priced(read_message(said, request=request))
     assert (call.usd, call.usd_high, call.caveats) == (Decimal(10), Decimal(10), ())
