@@ -1,4 +1,4 @@
-"""Threads, forks and pools: contexts of threads, what a fork calls, no lock in a child.
+"""Forks and pools: what a fork calls, no lock in a child, an error for a pool.
 
 Must not know what either is for. Loaded in every run, so it imports nothing heavy: Python keeps
 what it calls at a fork, with everything that the module of it refers to, until the very end. If
@@ -11,7 +11,6 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -38,22 +37,6 @@ class cached_property(Generic[T]):
         # Of threads that are here at once, all get what the first one sets.
         value: T = vars(instance).setdefault(self._name, self._read(instance))
         return value
-
-
-_of_contexts: list[ContextVar[Any]] = []
-
-
-def context_var(name: str) -> ContextVar[T | None]:
-    """Make a variable that tasks inherit and plain threads do not, in any Python."""
-    made: ContextVar[T | None] = ContextVar(name, default=None)
-    _of_contexts.append(made)
-    return made
-
-
-def begin_thread() -> None:
-    """Set all such variables to None, in the context of a thread that is about to begin."""
-    for each in _of_contexts:
-        each.set(None)
 
 
 def answer_pool(error: BaseException) -> None:

@@ -379,14 +379,14 @@ class LlmCost:
         state = settings.cache if test is None else limits_of(test, settings).cache
         session.settle(owner)
         owner.open_blocks[id(calls)] = calls, sender.phase
-        entered_blocks.set((*(entered_blocks.get() or ()), calls))
+        entered_blocks.set((*entered_blocks.get(), calls))
         try:
             yield
         finally:  # what a block has spent by the time it raises is spent
             session.settle(owner)
             del owner.open_blocks[id(calls)]
             # By identity: a block inside this one may hold the very same calls.
-            entered = (each for each in entered_blocks.get() or () if each is not calls)
+            entered = (each for each in entered_blocks.get() if each is not calls)
             entered_blocks.set(tuple(entered))
             spent = calls_in(session, settled(calls), state)
             verdict = judge_budget(session, owner, budget, spent)

@@ -18,7 +18,7 @@ from itertools import takewhile
 from operator import ne
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from pytest_llmcost.concurrency import cached_property, context_var
+from pytest_llmcost.concurrency import cached_property
 from pytest_llmcost.plugin.options import TAG_MARKER
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def _show_param(param: object, name: str, index: object) -> str:
 
 # Who sends, and in which tags and blocks
 
-entered_blocks: ContextVar[tuple[list[Call], ...] | None] = context_var("llmcost_blocks")
+entered_blocks: ContextVar[tuple[list[Call], ...]] = ContextVar("llmcost_blocks", default=())
 """The calls of each `budget(...)` block that was entered in this context."""
 
 
@@ -265,7 +265,7 @@ def blocks_around(owner: Owner, phase: Phase | None) -> tuple[list[Call], ...]:
     rather see a call too many than miss one. An async fixture has a context of its own, too,
     so what it began holds for the test.
     """
-    entered = {id(calls) for calls in entered_blocks.get() or ()}
+    entered = {id(calls) for calls in entered_blocks.get()}
     around = [*owner.open_blocks.values()]  # at once: other threads open and end blocks
     is_outside = all(id(calls) not in entered for calls, _ in around)
     return tuple(
@@ -283,7 +283,7 @@ class _Open:
         self.is_of_thread = _is_plain_thread()
 
 
-_tags: ContextVar[tuple[_Open, ...] | None] = context_var("llmcost_tags")
+_tags: ContextVar[tuple[_Open, ...] | None] = ContextVar("llmcost_tags", default=None)
 _open: list[_Open] = []
 """Every tag that is open anywhere in this process."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -208,7 +207,6 @@ def test_an_async_test_has_the_tags_of_its_fixtures(tmp_path: Path, kind: str) -
 
 
 def test_a_thread_of_a_pool_has_what_is_open_when_it_sends(project: Project) -> None:
-    """Also where threads inherit their context, as in Python 3.14 without its global lock."""
     project.write(
         app=APP,
         test_app="""
@@ -229,8 +227,7 @@ def test_a_thread_of_a_pool_has_what_is_open_when_it_sends(project: Project) -> 
                     pool.submit(ask, 200).result()
         """,
     )
-    python = (sys.executable, "-X", "thread_inherit_context=1", "-m", "pytest")
-    result = project.pytester.run(*python, "-p", "llmcost", "-p", "no:cacheprovider")
+    result = project.run()
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["FAILED test_app.py::test_blocks - $0.0012 > $0.001 budget *"])
 

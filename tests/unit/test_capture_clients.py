@@ -942,7 +942,7 @@ def test_what_another_thread_has_sent_is_lost_with_who_waits_for_it(library: Any
 def test_what_began_during_a_request_and_sends_after_it_is_seen(
     way: Callable[[str, Any], int], streams: bool, standin: StandIn
 ) -> None:
-    """As a task does, and a thread where threads inherit their context."""
+    """As a task does."""
     url, kept = standin.url + "/v1/messages", list[contextvars.Context]()
 
     class Own(httpx.BaseTransport):

@@ -12,7 +12,6 @@ imported by a suite that never calls Claude, and it knows nothing of any library
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -48,8 +47,6 @@ _CLIENTS = {
     },
 }
 """Library -> the file here whose `wrap(module)` wraps it as soon as it is imported."""
-if getattr(sys.flags, "thread_inherit_context", False):  # from Python 3.14 on, if free-threaded
-    _CLIENTS["threading"] = "processes"
 CURRENT: ContextVar[CapturedRequest | None] = ContextVar("pytest_llmcost_request", default=None)
 """The request that is being sent in this context; `being_sent` reads it."""
 

@@ -1,27 +1,20 @@
-"""multiprocessing and threading: what begins there knows what is followed, and no more.
+"""multiprocessing: a spawned child learns where to write what it sends.
 
-A spawned child learns where to write what it sends: a process object is pickled for it, and our
-attribute with it. A thread inherits nothing of ours, also where Python lets it inherit its context:
-one of a pool serves many, and would keep what was open where it was first needed.
+A process object is pickled for it, and our attribute with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import copy_context
 from types import ModuleType
 from typing import Any
 
 from pytest_llmcost.capture.transports import Ticket, ticket, wrap_method
-from pytest_llmcost.concurrency import begin_thread
 
 
 def wrap(module: ModuleType) -> None:
-    """Wrap how a process is started, or a thread."""
-    if module.__name__ == "threading":
-        wrap_method(module.Thread, "start", _wrap_thread)
-    else:
-        wrap_method(module.BaseProcess, "start", _wrap_process)
+    """Wrap how a process is started."""
+    wrap_method(module.BaseProcess, "start", _wrap_process)
 
 
 class _Given:
@@ -43,16 +36,5 @@ def _wrap_process(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(process)
         finally:
             vars(process).pop("_pytest_llmcost", None)
-
-    return start
-
-
-def _wrap_thread(original: Callable[..., Any]) -> Callable[..., Any]:
-    def start(thread: Any) -> Any:
-        __tracebackhide__ = True
-        if getattr(thread, "_context", thread) is None:  # private: no context was given for it
-            thread._context = copy_context()
-            thread._context.run(begin_thread)
-        return original(thread)
 
     return start
