@@ -35,7 +35,7 @@ from pytest_llmcost.reports.plain_text import (
 from pytest_llmcost.responses.recorded_files import MOST_BYTES, Found, read_calls, read_recordings
 
 _HEADS = ("input:", "read:", "written:", "output:", "cost:")
-_SUFFIXES = (".har", ".json", ".jsonl", ".sse", ".yaml", ".yml")
+_SUFFIXES = (".json", ".jsonl", ".sse", ".yaml", ".yml")
 """Of the files in a folder that are read."""
 _FIELDS = ("usage", "sampling_calls", "context", "usd", "usd_low", "usd_high", "caveats")
 _FREE = Call(model="", evidence="billed", usd=Decimal(0), usd_high=Decimal(0))

@@ -5,7 +5,6 @@ Knows how recorders store an exchange; what an answer says it used is `message.p
 
 from __future__ import annotations
 
-import base64
 import gzip
 import io
 import json
@@ -34,13 +33,9 @@ MOST_BYTES = 100_000_000
 _MOST_VALUES = 2_000_000
 """Of a file's JSON, and of all bodies' together: each takes up to 200 bytes of memory."""
 _GZIP = b"\x1f\x8b"
-_HEX = re.compile(r"(?:[0-9a-f]{2}){8,}|(?:[0-9A-F]{2}){8,}")
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
 _EVENTS = re.compile(rb"\s*(?:(?:id|retry|):[^\r\n]*[\r\n]+)*(?:event:|data:\s*[{\[])")
 _STARTS = (b"{", b"[", b"event:", b"data:", b"\0\0")
 """How every response body begins that can be priced."""
-_INTERACTIONS = ("interactions", "http_interactions")
-"""vcrpy, go-vcr and cassetter; vcr for Ruby and for R."""
 _ADDRESS = {"uri", "url"}
 _STREAM_EVENTS = (
     "message_start",
@@ -53,8 +48,6 @@ _CONTAINERS = ("results", "responses")
 _RESULTS = {"method": "GET", "uri": "/v1/messages/batches/any/results"}
 """The request for a batch's results, which are known by it."""
 _LEFT_UNREAD = "not every result of the batch can be read; is the body empty or cut off?"
-_BESIDE_TEXT = {"string", "text", "encoding", "mimeType", "size", "params"}
-"""The keys of a stored body that is one text; with others it is parsed JSON."""
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,10 +240,7 @@ def _entries(value: object) -> Iterator[dict[str, Any]]:
         return
     listed = (value[name] for name in _CONTAINERS if isinstance(value.get(name), list))
     results = [*chain.from_iterable(map(_entries, listed))]
-    held = next((value[name] for name in _INTERACTIONS if name in value), None)
-    if held is None:
-        held = mapping(value.get("log")).get("entries")  # HTTP archives (HAR)
-    if held is not None:
+    if (held := value.get("interactions")) is not None:
         for each in held if isinstance(held, list) else ():
             yield {"request": None, **mapping(each)}
     elif (
@@ -307,11 +297,8 @@ def read_interaction(entry: Mapping[str, Any], source: str, allowance: Allowance
 
 
 def _headers(message: Mapping[str, Any]) -> dict[str, str | None]:
-    listed = message.get("headers")
-    if isinstance(listed, list):  # HTTP archives list them as names with values
-        pairs = [each for each in listed if isinstance(each, dict) and "name" in each]
-        listed = {str(each["name"]): each.get("value") for each in pairs}
-    return {str(name).lower(): _first(value) for name, value in mapping(listed).items()}
+    headers = mapping(message.get("headers"))
+    return {str(name).lower(): _first(value) for name, value in headers.items()}
 
 
 def _first(value: object) -> str | None:
@@ -374,11 +361,11 @@ def _decode_body(
 ) -> bytes:
     """Return a body's bytes, whichever way it is stored.
 
-    Shape: text; bytes (`!!binary`); text in hex or base64; a mapping with `string`,
-    `base64_string` or `text` (with its `encoding`); anything else is parsed JSON. Many recorders
-    undo the response's `content-encoding`, perhaps several in turn, and keep the header.
+    Shape: text, bytes (`!!binary`), or a mapping with either as its `string`; anything else is
+    parsed JSON. Many recorders undo the response's `content-encoding`, perhaps several in turn, and
+    keep the header.
     """
-    names = ("parsed_body", "body", "content", "postData")
+    names = ("parsed_body", "body", "content")  # `content` is of httpx in older versions of vcrpy
     stored = (message[name] for name in names if message.get(name) not in (None, ""))
     data = _stored_bytes(next(stored, b""))
     # Gzip tells itself, so it needs no header. What was applied last is undone first.
@@ -404,42 +391,16 @@ def _decode_body(
 
 
 def _stored_bytes(value: object) -> bytes:
+    if mapping(value).keys() == {"string"}:
+        value = mapping(value)["string"] or b""
     if isinstance(value, (bytes, bytearray)):
         return bytes(value)
     if isinstance(value, str):
-        return _text_bytes(value)
-    wrapped = mapping(value)
-    packed = next((wrapped[key] for key in ("base64_string", "base64") if key in wrapped), None)
-    inner = next((wrapped[key] for key in ("string", "text") if key in wrapped), None)
-    if wrapped.get("encoding") == "base64":
-        packed = inner
-    if isinstance(packed, str):
-        try:
-            return base64.b64decode("".join(packed.split()), validate=True)
-        except ValueError as error:
-            raise _UndecodableBody(f"the body is said to be base64, but is not: {error}") from None
-    if wrapped.keys() & {"string", "text"} and not wrapped.keys() - _BESIDE_TEXT:
-        return b"" if inner is None else _stored_bytes(inner)
+        return value.encode("utf-8", "surrogatepass")
     try:  # not by msgspec, for YAML has keys and values that JSON does not
         return json.dumps(value, default=repr, skipkeys=True).encode()
     except (RecursionError, ValueError) as error:
         raise _UndecodableBody(f"the parsed body is no JSON: {error}") from None
-
-
-def _text_bytes(text: str) -> bytes:
-    """Return a text's own bytes, unless it can only be an encoding of a body."""
-    compact = "".join(text.split()) if text[:1] not in "{[" else ""
-    decoded = b""
-    if _HEX.fullmatch(compact):
-        decoded = bytes.fromhex(compact)
-    elif _BASE64.fullmatch(compact):
-        with suppress(ValueError):
-            decoded = base64.b64decode(compact, validate=True)
-    if decoded.startswith((*_STARTS, _GZIP)):
-        return decoded
-    if text.startswith("\x1f\x8b"):
-        return text.encode("latin-1", "replace")
-    return text.encode("utf-8", "surrogatepass")
 
 
 def _unzip(data: bytes, most: int) -> tuple[bytes, bool]:

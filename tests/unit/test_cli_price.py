@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import json
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from recorded_traffic import RESPONSES_PATH, needs_traffic, recorded_lines
 
 from pytest_llmcost.cli.main import main
@@ -370,10 +372,10 @@ def test_of_a_file_that_cannot_be_read_it_does_not_say_that_it_has_no_call(
 
 def test_a_body_that_cannot_be_decoded_is_a_problem_of_its_own(run: Run, tmp_path: Path) -> None:
     data = cassette(("messages", 200, message()), ("messages", 200, message()))
-    data["interactions"][0]["response"]["body"] = {"base64_string": "?"}
+    data["interactions"][0]["response"]["body"] = {"base64_string": "e30="}
     done = run(write(tmp_path / "c.json", data), *ON, "--format", "json")
     assert done.status == 1
-    assert "#0: the body is said to be base64" in done.err
+    assert "#0: the response has no usage; expected a Messages response, got an object" in done.err
     assert len(json.loads(done.out)) == 1
 
 
@@ -432,16 +434,25 @@ def test_public_cassettes_cost_what_they_should_call_by_call(
 def test_every_public_response_costs_what_it_should_from_a_cassette_of_its_own(
     run: Run, tmp_path: Path
 ) -> None:
-    lines = recorded_lines()
-    path = write(tmp_path / "all.json", {"interactions": [recorded(line) for line in lines]})
-    rows = json.loads(run(path, *ON, "--format", "json").out)
-    costs: dict[int, list[str | None]] = {}
+    lines: dict[str, list[dict[str, Any]]] = {"text.json": [], "bytes.yaml": []}
+    for line in recorded_lines():
+        lines["bytes.yaml" if line["body"] is None else "text.json"].append(line)
+    for name, dump in (("text.json", json.dumps), ("bytes.yaml", yaml.safe_dump)):
+        exchanges = {"interactions": [recorded(line) for line in lines[name]]}
+        write(tmp_path / name, dump(exchanges).encode())
+    rows = json.loads(run(*(tmp_path / name for name in lines), *ON, "--format", "json").out)
+    costs: dict[str, list[str | None]] = {}
     for row in rows:
-        costs.setdefault(int(row["source"].rpartition("#")[2]), []).append(row["usd"])
-    priced = [(n, line) for n, line in enumerate(lines) if line["list_usd"] is not None]
+        costs.setdefault(row["source"].rpartition("/")[2], []).append(row["usd"])
+    priced = {
+        f"{name}#{number}": line
+        for name in lines
+        for number, line in enumerate(lines[name])
+        if line["list_usd"] is not None
+    }
     assert len(priced) == 684
-    for number, line in priced:
-        assert sum(Decimal(usd or "NaN") for usd in costs[number]) == Decimal(
+    for source, line in priced.items():
+        assert sum(Decimal(usd or "NaN") for usd in costs[source]) == Decimal(
             str(line["list_usd"])
         ), line["id"]
 
@@ -449,7 +460,7 @@ def test_every_public_response_costs_what_it_should_from_a_cassette_of_its_own(
 def recorded(line: dict[str, Any]) -> dict[str, Any]:
     """A line of the traffic as one exchange of a cassette."""
     host, path = line["host"] or "api.anthropic.com", line["path"] or "/v1/messages"
-    body = {"base64_string": line["body_base64"]} if line["body"] is None else line["body"]
+    body = base64.b64decode(line["body_base64"]) if line["body"] is None else line["body"]
     method = "GET" if line["endpoint"] == "batches_results" else "POST"
     return {
         "request": {

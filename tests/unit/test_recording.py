@@ -57,20 +57,6 @@ def parsed(**body: Any) -> dict[str, Any]:
     return {"version": 1, "interactions": [{"request": request, "response": response}]}
 
 
-def ruby() -> dict[str, Any]:
-    request = {
-        "method": "post",
-        "uri": URL,
-        "body": {"encoding": "UTF-8", "string": json.dumps(ASKED)},
-    }
-    response = {
-        "status": {"code": 200, "message": "OK"},
-        "headers": {"Content-Type": ["application/json"]},
-        "body": {"encoding": "ASCII-8BIT", "string": TEXT},
-    }
-    return {"http_interactions": [{"request": request, "response": response}]}
-
-
 def golang() -> dict[str, Any]:
     request = {"method": "POST", "url": URL, "body": json.dumps(ASKED), "proto": "HTTP/1.1"}
     response = {
@@ -82,25 +68,18 @@ def golang() -> dict[str, Any]:
     return {"version": 2, "interactions": [{"id": 0, "request": request, "response": response}]}
 
 
-def archive() -> dict[str, Any]:
-    request = {"method": "POST", "url": URL, "postData": {"text": json.dumps(ASKED)}}
-    content = {
-        "size": 9,
-        "mimeType": "application/json",
-        "encoding": "base64",
-        "text": base64.b64encode(TEXT.encode()).decode(),
-    }
-    headers = [{"name": "Content-Type", "value": "application/json"}]
-    response = {"status": 200, "headers": headers, "content": content}
-    return {"log": {"entries": [{"request": request, "response": response}]}}
+def older() -> dict[str, Any]:
+    """As vcrpy before version 6 wrote what httpx sent."""
+    [exchange] = vcrpy(None)["interactions"]
+    response = {"status_code": 200, "headers": {}, "content": TEXT, "http_version": "HTTP/1.1"}
+    return {"version": 1, "interactions": [{**exchange, "response": response}]}
 
 
 RECORDERS = {
     "vcrpy": vcrpy({"string": TEXT}),
+    "older vcrpy": older(),
     "parsed bodies": parsed(**MESSAGE),
-    "vcr for Ruby": ruby(),
     "go-vcr": golang(),
-    "HTTP archive": archive(),
     "one exchange": golang()["interactions"][0],
 }
 
@@ -130,24 +109,14 @@ BODIES = {
     "text": {"string": TEXT},
     "bytes": {"string": TEXT.encode()},
     "gzip bytes": {"string": ZIPPED},
-    "gzip in hex": {"string": ZIPPED.hex()},
-    "text in hex": TEXT.encode().hex().upper(),
-    "gzip in base64": {"string": base64.b64encode(ZIPPED).decode()},
-    "named base64": {"base64_string": base64.encodebytes(TEXT.encode()).decode()},
     "plain text": TEXT,
     "object": MESSAGE,
-    "list of one": {"text": TEXT, "mimeType": "application/json"},
 }
 
 
 @pytest.mark.parametrize("stored", BODIES.values(), ids=BODIES)
 def test_a_body_is_read_however_it_is_stored(stored: object) -> None:
     assert json.loads(only(vcrpy(stored)).body) == MESSAGE
-
-
-def test_gzip_that_was_stored_as_latin_1_text_is_read() -> None:
-    data = json.dumps(vcrpy({"string": ZIPPED.decode("latin-1")})).encode()
-    assert json.loads(only(data).body) == MESSAGE
 
 
 @pytest.mark.parametrize(
@@ -213,8 +182,6 @@ def test_a_header_of_a_compression_that_the_recorder_undid_does_not_matter(encod
         ({"string": ZIPPED[:20]}, {}, "damaged"),
         ({"string": b"\x08\x02"}, {"content-encoding": b"deflate"}, "damaged"),
         ({"string": b"\x01\x02"}, {"content-encoding": "gzip, lzma"}, "is encoded as lzma"),
-        ({"base64_string": "?"}, {}, "not"),
-        ({"base64_string": "abc"}, {}, "base64"),
     ],
 )
 def test_a_body_that_cannot_be_read_is_a_problem_of_that_exchange_alone(
@@ -228,11 +195,9 @@ def test_a_body_that_cannot_be_read_is_a_problem_of_that_exchange_alone(
     assert json.loads(sound.body) == MESSAGE
 
 
-@pytest.mark.parametrize(
-    "text", ["deadbeef" * 4, "QUJDRUZHSElKS0xNTk9QUVJTVFU=", "A_safe-variant-of-it_", "", "1f8b"]
-)
-def test_text_that_only_looks_encoded_stays_as_it_is(text: str) -> None:
-    assert only(vcrpy({"string": text})).body == text.encode()
+def test_a_text_is_its_own_bytes() -> None:
+    for text in ("", "1f8b", "\x1f\x8b", "deadbeef" * 4):
+        assert only(vcrpy({"string": text})).body == text.encode()
 
 
 TAGGED = f"""
@@ -310,8 +275,8 @@ def test_a_parsed_body_may_have_keys_that_only_yaml_knows(key: object) -> None:
 
 def test_a_request_whose_body_cannot_be_read_is_none() -> None:
     data = vcrpy({"string": TEXT})
-    data["interactions"][0]["request"]["body"] = {"base64_string": "?"}
-    assert only(data).request is None
+    data["interactions"][0]["request"]["body"] = b"\x1f\x8b"
+    assert only(yaml.safe_dump(data).encode()).request is None
 
 
 @pytest.mark.parametrize("part", [None, "text", []])
