@@ -228,7 +228,7 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
         bounded = call.bounded if own else set()
         lost = call.lost_usage
         if lost is not None and high is not None:
-            uncertain = dict.fromkeys(("refusal", "usage_low", "usage_high", "most_output_tokens"))
+            uncertain = dict.fromkeys(("refusal", "usage_low", "most_output_tokens"))
             attempt = replace(call.sampling_calls[0], usage=lost, **uncertain)
             most = price_sampling(card, attempt, terms, on=on).high
             high = None if most is None else EXACT.fma(most, call.lost_attempts or 0, high)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.endpoints import Endpoint
 from pytest_llmcost.responses.message import Answer, read_answer
 from pytest_llmcost.responses.stream import StreamedMessage
@@ -23,3 +24,8 @@ def read_message(
     endpoint = Endpoint(kind="messages", platform=platform, model=model)
     message = StreamedMessage(body=body, **streamed)
     return read_answer([message], endpoint=endpoint, payload=request, batch=batch)
+
+
+def read_usage(stated: Mapping[str, Any]) -> Usage:
+    """Read one `usage` into billing categories."""
+    return read_message({"model": "claude-opus-5", "usage": stated}).usage

@@ -179,8 +179,7 @@ def price_sampling(
         high = usd
     elif prices.multiplier_high is not None and not is_silent:
         most = usage
-        bounds = sampling.usage_high, sampling.most_output_tokens
-        if is_life_unknown or bounds != (None, None):
+        if is_life_unknown or sampling.most_output_tokens is not None:
             most = in_cache_state(sampling, cache_state, sampling.most_usage, LONGEST)
         high_rates = band_of(prices.alternative or prices.bands, most)
         if sampling.may_cache is not None:

@@ -94,7 +94,6 @@ _READING = {
         "two places of a response disagree{detail}",
         "state the usage with llmcost.record(...)",
         _BOTH,
-        "usage_high",
         may_be_stated=True,
     ),
     "first-call-only": Rule(

@@ -128,8 +128,6 @@ class SamplingCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     usage: Usage
     usage_low: Usage | None = None
     """The least that it may have used, if the usage is not certain."""
-    usage_high: Usage | None = None
-    """The most that it may have used, for example where two places of a response disagree."""
     refusal: str | None = None
     """Refused before any output: the category, `unspecified` if the response gives none.
     Whether that is billed depends on the date."""
@@ -147,9 +145,8 @@ class SamplingCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     @property
     def most_usage(self) -> Usage:
         """The most that it may have used, as far as something bounds it."""
-        usage = self.usage_high or self.usage
-        output = max(usage.output_tokens, self.most_output_tokens or 0)
-        return msgspec.structs.replace(usage, output_tokens=output)
+        output = max(self.usage.output_tokens, self.most_output_tokens or 0)
+        return msgspec.structs.replace(self.usage, output_tokens=output)
 
 
 def is_quantity(value: object, *, least: int = 0) -> TypeGuard[int]:

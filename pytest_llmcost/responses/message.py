@@ -19,7 +19,6 @@ from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
 from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.usage import (
     FEES,
-    LONGEST,
     MOST_TOKENS,
     WRITTEN,
     Lifetime,
@@ -244,7 +243,7 @@ def _read_message(
         raise _unreadable(f"usage.{message.withdrawn}", what)
     all_stated = [top, *(each.usage for each in passes)]
     is_cached = any(each.cache_read_tokens or each.cache_write_5m_tokens for each in all_stated)
-    lifetime = read_lifetime(asked) if message.at_most or is_cached else None
+    lifetime = read_lifetime(asked) if is_cached else None
     written = top.cache_write_5m_tokens
     if written and lifetime and stated.cache_creation is None and not passes:
         # Bedrock's last frame has no split by lifetime, but the request asks for nothing else.
@@ -254,7 +253,7 @@ def _read_message(
     declined, served = _split_passes(passes)
     serving, requested = _models(named, own, declined, served, content.changes)
     usages = _passes_that_explain(top, served)
-    at_most = {**({} if usages else _sums_beyond(stated, served)), **message.at_most}
+    disputed = message.disputed | (set() if usages else _sums_beyond(stated, served))
     is_loop = content.loops or any((raw.get("server_tool_use") or {}).values())
     # An end that was not seen may be a refusal before any output, which may be free. After a change
     # of model the start's tokens are those of the other one. A model that spoke is billed anyway.
@@ -272,9 +271,6 @@ def _read_message(
         )
         for usage in usages or [top]
     ]
-    if at_most:
-        high = sampling_calls[0].usage + _more(raw, at_most, lifetime)
-        sampling_calls[0] = replace(sampling_calls[0], usage_high=high)
     answering = sampling_calls[0]
     sampling_calls += _beside(passes, declined, content.changes, requested)
     # A pass that used nothing is none. The answer itself stays, for it has had a prompt, unless it
@@ -293,7 +289,7 @@ def _read_message(
     used = (each.server_tool_use for each in (stated, *passes))
     ran_code = content.runs_code or any(each and each.code_execution_requests for each in used)
     caveats = _caveats(raw, stated, body, content)
-    caveats |= {f"usage-disagrees: {key}" for key in at_most}
+    caveats |= {f"usage-disagrees: {key}" for key in disputed}
     caveats |= {"truncated-stream"} if truncated else set()
     geography = asked_texts.get("inference_geo")
     return Answer(
@@ -357,20 +353,10 @@ def _passes_that_explain(top: Usage, served: Sequence[_Stated]) -> list[Usage]:
     return [usages[0] + fees, *usages[1:]]
 
 
-def _sums_beyond(stated: _Stated, served: Sequence[_Stated]) -> dict[str, int]:
-    """Return what the passes add up to where it is more: the top level may leave something out."""
+def _sums_beyond(stated: _Stated, served: Sequence[_Stated]) -> set[str]:
+    """Return the counts of which the passes add up to more than the top level states."""
     sums = {key: sum(getattr(each, key) or 0 for each in served) for key in _TOKENS}
-    return {key: each for key, each in sums.items() if each > (getattr(stated, key) or 0)}
-
-
-def _more(raw: _Body, at_most: Mapping[str, int], lifetime: Lifetime | None) -> Usage:
-    """Return how much more than `raw` states there may be; `lifetime` is that of cache writes."""
-    less, most = read_usage(raw), read_usage({**raw, **at_most})
-    names = Usage.__struct_fields__
-    more = {key: max(0, getattr(most, key) - getattr(less, key)) for key in names}
-    if lifetime != "5m":  # what was written may live longer, which costs more
-        more[WRITTEN[lifetime or LONGEST]] += more.pop("cache_write_5m_tokens")
-    return Usage(**more)
+    return {key for key, each in sums.items() if each > (getattr(stated, key) or 0)}
 
 
 def _refusal(body: _Body, content: _Content) -> str | None:
@@ -441,15 +427,6 @@ def _without_empty(raw: Any) -> Any:
     if isinstance(raw, Mapping):
         return {key: _without_empty(value) for key, value in raw.items() if value != {}}
     return [_without_empty(each) for each in raw] if isinstance(raw, list) else raw
-
-
-def read_usage(raw: _Body) -> Usage:
-    """Read one `usage` into billing categories.
-
-    Raises:
-        UsageDataError: naming the path of what is not a whole number from 0 to 10^9.
-    """
-    return _decode(raw).usage
 
 
 # The sampling calls

@@ -48,7 +48,7 @@ class StreamedMessage(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the stream ended before all of the final usage: its output is a lower bound."""
     withdrawn: str | None = None
     """An input count that the end of the stream states as 0, after a greater one before."""
-    at_most: Mapping[str, int] = {}
+    disputed: frozenset[str] = frozenset()
     """Counts of the usage that the last event states higher than the final usage does."""
 
 
@@ -283,7 +283,7 @@ class Reader:
         """Whether the final usage has been seen."""
         self._stated: set[str] = set()
         """Input counts that some event of the open message has stated above 0."""
-        self._at_most: dict[str, int] = {}
+        self._disputed: set[str] = set()
         self._empty_blocks.clear()
 
     def _finish(self, *, is_stopped: bool = False) -> None:
@@ -299,7 +299,7 @@ class Reader:
                     body=self._body,
                     truncated=may_say_more or not self._is_final,
                     withdrawn=next(gone, None),
-                    at_most=self._at_most,
+                    disputed=frozenset(self._disputed),
                 )
             )
         self._start(None)
@@ -318,7 +318,7 @@ class Reader:
 
         On Bedrock the cache counts may stand in its metrics, or in a usage of its own, alone.
         What the final usage states is cumulative, and a smaller figure here does not replace it; no
-        rule says which of the two is right if this one is higher, so it is what may have been used.
+        rule says which of the two is right if this one is higher.
         Source: BerriAI/litellm#34373, #36878 and #24850, read 2026-11-25.
         """
         metrics = event.get("amazon-bedrock-invocationMetrics")
@@ -334,7 +334,7 @@ class Reader:
                     continue  # restates nothing
                 before = body["usage"].setdefault(key, value)
                 if is_quantity(before) and is_quantity(value) and value > before:
-                    self._at_most[key] = max(value, self._at_most.get(key, 0))
+                    self._disputed.add(key)
         self._finish(is_stopped=True)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from one_message import read_usage
 
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.counting.cassette import read_entries
@@ -27,7 +28,6 @@ from pytest_llmcost.errors import LlmCostError
 from pytest_llmcost.ledger.ledger import parse_ledger
 from pytest_llmcost.plugin.marker import budgets_of_run
 from pytest_llmcost.prices.price_file import read_card_file
-from pytest_llmcost.responses.message import read_usage
 from pytest_llmcost.responses.recorded_files import read_calls, read_recordings
 from pytest_llmcost.responses.stream import Reader
 from pytest_llmcost.settings import resolve

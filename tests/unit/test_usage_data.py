@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from one_message import read_usage
 
 from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.responses.message import read_usage, unknown_quantities
+from pytest_llmcost.responses.message import unknown_quantities
 
 
 def raw(**more: Any) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def test_every_field_but_two_may_be_null_or_missing() -> None:
 @pytest.mark.parametrize(
     ("usage", "path", "what"),
     [
-        ({}, "usage.input_tokens", "is missing"),
+        ({"output_tokens": 1}, "usage.input_tokens", "is missing"),
         ({"input_tokens": 1}, "usage.output_tokens", "is missing"),
         (raw(input_tokens=None), "usage.input_tokens", "got `null`"),
         (raw(input_tokens="12"), "usage.input_tokens", "got `str`"),
