@@ -63,12 +63,8 @@ class ReplayedReply(NamedTuple):
         sent, recorded, then = self.sent, self.recorded, self.answer.usage
         if sent.unmarked != recorded.unmarked or self.cut_to() is not None:
             return False
-        is_short = then.prompt_tokens < (self.least_cacheable or 0)
-        if not then.cached_tokens and (is_short or not sent.breakpoints):
-            return True
-        if _marks(sent) == _marks(recorded):
-            return True
-        return self._keeps_cached_tokens() and {*_lives(sent)} == {*_lives(recorded)}
+        is_uncached = not sent.breakpoints and not then.cached_tokens
+        return is_uncached or _marks(sent) == _marks(recorded)
 
     def cut_to(self) -> int | None:
         """Return the `max_tokens` that a reply of this length is cut to now; None if it is not."""
@@ -250,13 +246,10 @@ class ReplayedReply(NamedTuple):
         if not sent.breakpoints or self._keeps_cached_tokens():
             # An unchanged prefix keeps its recorded tokens; the rest of the count comes after it.
             cached = then if sent.breakpoints or is_cached_by_others else Usage()
-            written = cached.only(WRITTEN.values())
-            if sent.lifetime is not None:
-                written = {WRITTEN[sent.lifetime]: cached.written_tokens}
             usage = Usage(
                 input_tokens=max(0, total - cached.cached_tokens),
                 cache_read_tokens=cached.cache_read_tokens,
-                **written,
+                **cached.only(WRITTEN.values()),
                 **kept,
             )
             return usage, None
@@ -292,20 +285,8 @@ class ReplayedReply(NamedTuple):
         return 0, False
 
     def _keeps_cached_tokens(self) -> bool:
-        """Whether the last cached prefix is the recorded one, so that its tokens hold."""
-        sent, recorded = self.sent, self.recorded
-        if not sent.breakpoints or not recorded.breakpoints:
-            return False
-        then, now = _marks(recorded), _marks(sent)
-        if then[-1][0] != now[-1][0]:
-            return False
-        # Other lifetimes share out what was written, and other places in front what was read and
-        # what was written, in a way that only counts can tell.
-        if len({*_lives(sent)}) > 1:
-            return then == now
-        usage = self.answer.usage
-        is_shared_out = usage.cache_read_tokens and usage.written_tokens
-        return not is_shared_out or [place for place, _ in then] == [place for place, _ in now]
+        """Whether it caches the same prefixes for the same lifetimes, so that their tokens hold."""
+        return bool(self.sent.breakpoints) and _marks(self.sent) == _marks(self.recorded)
 
 
 def _marks(payload: Payload) -> list[tuple[str, str]]:
@@ -314,7 +295,3 @@ def _marks(payload: Payload) -> list[tuple[str, str]]:
         (prefix.digest, point.ttl)
         for prefix, point in zip(payload.prefixes, payload.breakpoints, strict=True)
     ]
-
-
-def _lives(payload: Payload) -> list[str]:
-    return [each.ttl for each in payload.breakpoints]
