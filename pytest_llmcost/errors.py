@@ -105,13 +105,11 @@ class CountMissingError(CountError):
         before: int | None = None,
         what: str = "a prompt is",
         suspicious: str = "",
-        outdated: str = "",
     ) -> None:
         """Keep what differs from the nearest recorded payload, and the remedy.
 
         `before` is the number of tokens that were counted before the payload changed; `what` is
-        what is not counted, with its verb; `suspicious` names what may differ in every run;
-        `outdated` says why the recorded counts are of no use, if this version is the reason.
+        what is not counted, with its verb; `suspicious` names what may differ in every run.
         """
         super().__init__(message)
         self.changed = changed
@@ -119,7 +117,6 @@ class CountMissingError(CountError):
         self.before = before
         self.what = what
         self.suspicious = suspicious
-        self.outdated = outdated
 
 
 class CountCassetteError(CountError):

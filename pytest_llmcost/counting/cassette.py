@@ -286,11 +286,6 @@ class CountCassette:
             return None
         return own[0]
 
-    def is_outdated(self, asker: str) -> bool:
-        """Return whether this asker's counts are all of another recipe, hence of no use now."""
-        own = [each.is_current for each in self.entries.values() if asker in each.asked_by]
-        return bool(own) and not any(own)
-
     def nearest(self, parts: Mapping[str, str], asker: str) -> Entry | None:
         """Return the recorded payload most like this one; the asker's own before others'."""
 

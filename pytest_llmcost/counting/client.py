@@ -92,14 +92,10 @@ def _explain_missing(job: Job) -> CountMissingError:
     payload, cassette, _, asker = job
     before = cassette.entry_before(payload, asker.name)
     nearest = cassette.nearest(payload.parts, asker.name)
-    where, outdated, changed = show_path(cassette.path), "", tuple[str, ...]()
-    if cassette.is_outdated(asker.name):
-        compared = outdated = (
-            f"the counts in {where} are of another recipe, and this version of pytest-llmcost "
-            f"uses recipe {RECIPE}"
-        )
-    elif nearest is None:
-        compared = f"{where} holds no counts yet"
+    where, changed = show_path(cassette.path), tuple[str, ...]()
+    if nearest is None:
+        of_recipe = f" of recipe {RECIPE}" if cassette.entries else ""
+        compared = f"{where} holds no counts{of_recipe} yet"
     else:
         changed = tuple(changed_parts(nearest.parts, payload.parts))
         others = "" if asker.name in nearest.asked_by else f" of {nearest.asked_by[0]}"
@@ -112,7 +108,6 @@ def _explain_missing(job: Job) -> CountMissingError:
         command=asker.command,
         before=None if before is None else before.input_tokens,
         suspicious=describe_suspicious(payload, changed, datetime.now(timezone.utc)),
-        outdated=outdated,
     )
 
 

@@ -299,7 +299,6 @@ def render_missing_count(
             ("changed", changed and f"{changed} (since it was counted)"),
             ("possible cause", suspicious and f"may differ in every run: {suspicious}"),
             ("if so, remove it", suspicious and _BY_HOOK),
-            ("cause", error.outdated),
             ("count it (free)", error.command),
         ]
     else:

@@ -482,7 +482,7 @@ def test_rewriting_drops_what_a_test_over_its_budget_no_longer_asks_for(
     assert len(entries(online)) == 1
 
 
-def test_counts_of_another_version_s_recipe_are_named_as_the_cause(online: Project) -> None:
+def test_counts_of_another_version_s_recipe_are_renewed_by_the_command(online: Project) -> None:
     online.write(test_app=ONE)
     online.record()
     path = online.path / FILE
@@ -491,7 +491,6 @@ def test_counts_of_another_version_s_recipe_are_named_as_the_cause(online: Proje
     result.stdout.fnmatch_lines(
         [
             "a prompt is not counted yet",
-            f"  cause  * the counts in {FILE} are of another recipe, and this version * recipe 2",
             "  count it (free) * pytest test_app.py::test_one --llmcost-record-mode=rewrite",
         ]
     )
