@@ -24,7 +24,6 @@ class cached_property(Generic[T]):
     """
 
     def __init__(self, read: Callable[[Any], T]) -> None:
-        """Take the function that works it out."""
         self._read = read
         self.__doc__ = read.__doc__
 
@@ -58,7 +57,6 @@ class AtFork:
     """What is called in this process before each fork, for as long as this object is kept."""
 
     def __init__(self, before: Callable[[], object]) -> None:
-        """Be called from now on."""
         self.before = before
         _watching.add(self)
 

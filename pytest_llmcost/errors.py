@@ -48,7 +48,6 @@ class RateCardError(PriceError):
 
 class _PathError(LlmCostError):
     def __init__(self, message: str, *, path: str) -> None:
-        """Keep the dotted path of the offending value."""
         super().__init__(message)
         self.path = path
 

@@ -22,7 +22,6 @@ class ImportWatcher:
     """Meta-path finder that delegates to the others and calls back after a module has run."""
 
     def __init__(self, callbacks: Mapping[str, Callback]) -> None:
-        """Watch for these modules by their full names."""
         self._callbacks = callbacks
         self._searching: set[tuple[int, str]] = set()
         """Thread and module of each search: another finder may search through us in turn."""

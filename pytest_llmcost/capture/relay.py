@@ -43,7 +43,6 @@ class Relay(ThreadingHTTPServer):
     daemon_threads, block_on_close = True, False
 
     def __init__(self, upstream: str) -> None:
-        """Pass everything on to this address."""
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = upstream.rstrip("/")
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -75,7 +74,6 @@ class _Handler(BaseHTTPRequestHandler):
     server: Relay
 
     def relay(self) -> None:
-        """Pass one request on, and its answer back."""
         upstream = self.server.upstream
         try:
             body = self._read_body()

@@ -79,7 +79,6 @@ class ItemHooks(Hooks):
     """The hooks of one session around its tests."""
 
     def __init__(self, session: Session) -> None:
-        """Watch the tests of a session."""
         super().__init__(session)
         self.rewrites_all = record_mode(None, session.config, session.settings).prunes
         self._set_ups: dict[pytest.FixtureDef[Any], int] = {}

@@ -57,7 +57,6 @@ class RunEnd:
     """A run that has ended: its ledger, what it is published as, its exit status and summary."""
 
     def __init__(self, session: Session, pytest_session: pytest.Session) -> None:
-        """Sum up a run and judge every budget over several tests."""
         self.session = session
         self.problems: list[str] = []
         """What went wrong at the end, a line each: a file that could not be written, a hook."""

@@ -416,7 +416,6 @@ class Hooks:
     """The hooks of one session that pytest is to register."""
 
     def __init__(self, session: Session) -> None:
-        """Work for a session."""
         self.session = session
 
     def __dir__(self) -> list[str]:

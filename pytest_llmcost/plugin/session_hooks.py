@@ -22,7 +22,6 @@ class SessionHooks(Hooks):
     """The hooks of one session at its end."""
 
     def __init__(self, session: Session) -> None:
-        """Close this session when its tests have run."""
         super().__init__(session)
         self._end: RunEnd | None = None
         self._failures: list[str] = []

@@ -336,7 +336,6 @@ class Allowance:
     """How much more of one file may be unpacked."""
 
     def __init__(self) -> None:
-        """Allow all that is read of one file."""
         self.bytes = MOST_BYTES
         self._values = _MOST_VALUES
 

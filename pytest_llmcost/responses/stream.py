@@ -85,7 +85,6 @@ class Reader:
     """
 
     def __init__(self, *, of_batch: bool = False) -> None:
-        """Expect a response, or the results of a batch."""
         self._form = "lines" if of_batch else None
         """Of the body; None until its first byte is known, `broken` if it cannot be read on."""
         self.messages: list[StreamedMessage] = []

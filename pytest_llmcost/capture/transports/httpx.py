@@ -67,8 +67,6 @@ def _wrap_wire(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Library:
-    """One of the two libraries."""
-
     def __init__(self, module: ModuleType) -> None:
         """Make the tee classes once; one for each response would cost more than reading it."""
         self.async_stream = module.AsyncByteStream
