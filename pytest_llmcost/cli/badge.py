@@ -19,7 +19,6 @@ from pytest_llmcost.reports.plain_text import clean
 from pytest_llmcost.reports.run_wording import (
     describe_budgets,
     describe_total,
-    is_least,
     last_attempts,
     marks_of,
     marks_of_run,
@@ -63,7 +62,7 @@ def _badge(ledger: Ledger, label: str) -> dict[str, Any]:
 
     Source: the schema at https://shields.io/badges/endpoint-badge (2026-11-25)
     """
-    is_sure = not ledger.run.exit_status and ledger.complete and not is_least(ledger)
+    is_sure = not ledger.run.exit_status and ledger.complete and not ledger.totals.is_least
     of_broken = {"exceeded": "red", "unverified": "orange"}
     state, _ = describe_budgets(ledger)
     color = of_broken.get(state, "brightgreen" if is_sure else "orange")
@@ -77,7 +76,7 @@ def _trend(ledger: Ledger) -> Iterator[dict[str, Any]]:
     Source: `BenchmarkResult` in src/extract.ts of benchmark-action/github-action-benchmark, and
     "customSmallerIsBetter" in its README (2026-11-25)
     """
-    figures = [("total", ledger.totals.usd, is_least(ledger))]
+    figures = [("total", ledger.totals.usd, ledger.totals.is_least)]
     figures += [
         (clean(test.nodeid, 2_000), test.usd, Amounts.of(test.calls).is_least)
         for test in last_attempts(ledger.tests)

@@ -114,9 +114,13 @@ class ModelTotals(msgspec.Struct, frozen=True, kw_only=True):
 
     usd: Decimal | None = _ZERO
     """List price of what could be priced; null where nothing could."""
+    is_least: bool = False
+    """Whether it is a lower bound, because a call may have cost more, or was lost."""
     live_usd: Decimal | None = _ZERO
     """What this run itself spent: every call that went over the network, or may have; all
     set-ups of every fixture."""
+    live_is_least: bool = False
+    """Whether that is a lower bound."""
     by_category: ByCategory = ByCategory()
     """The list price by what it is for; empty in an older ledger."""
     calls: int = 0
@@ -128,7 +132,7 @@ class Totals(ModelTotals, frozen=True, kw_only=True):
     """Sums over a whole run; a fixture set up several times counts once, by its most expensive."""
 
     unpriced_calls: int = 0
-    """Above 0, the list price is a lower bound."""
+    """Calls whose list price is unknown."""
     by_model: Mapping[str, ModelTotals] = {}
     by_tag: Mapping[str, ModelTotals] = {}
     """A call with several tags is in each of them."""
@@ -416,16 +420,6 @@ def calls_of(ledger: Ledger) -> list[Call]:
     """Return every call of a run, every set-up of a fixture included."""
     rows = chain[TestRow | FixtureRow](ledger.tests, ledger.fixtures)
     return [*chain.from_iterable(row.calls for row in rows), *ledger.outside_tests]
-
-
-def unbounded_models(ledger: Ledger) -> frozenset[str]:
-    """Return the models of which some call has no price, or none that is bounded from above."""
-    found: set[str] = set()
-    for call in calls_of(ledger):
-        if call.usd is None or call.usd_high is None:
-            unpriced = [each.model for each in call.sampling_calls if each.usd is None]
-            found.update(unpriced or (call.model, *(each.model for each in call.sampling_calls)))
-    return frozenset(found)
 
 
 def own_verdicts(test: TestRow) -> tuple[Verdict, ...]:

@@ -15,7 +15,7 @@ from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.files import locked, write_atomic
 from pytest_llmcost.ledger.ledger import Ledger
-from pytest_llmcost.ledger.totals import amounts_of, spenders_of
+from pytest_llmcost.ledger.totals import spenders_of
 from pytest_llmcost.money import EXACT, count_digits, plain_usd
 from pytest_llmcost.prices.usage import Count
 
@@ -65,7 +65,7 @@ def run_of(ledger: Ledger) -> Run:
         price_date=ledger.price_date,
         calls=totals.calls,
         usd=totals.usd,
-        is_least=amounts_of(ledger).with_lost_calls(ledger.lost_calls).is_least,
+        is_least=totals.is_least,
         by_model={name: total.usd for name, total in totals.by_model.items()},
         by_tag={name: total.usd for name, total in totals.by_tag.items()},
         by_path={path: amounts.usd for path, amounts in paths.items() if amounts.calls},

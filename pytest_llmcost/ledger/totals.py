@@ -139,15 +139,20 @@ def summed(ledger: Ledger) -> tuple[Ledger, Amounts]:
         outside_tests=_sorted_calls(ledger.outside_tests),
     )
     by_model, whole = _by_model(counted_calls(ledger))
+    bounds = by_model
     if len(shared_fixtures(ledger.fixtures)) < len(ledger.fixtures):  # set up more than once
-        whole = amounts_of(ledger)
+        # The set-up that counts is the most expensive one as far as is known.
+        whole, (bounds, _) = amounts_of(ledger), _by_model(calls_of(ledger))
     live_calls = [call for call in calls_of(ledger) if is_live(call)]
     live, spent = _by_model(live_calls)
+    nothing, lost = Amounts(), ledger.lost_calls
     totals = Totals(
-        **asdict(_share_of(whole, spent)),
+        **asdict(_share_of(whole.with_lost_calls(lost), spent.with_lost_calls(lost))),
         unpriced_calls=whole.unpriced,
         by_model={
-            model: _share_of(by_model.get(model, Amounts()), live.get(model, Amounts()))
+            model: _share_of(
+                by_model.get(model, nothing), live.get(model, nothing), bounds[model].is_least
+            )
             for model in sorted({*by_model, *live})
         },
         by_tag={
@@ -176,10 +181,12 @@ def _by_model(calls: Iterable[Call]) -> tuple[dict[str, Amounts], Amounts]:
     return sums, whole
 
 
-def _share_of(amounts: Amounts, live: Amounts) -> ModelTotals:
+def _share_of(amounts: Amounts, live: Amounts, is_least: bool = False) -> ModelTotals:
     return ModelTotals(
         usd=amounts.usd,
+        is_least=is_least or amounts.is_least,
         live_usd=live.usd,
+        live_is_least=live.is_least,
         by_category=amounts.by_category,
         calls=amounts.calls,
         usage=amounts.usage,

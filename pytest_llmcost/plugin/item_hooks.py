@@ -21,7 +21,13 @@ import pytest_llmcost
 from pytest_llmcost.errors import LiveCapError, LlmCostError, SettingsError
 from pytest_llmcost.files import path_in_project
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
-from pytest_llmcost.plugin.owners import Ending, SharedFixture, TestAttempt, holding_tags, nodeid_of
+from pytest_llmcost.plugin.owners import (
+    Ending,
+    SharedFixture,
+    TestAttempt,
+    nodeid_of,
+    tags_opened,
+)
 from pytest_llmcost.plugin.pytest_recording import record_mode
 from pytest_llmcost.plugin.session import Hooks, Session
 
@@ -334,14 +340,23 @@ class ItemHooks(Hooks):
             set_up = self._set_ups[fixturedef] = self._set_ups.get(fixturedef, 0) + 1
             fixture = SharedFixture(fixturedef, request, set_up)
             self._own_teardown(fixturedef, fixture)
-            with self.session.owning(fixture, "setup"), holding_tags(fixture):
+            before = tags_opened()
+            with self.session.owning(fixture, "setup"):
                 result = yield
+            for tag in tags_opened(before):
+                fixturedef.finish(request)  # ends the tag, which all other tests would have, too
+                pytest.fail(
+                    f'the {fixturedef.scope} fixture {fixturedef.argname} leaves tag("{tag.name}") '
+                    "open; give it function scope, mark the tests that use it with "
+                    f'@pytest.mark.llmcost_tag("{tag.name}"), or tag the calls themselves',
+                    pytrace=False,
+                )
             fixture.is_whole = True
             return result
         except BaseException as error:
-            if _is_refusal(error):
-                # Kept as pytest keeps an `Exception`: else it takes the fixture for one that is
-                # neither set up nor torn down.
+            if _is_refusal(error) or isinstance(error, pytest.fail.Exception):
+                # Kept as pytest keeps an `Exception` of the fixture: else it takes it for one that
+                # is neither set up nor torn down.
                 has_traceback = pytest.version_tuple >= (8, 3)
                 kept: Any = (error, error.__traceback__) if has_traceback else error
                 fixturedef.cached_result = (None, fixturedef.cache_key(request), kept)

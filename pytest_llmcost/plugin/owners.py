@@ -9,7 +9,7 @@ inside another must not take calls out of the outer one's budget.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -80,10 +80,6 @@ class Owner:
 
         return OUTSIDE
 
-    def uses(self, fixture: SharedFixture) -> bool:
-        """Return whether it has a fixture, itself or through another one."""
-        return False
-
 
 class TestAttempt(Owner):
     """One attempt of one test, and what came of it."""
@@ -116,13 +112,6 @@ class TestAttempt(Owner):
         line = None if line is None else line + 1
         return TestOwner(nodeid=self.nodeid, path=path, line=line, attempt=self.number)
 
-    def uses(self, fixture: SharedFixture) -> bool:
-        """Return whether the test has a fixture by now, also one that it asked for as it ran."""
-        request = getattr(self.item, "_request", None)  # private: of a function
-        names, known = getattr(request, "fixturenames", ()), _definitions(request)
-        mine = (known[name][-1] for name in names if known.get(name))
-        return fixture.definition in _with_needed(mine, request)
-
 
 class SharedFixture(Owner):
     """One set-up of a fixture wider than a function, and its teardown."""
@@ -137,10 +126,6 @@ class SharedFixture(Owner):
         self._set_up = set_up
         self.name: str = fixturedef.argname
 
-    def uses(self, fixture: SharedFixture) -> bool:
-        """Return whether it is the fixture, or needs it."""
-        return fixture.definition in _with_needed([self.definition], self._request)
-
     @cached_property
     def key(self) -> builder.FixtureOwner:
         """Its name in the ledger."""
@@ -153,8 +138,7 @@ class SharedFixture(Owner):
             index = getattr(request, "param_index", "")
             params.append(_show_param(request.param, self.name, index))
         if callspec is not None:
-            needed = {each.argname for each in _with_needed([fixture], request)} - {self.name}
-            for name in sorted(needed & callspec.params.keys()):
+            for name in sorted(_needed_by(fixture, request) & callspec.params.keys()):
                 index = callspec.indices.get(name, "")
                 params.append(f"{name}={_show_param(callspec.params[name], name, index)}")
         return FixtureOwner(
@@ -183,26 +167,18 @@ def nodeid_of(item: pytest.Item) -> str:
     return item.nodeid
 
 
-def _definitions(request: object) -> Mapping[str, Sequence[pytest.FixtureDef[Any]]]:
-    """Return the fixtures of each name for a test by now, the one that it gets last."""
+def _needed_by(fixture: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> set[str]:
+    """Return the names of the fixtures that one asks for, and that these ask for."""
     # Private: pytest has no public way to tell what a fixture needs, nor which fixture of a name.
-    # Those that the test asked for as it ran are among the second alone.
-    asked_for = {name: [each] for name, each in [*getattr(request, "_fixture_defs", {}).items()]}
-    return {**asked_for, **getattr(request, "_arg2fixturedefs", {})}
-
-
-def _with_needed(
-    first: Iterable[pytest.FixtureDef[Any]], request: object
-) -> set[pytest.FixtureDef[Any]]:
-    """Return fixtures with those that they ask for, and that these ask for."""
-    known, needed, waiting = _definitions(request), set[Any](), [*first]
+    known = getattr(request, "_arg2fixturedefs", {})
+    needed, waiting = set[Any](), [fixture]
     while waiting:
-        fixture = waiting.pop()
-        if fixture not in needed:
-            needed.add(fixture)
-            for name in fixture.argnames:  # its own name is that of the one that it overrides
-                waiting += [*takewhile(partial(ne, fixture), known.get(name, ()))][-1:]
-    return needed
+        each = waiting.pop()
+        if each not in needed:
+            needed.add(each)
+            for name in each.argnames:  # its own name is that of the one that it overrides
+                waiting += [*takewhile(partial(ne, each), known.get(name, ()))][-1:]
+    return {each.argname for each in needed} - {fixture.argname}
 
 
 def _show_param(param: object, name: str, index: object) -> str:
@@ -253,8 +229,7 @@ class Sender:
 def sender_of(owner: Owner, phase: Phase | None) -> Sender:
     """Return the sender of what an owner sends here and now."""
     blocks = blocks_around(owner, phase) if owner.open_blocks else ()
-    # A fixture's tag is for those that use the fixture, and for no others.
-    return Sender(owner, phase, open_tags(owner.uses), blocks)
+    return Sender(owner, phase, open_tags(), blocks)
 
 
 def blocks_around(owner: Owner, phase: Phase | None) -> tuple[list[Call], ...]:
@@ -278,8 +253,6 @@ class _Open:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.held_by: Any = None
-        """The fixture, wider than a function, that holds it open over its `yield`."""
         self.is_of_thread = _is_plain_thread()
 
 
@@ -315,9 +288,9 @@ def tag(name: str) -> Iterator[None]:
             _tags.set(tuple(each for each in now if each is not opened))
 
 
-def open_tags(uses: Callable[[Any], bool] = lambda fixture: True) -> tuple[str, ...]:
-    """Return the names of the tags that are open here and now, for what uses these fixtures."""
-    return tuple(each.name for each in _current() if each.held_by is None or uses(each.held_by))
+def open_tags() -> tuple[str, ...]:
+    """Return the names of the tags that are open here and now."""
+    return tuple(each.name for each in _current())
 
 
 def _current() -> tuple[_Open, ...]:
@@ -333,13 +306,10 @@ def _is_plain_thread() -> bool:
     return threading.current_thread() is not threading.main_thread()
 
 
-@contextmanager
-def holding_tags(fixture: object) -> Iterator[None]:
-    """Let the tags that the block opens and leaves open be those of a fixture."""
-    before = [*_open]
-    try:
-        yield
-    finally:
-        for each in _open:
-            if each not in before:
-                each.held_by = each.held_by or fixture
+def tags_opened(since: Sequence[_Open] = ()) -> list[_Open]:
+    """Return the tags that are open anywhere and were not open before.
+
+    Without those of other threads: one that a fixture starts may have a tag for as long as it runs.
+    """
+    is_thread, now = _is_plain_thread(), [*_open]
+    return [each for each in now if each not in since and each.is_of_thread == is_thread]

@@ -13,7 +13,6 @@ from pytest_llmcost.plugin.calls import record, withdraw
 from pytest_llmcost.plugin.owners import Owner, Sender
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.plugin.warm_cache import RecordedCall
-from pytest_llmcost.prices.usage import mappings
 from pytest_llmcost.responses.message import Answer
 
 
@@ -41,13 +40,13 @@ def _declare_call(
     if before is None:
         return record(session, sender, answer, None, "declared")
     if answer.declared_usd is None and not _settles(answer, before):
-        before.is_stated = True
         return before.call
     withdraw(session, owner, before)
     names = ("fingerprint", "max_tokens", "live", "at", "attempts", "lost_attempts")
     facts = {name: getattr(before.call, name) for name in names}
-    # Its stream may still be read to the end, and says the same once more.
-    facts |= {"in_place_of": before, "captured": before.captured}
+    # A stream that is under way may still be read to its end, and then says it itself.
+    is_over = before.captured is None or before.captured.is_over
+    facts |= {"in_place_of": before, "captured": None if is_over else before.captured}
     return record(session, sender, _as_reply(before, read), None, "declared", **facts)
 
 
@@ -74,26 +73,25 @@ def _call_stated(
 ) -> RecordedCall | None:
     """Return the captured call that a statement is about; None if it was not seen.
 
-    It is of the same id and the same model, if both name them, and the first of these:
-
-    | a message | a usage or a price without an id |
-    |---|---|
-    | a doubtful call with its id | a doubtful call whose id is unknown |
-    | a known call with its id and its usage | the only doubtful call |
-    | a doubtful call whose id is unknown | |
-
-    Of several doubtful ones it is the first, if it would be the same reply to each of them.
+    A message is about the call with its id: the first doubtful one, or a known one of its usage.
+    Without an id, or if the id of the call is unknown, a statement is about the only doubtful call
+    that is over and of its model, or the first if it would be the same reply to each of them.
     """
-    fits = [each for each in owner.recorded if not _contradicts(session, answer, each)]
-    doubtful = [each for each in fits if _settles(answer, each)]
-    alike = [each for each in doubtful if each.said.ids == answer.ids]
-    if answer.ids and not alike:
-        for each in fits:
-            # Mocks may give one id to several replies, so that what these say must be the same.
-            is_one = (each.said.ids, each.said.usage) == (answer.ids, answer.usage)
-            if is_one and each.call.evidence != "declared" and not each.is_stated:
-                return each
-    doubtful = alike or doubtful
+    named = [each for each in owner.recorded if answer.ids and each.said.ids == answer.ids]
+    for each in named:
+        if _settles(answer, each):
+            return each
+    for each in named:  # mocks may give one id to several replies
+        if each.said.usage == answer.usage and each.call.evidence != "declared":
+            return each
+    doubtful = [
+        each
+        for each in owner.recorded
+        if _settles(answer, each)
+        and (each.captured is None or each.captured.is_over)
+        and not (answer.ids and each.said.ids)
+        and not _is_other_model(session, answer.model, each.call.model)
+    ]
     places = [(each.said.ids, _as_reply(each, read)) for each in doubtful]
     return doubtful[0] if places and all(each == places[0] for each in places) else None
 
@@ -112,17 +110,9 @@ def _as_reply(recorded: RecordedCall, read: Callable[..., Answer]) -> Answer:
     return replace(answer, terms=replace(answer.terms, **terms))
 
 
-def _contradicts(session: Session, answer: Answer, recorded: RecordedCall) -> bool:
-    """Return whether a statement names another id or model than a call."""
-    if answer.ids and recorded.said.ids and answer.ids != recorded.said.ids:
-        return True
-    request = (recorded.captured and recorded.captured.payload) or {}
-    fallbacks = request.get("fallbacks")
-    names = [recorded.call.model, *(each.get("model") for each in mappings(fallbacks))]
-    stated, *may_serve = (session.card.find(str(each)) for each in (answer.model, *names))
-    if stated is None or None in may_serve or fallbacks == "default":
-        return False
-    return stated.model not in {each.model for each in may_serve if each}
+def _is_other_model(session: Session, *names: str | None) -> bool:
+    stated, asked = (session.card.find(str(each)) for each in names)
+    return stated is not None and asked is not None and stated.model != asked.model
 
 
 def _settles(answer: Answer, recorded: RecordedCall) -> bool:

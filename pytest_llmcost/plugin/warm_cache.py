@@ -43,8 +43,6 @@ class RecordedCall:
     prompt: CachedPrompt | None = None
     captured: CapturedRequest | None = None
     """What it was captured as, if it may turn out otherwise."""
-    is_stated: bool = False
-    """Whether the test has stated it, although it was known."""
 
 
 class WarmCache:

@@ -16,7 +16,7 @@ from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
 from pytest_llmcost.budgets.budget import Verdict
-from pytest_llmcost.ledger.ledger import Change, Ledger, OtherModel, PartChange
+from pytest_llmcost.ledger.ledger import Change, Ledger, ModelTotals, OtherModel, PartChange
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.reports import comparisons, plain_text, rows, run_wording, wording
 from pytest_llmcost.reports.gates import GATES
@@ -90,7 +90,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     heads = ("category", "tokens:", "cost:", "share:")
     fold("By token category", room.fit(_categories(ledger), 4, heads=heads))
     heads = ("cost:", *_TOKEN_HEADS)
-    models, tags = rows.models_of(ledger)[:50], rows.tags_of(ledger)
+    models, tags = rows.by_cost(ledger.totals.by_model)[:50], [*ledger.totals.by_tag.items()]
     fold("By model", room.fit(models, 4, _share, heads=("model", *heads)))
     fold("By tag", room.fit(tags, 4, _share, heads=("tag", *heads)))
     parts = chain.from_iterable(comparisons.parts_by_owner(ledger).values())
@@ -170,8 +170,8 @@ def describe_run(ledger: Ledger) -> str:
     else:
         usd, budget = ledger.totals.usd, run_wording.suite_budget(ledger)
         text = "The tests that ran cost" if ledger.incomplete else "The suite costs"
-        against, is_least = budget.limit if budget else None, run_wording.is_least(ledger)
-        shown = plain_text.dollars(usd, is_least=is_least, against=against)
+        against = budget.limit if budget else None
+        shown = plain_text.dollars(usd, is_least=ledger.totals.is_least, against=against)
         of = f" of {wording.limit_of(budget)}" if budget else ""
         text += " an unknown amount" if usd is None else f" {shown}{of}"
     return " · ".join(filter(None, (text, run_wording.describe_budgets(ledger)[1])))
@@ -375,7 +375,7 @@ def _option(name: str, value: str) -> str:
 
 
 def _categories(ledger: Ledger) -> Iterator[str]:
-    usd, is_least = ledger.totals.usd, run_wording.is_least(ledger)
+    usd, is_least = ledger.totals.usd, ledger.totals.is_least
     found = [each for each in rows.categories_of(ledger.totals) if each.usd is not None]
     for each in found:
         yield markdown_row(each.name, *each.cells(usd, is_least=is_least))
@@ -430,11 +430,11 @@ def _row(row: rows.Row) -> str:
     return markdown_row(f"{sign}{name}", cost, *budget, f"{spent.calls:,}", *row.token_cells)
 
 
-def _share(share: rows.Share) -> str:
-    total = share.total
-    usd = plain_text.dollars(total.usd, is_least=share.is_least)
-    tokens = rows.token_cells(total.usage, is_least=share.is_least)
-    return markdown_row(code(share.name), usd, f"{total.calls:,}", *tokens)
+def _share(share: tuple[str, ModelTotals]) -> str:
+    name, total = share
+    usd = plain_text.dollars(total.usd, is_least=total.is_least)
+    tokens = rows.token_cells(total.usage, is_least=total.is_least)
+    return markdown_row(code(name), usd, f"{total.calls:,}", *tokens)
 
 
 def _part(each: PartChange) -> str:

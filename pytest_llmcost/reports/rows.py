@@ -7,7 +7,7 @@ those that say something of their own: over budget, not checked, nearly over, or
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cached_property
@@ -24,14 +24,13 @@ from pytest_llmcost.ledger.ledger import (
     fixture_name,
     function_of,
     own_verdicts,
-    unbounded_models,
 )
 from pytest_llmcost.ledger.totals import most_expensive, shared_fixtures
 from pytest_llmcost.money import format_share
 from pytest_llmcost.prices.bill import ByCategory
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.plain_text import REFUSED, UNKNOWN, clean, percent, token_cell, usd_cell
-from pytest_llmcost.reports.run_wording import NotCounted, is_least, last_attempts
+from pytest_llmcost.reports.run_wording import NotCounted, last_attempts
 from pytest_llmcost.reports.wording import BROKEN, figure_of, state_of, urgency, worst_of
 
 OUTSIDE = "fixtures and calls outside tests"
@@ -119,29 +118,9 @@ def token_cells(usage: Usage, *, is_least: bool) -> list[str]:
     return [token_cell(number, is_least=is_least) for number in numbers]
 
 
-class Share(NamedTuple):
-    """What one of the models did in a run, or the calls of one tag."""
-
-    name: str
-    total: ModelTotals
-    is_least: bool
-
-
-def by_cost(shares: Iterable[Share]) -> list[Share]:
-    """Sort them, the most expensive first."""
-    return sorted(shares, key=lambda each: (-(each.total.usd or 0), each.name))
-
-
-def models_of(ledger: Ledger) -> list[Share]:
-    """Return what each model did, the most expensive first."""
-    models, unbounded = ledger.totals.by_model.items(), unbounded_models(ledger)
-    return by_cost(Share(name, total, name in unbounded) for name, total in models)
-
-
-def tags_of(ledger: Ledger) -> list[Share]:
-    """Return what each tag has, sorted by name."""
-    tags = ledger.totals.by_tag.items()
-    return [Share(name, total, is_least(ledger, tag=name)) for name, total in tags]
+def by_cost(totals: Mapping[str, ModelTotals]) -> list[tuple[str, ModelTotals]]:
+    """Sort models or tags with what each has, the most expensive first."""
+    return sorted(totals.items(), key=lambda each: (-(each[1].usd or 0), each[0]))
 
 
 class Category(NamedTuple):

@@ -14,7 +14,7 @@ from pytest_llmcost.amounts import COUNT_COMMAND, NOT_COUNTED, Reason
 from pytest_llmcost.budgets.budget import Verdict, describe_breaks
 from pytest_llmcost.credentials import how_to_filter
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, calls_of, own_verdicts
-from pytest_llmcost.ledger.totals import amounts_of, counted_calls, is_live, spenders_of
+from pytest_llmcost.ledger.totals import amounts_of, counted_calls, spenders_of
 from pytest_llmcost.reports import wording
 from pytest_llmcost.reports.plain_text import (
     clean,
@@ -100,17 +100,6 @@ def describe_bounds(ledger: Ledger) -> str:
     return bounds if low != high else ""
 
 
-def is_least(ledger: Ledger, *, tag: str | None = None, live: bool = False) -> bool:
-    """Return whether the list price of a run, one tag or its live calls is a lower bound."""
-    # Of all set-ups of a fixture: the one that counts is the most expensive as far as is known.
-    return (tag is None and bool(ledger.lost_calls)) or any(
-        (call.usd is None or call.usd_high is None)
-        and (tag is None or tag in call.tags)
-        and (is_live(call) or not live)
-        for call in calls_of(ledger)
-    )
-
-
 def suite_budget(ledger: Ledger) -> Verdict | None:
     """Return what became of the budget in dollars of the whole suite."""
     verdicts = (each for each in ledger.verdicts if each.scope == "suite" and each.kind == "usd")
@@ -119,12 +108,12 @@ def suite_budget(ledger: Ledger) -> Verdict | None:
 
 def describe_total(ledger: Ledger) -> str:
     """Write the list price of a run."""
-    return dollars(ledger.totals.usd, is_least=is_least(ledger))
+    return dollars(ledger.totals.usd, is_least=ledger.totals.is_least)
 
 
 def describe_live(ledger: Ledger) -> str:
     """Write what a run itself has spent."""
-    return dollars(ledger.totals.live_usd, is_least=is_least(ledger, live=True))
+    return dollars(ledger.totals.live_usd, is_least=ledger.totals.live_is_least)
 
 
 def describe_prices(ledger: Ledger) -> str:

@@ -28,15 +28,7 @@ from pytest_llmcost.reports.plain_text import (
     width_of,
     wrap,
 )
-from pytest_llmcost.reports.rows import (
-    TOKEN_HEADS,
-    Row,
-    models_of,
-    rows_of,
-    share_of,
-    shown,
-    tags_of,
-)
+from pytest_llmcost.reports.rows import TOKEN_HEADS, Row, by_cost, rows_of, share_of, shown
 
 _COLOURS = {"exceeded": "red", "unverified": "yellow", "near": "yellow", "within": "green"}
 _MOST_LIVE = 5
@@ -181,26 +173,24 @@ def _priced(calls: Iterable[Call], price: Pricing) -> tuple[Decimal | None, int]
 
 def _totals(ledger: Ledger, view: View) -> Iterator[Line]:
     """Say what the run costs: at list price, by model and by tag, then in each further column."""
-    totals, models, per = ledger.totals, models_of(ledger), view.per
+    totals, per = ledger.totals, view.per
     runs = f" per {per:,} runs" if per != 1 else ""
-    total = dollars(totals.usd, is_least=run_wording.is_least(ledger), per=per)
+    total = dollars(totals.usd, is_least=totals.is_least, per=per)
     text = f"{total}{runs} at list price, {format_count(totals.calls, 'call')}"
     if totals.unpriced_calls:
         text += f" ({totals.unpriced_calls:,} of unknown cost)"
     if ledger.cache_state != "as-billed":
         text += f", cache priced {ledger.cache_state}"
-    if len(models) > 1:
+    if len(totals.by_model) > 1:
         parts = [
-            f"{wording.show_model(each.name)} "
-            f"{usd_cell(each.total.usd, is_least=each.is_least, per=per)}"
-            for each in models
+            f"{wording.show_model(name)} {usd_cell(each.usd, is_least=each.is_least, per=per)}"
+            for name, each in by_cost(totals.by_model)
         ]
         text += f": {', '.join(parts)}"
     yield from wrap(text, view, markup={"bold": True})
     tags = [
-        f"{clean(each.name, _LONGEST_TAG)} "
-        f"{dollars(each.total.usd, is_least=each.is_least, per=per)}"
-        for each in tags_of(ledger)
+        f"{clean(name, _LONGEST_TAG)} {dollars(each.usd, is_least=each.is_least, per=per)}"
+        for name, each in totals.by_tag.items()
     ]
     if tags:
         yield from wrap(f"by tag: {', '.join(tags)}", view)

@@ -115,13 +115,13 @@ SETTLED: dict[str, tuple[str, int, str]] = {
         2,
         "0.00825",
     ),
-    "a stream that is left after that": (
-        "under_way(lambda: llmcost.record(USAGE, model=MODEL))",
+    "a stream that is left after that by its message": (
+        "under_way(lambda: llmcost.record(reply(1000, 100)))",
         1,
         "0.0045",
     ),
     "a stream that says the same later": (
-        "under_way(lambda: llmcost.record(USAGE, model=MODEL), *END)",
+        "under_way(lambda: llmcost.record(reply(1000, 100)), *END)",
         1,
         "0.0045",
     ),
@@ -168,9 +168,9 @@ SETTLED: dict[str, tuple[str, int, str]] = {
         2,
         "0.00825",
     ),
-    "an answer without an id beside one with another": (
+    "an answer without an id beside one with another, by their messages": (
         "cut('msg_1'); call(json=NAMELESS);"
-        " llmcost.record(USAGE, model=MODEL); llmcost.record(reply(1000, 50, 'msg_1'))",
+        " llmcost.record(reply(1000, 100, 'msg_2')); llmcost.record(reply(1000, 50, 'msg_1'))",
         2,
         "0.00825",
     ),
@@ -190,8 +190,9 @@ SETTLED: dict[str, tuple[str, int, str]] = {
         1,
         "0.0045",
     ),
-    "by a model that it may have fallen back to": (
-        "unreadable(asked={'fallbacks': [{'model': HAIKU}]}); llmcost.record(USAGE, model=HAIKU)",
+    "by the message of a model that it has fallen back to": (
+        "unreadable(asked={'fallbacks': [{'model': HAIKU}]});"
+        " llmcost.record({**reply(1000, 100), 'model': HAIKU})",
         1,
         "0.0015",
     ),
@@ -215,11 +216,11 @@ KNOWN: dict[str, tuple[str, int, str]] = {
         2,
         "0.00825",
     ),
-    "one more message": (
+    "its message twice": (
         "call(json=reply(1000, 100));"
         " llmcost.record(reply(1000, 100)); llmcost.record(reply(1000, 100))",
-        2,
-        "0.009",
+        1,
+        "0.0045",
     ),
     "a message that says something else": (
         "call(json=reply(1000, 100)); llmcost.record(reply(1000, 50))",
@@ -246,6 +247,14 @@ UNSETTLED: dict[str, tuple[str, int]] = {
     "by the message of one of two": (
         "unreadable('msg_1'); unreadable('msg_2'); llmcost.record(reply(9, 9, 'msg_9'))",
         3,
+    ),
+    "by a usage that may be of one with an id or of one without": (
+        "cut('msg_1'); call(json=NAMELESS); llmcost.record(USAGE, model=MODEL)",
+        3,
+    ),
+    "by a usage while its stream is under way": (
+        "under_way(lambda: llmcost.record(USAGE, model=MODEL))",
+        2,
     ),
     "by a usage of another model": ("cut(); llmcost.record(USAGE, model=HAIKU)", 2),
     "by a message that would cost something else as the reply to either": (

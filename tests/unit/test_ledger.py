@@ -7,6 +7,7 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -131,6 +132,24 @@ class TestTotals:
         totals = report.totals
         assert (totals.usd, totals.live_usd, totals.unpriced_calls) == (None, None, 2)
         assert (report.tests[0].usd, report.fixtures[0].usd) == (None, None)
+
+    def test_are_lower_bounds_if_any_call_may_have_cost_more_also_in_another_set_up(self) -> None:
+        known = make_call("3", model="known", live=False, tags=("one",))
+        doubtful = make_call(None, model="doubtful", live=True, tags=("two",))
+        unbounded = make_call("1", usd_high=None, model="known", live=True, tags=("two",))
+        cheaper = [a_fixture(worker="gw0"), a_fixture(worker="gw1")]
+
+        def bounds(spent: dict[Owner, list[Call]], **fields: Any) -> tuple[set[str], bool]:
+            totals = make_report(spent, **fields).totals
+            parts = {**totals.by_model, **totals.by_tag, "run": totals}
+            return {name for name, each in parts.items() if each.is_least}, totals.live_is_least
+
+        assert bounds({A: [known]}) == (set(), False)
+        assert bounds({A: [known, doubtful]}) == ({"doubtful", "two", "run"}, True)
+        assert bounds({A: [known, unbounded]}) == ({"known", "two", "run"}, True)
+        again = bounds({cheaper[0]: [known], cheaper[1]: [unbounded]})
+        assert again == ({"known", "two", "run"}, True)
+        assert bounds({A: [known]}, lost_calls=("interrupted",)) == ({"run"}, True)
 
     def test_are_exact_however_many_cents_there_are(self) -> None:
         calls = [make_call("0.000000000000000000000000000001"), make_call("1000000")]

@@ -461,11 +461,11 @@ def test_a_total_that_is_not_exact_says_between_which_bounds_it_lies_and_why() -
     assert render_markdown(judged).count("a regional one") == 1
     lost = text_of(replace(report, lost_calls=("worker-crashed",)))
     assert "the cost of a run is at least $2.00: " in lost
-    exact = make_report({a_test("t.py::test_a"): [make_call("1")]})
-    lost = text_of(replace(exact, lost_calls=("worker-crashed",)))
-    assert "at least $1.00 at list price" in lost
-    assert run_of(replace(exact, lost_calls=("worker-crashed",))).is_least
-    assert not run_of(exact).is_least
+    test, calls = a_test("t.py::test_a"), [make_call("1")]
+    lost_one = make_report({test: calls}, lost_calls=("worker-crashed",))
+    assert "at least $1.00 at list price" in text_of(lost_one)
+    assert run_of(lost_one).is_least
+    assert not run_of(make_report({test: calls})).is_least
     close = make_call("2", usd_high=Decimal("2.000001"), caveats=caveats)
     assert "between $2.00 and $2.000001:" in text_of(make_report({a_test("t.py::test_a"): [close]}))
 

@@ -311,7 +311,7 @@
     const levels = Math.max(...cells.map(([, level]) => level)) + 1;
     tree.style.height = `${levels * HEIGHT}px`;
     tree.replaceChildren(
-      ...cells.map(([each, level, left, share], number) => {
+      ...cells.map(([each, level, left, share]) => {
         const isNarrow = share * width < 28;
         const mark = each.row && !each.isPart ? each.row.mark : "";
         const kind = each.isPart ? "part" : each.row ? `leaf ${mark}` : `l${Math.min(level, 4)}`;
@@ -320,7 +320,7 @@
           {
             type: "button",
             class: `cell ${kind}${isNarrow ? " narrow" : ""}`,
-            tabindex: number === above.length - 1 ? 0 : -1,
+            tabindex: isNarrow ? -1 : 0,
             "aria-label": describe(each),
             onclick: () => open(each),
             onmouseenter: () => { about.textContent = describe(each); },
@@ -332,7 +332,6 @@
         cell.style.width = `${share * 100}%`;
         cell.style.top = `${level * HEIGHT}px`;
         each.cell = cell;
-        cell.node = each;
         return cell;
       }),
     );
@@ -354,24 +353,6 @@
     drawTree();
     top.cell.focus();
   }
-
-  tree.addEventListener("keydown", (event) => {
-    const { node: each } = event.target;
-    if (!each) return;
-    const beside = each.parent ? each.parent.children : [each];
-    const next = {
-      ArrowUp: each.parent,
-      ArrowDown: each.children[0],
-      ArrowLeft: beside[beside.indexOf(each) - 1],
-      ArrowRight: beside[beside.indexOf(each) + 1],
-    }[event.key];
-    if (next && next.cell && next.cell.isConnected) {
-      event.preventDefault();
-      event.target.tabIndex = -1;
-      next.cell.tabIndex = 0;
-      next.cell.focus();
-    }
-  });
 
   if (root.usd) {
     drawTree();
