@@ -328,6 +328,12 @@ def test_a_run_in_which_no_test_runs_accepts_nothing(accepted: Project, args: li
         ("tests", ["tests/deep"], False),
         ("tests", ["tests/test_top.py"], False),
         ("tests other", ["tests"], False),
+        ("tests", ["-otestpaths=tests/deep"], False),
+        ("tests", ["--override-ini=python_files=test_top.py"], False),
+        ("tests", ["-oaddopts=-k top"], False),
+        ("tests", ["-o", "xfail_strict=true"], True),
+        ("tests\naddopts = -o python_functions=test_n*", [], True),
+        ("", ["--keep-duplicates", "tests", "tests"], False),
     ],
 )
 def test_what_is_less_than_the_test_paths_is_a_part(
