@@ -308,8 +308,9 @@ def _compare(session: Session, base: Ledger, path: Path, ledger: Ledger) -> Comp
         vanished_origin=settings.origin("vanished"),
         fates=Fates(is_searched, session.selected, session.skipped, session.not_passed, deselected),
     )
-    if path.is_relative_to(here):  # as it is on other machines, too
-        path = path.relative_to(here)
+    if path.is_absolute():
+        with suppress(ValueError):  # of another drive on Windows
+            path = Path(os.path.relpath(path, here))  # as it is on other machines, too
     return replace(comparison, base_path=path.as_posix(), base_fetch=settings.baseline_fetch)
 
 
