@@ -336,6 +336,17 @@ def test_the_command_may_be_anything_that_runs_pytest(job: Job) -> None:
     assert job.outputs["total-usd"] == "0.00525"
 
 
+def test_the_command_may_change_the_folder(job: Job, github: GitHub) -> None:
+    (job.path / "sub").mkdir()
+    (job.path / "test_app.py").rename(job.path / "sub" / "test_app.py")
+    job.run(PUSH, command="cd sub && pytest")
+    assert job.status == 0, job.log
+    assert job.cache
+    job.run(PULL_REQUEST, command="cd sub && pytest --llmcost-max-suite='$0.01'")
+    assert (job.status, job.outputs["change-usd"]) == (1, "0")
+    assert " --llmcost-baseline=../llmcost/baseline.json " in github.comments[0]["body"]
+
+
 def test_a_command_that_writes_no_ledger_is_an_error_that_says_why(
     job: Job, github: GitHub
 ) -> None:
@@ -387,6 +398,21 @@ def test_a_ledger_of_an_earlier_step_is_compared_shown_and_kept(
         assert job.outputs["passed"] == str(not is_more).lower()
         assert bool(github.comments) == is_more
         assert job.summary == job.artifact["cost.md"].decode()
+
+
+def test_a_ledger_is_compared_by_prices_of_one_s_own(job: Job) -> None:
+    kinds = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output")
+    rates = ", ".join(f"{kind} = 5" for kind in kinds)
+    (job.path / "own.toml").write_text(
+        f"[models.our-model]\nrates = [{{ from = 2020-01-01, {rates} }}]\n"
+    )
+    (job.path / "test_app.py").write_text(
+        APP.format(tokens=1, holds=True).replace("claude-opus-4-7", "our-model")
+    )
+    job.run(PUSH, command="pytest --llmcost-prices=own.toml")
+    (job.path / "shards.json").write_bytes(*job.cache.values())
+    job.run(PULL_REQUEST, ledger="shards.json", prices="own.toml", max_increase="10%")
+    assert (job.status, job.outputs["change-usd"]) == (0, "0"), job.log
 
 
 def test_a_ledger_that_is_not_there_is_named_and_no_older_report_is_taken_for_its(

@@ -179,6 +179,22 @@ def test_the_tree_is_walked_by_keyboard_and_leads_to_the_table(opened: Pages) ->
     assert page.console() == []
 
 
+def test_a_test_of_the_tree_is_found_whatever_the_table_shows(opened: Pages) -> None:
+    """Also among more rows than are drawn at once whose names begin with its own."""
+    names = ["t.py::test_it", *(f"t.py::test_it_{number}" for number in range(300))]
+    calls = [make_call("0.25"), *(make_call("0.3") for _ in range(300))]
+    ledger = make_report({a_test(name): [call] for name, call in zip(names, calls, strict=True)})
+    over = replace(ledger.tests[-1], verdict=judge_calls(make_budget("0.01"), [calls[-1]]))
+    page = opened(replace(ledger, tests=(*ledger.tests[:-1], over)))
+    click(page, "#filters button:nth-child(2)")
+    assert len(page.run(NAMES)) == 1
+    click(page, f"[aria-label='{names[0]} $0.2500']")
+    assert page.run(NAMES) == ["test_it"]
+    assert page.run("return document.activeElement.innerText").startswith("test_it\n")
+    pressed = "return [...document.querySelectorAll('#filters button')].map(e => e.ariaPressed)"
+    assert page.run(pressed) == ["true", "false"]
+
+
 def test_what_can_be_pressed_is_a_button_with_a_name(opened: Pages) -> None:
     page = opened(page_run())
     nameless = """

@@ -75,6 +75,8 @@ def run(arguments: Namespace, clock: Clock = Clock()) -> int:
     """Compare, print the outcome, and return 0 if both sides agree and 1 if they differ."""
     if arguments.cost and not arguments.usage:
         raise SettingsError("--cost FILE needs --usage FILE")
+    if arguments.whole_days and arguments.usage and not arguments.cost:
+        raise SettingsError("--whole-days checks the cost as well; add --cost FILE")
     card, runs = console.read_card(arguments), [*map(read_ledger, arguments.ledger)]
     names = [(each.run, each.totals) for each in runs]
     for path, name in zip(arguments.ledger, names, strict=True):

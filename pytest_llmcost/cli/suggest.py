@@ -52,6 +52,11 @@ def run(arguments: Namespace) -> int:
     ledger, factor = arguments.ledger, arguments.headroom + 1
     if not ledger.complete:
         console.note(describe_partial(ledger))
+    if ledger.run.exit_status:
+        status = f"the run failed (exit status {ledger.run.exit_status})"
+        console.note(
+            f"{status}; tests that failed before their first call may not be in the ledger"
+        )
     if arguments.ratchet:
         return _ratchet(ledger, factor)
     missing, last = [], last_attempts(ledger.tests)
@@ -136,8 +141,8 @@ def _ratchet(ledger: Ledger, factor: Decimal) -> int:
     """
     last = last_attempts(ledger.tests)
     stopped = {test.nodeid for test in last if _is_stopped(test)}
-    if any(map(_is_cut, last)):
-        stopped.add("")
+    # A test that failed before its first call has no row; only the exit status tells of it.
+    is_whole = ledger.complete and not (ledger.run.exit_status or any(map(_is_cut, last)))
     skipped = {*ledger.skipped, *(test.nodeid for test in last if test.outcome == "skipped")}
     left_out: set[object] = set()
     groups: dict[object, list[Verdict]] = {}
@@ -150,7 +155,7 @@ def _ratchet(ledger: Ledger, factor: Decimal) -> int:
             is_of_one = verdict.required and nodeid == function_of(nodeid)
             # A marker on a class or a module is for what is in its file.
             path = _file_of(nodeid) or (verdict.scope == "path" and verdict.pattern) or "**"
-            is_of_all = ledger.complete and not any(matches(path, each) for each in skipped)
+            is_of_all = is_whole and not any(matches(path, each) for each in skipped)
             if nodeid in stopped or not (is_of_one or is_of_all):
                 left_out.add(key)
     lines = list[tuple[str, int, str]]()

@@ -340,8 +340,7 @@ class CountCassette:
             except OSError as error:
                 why = f"cannot be written: {error.strerror or error}; make the folder writable"
                 raise CountCassetteError(
-                    f"{show_path(self.path)} {error if isinstance(error, LockError) else why}, or "
-                    "count without recording (--disable-recording)"
+                    f"{show_path(self.path)} {error if isinstance(error, LockError) else why}"
                 ) from None
             self.entries = merged
             self._unsaved.clear()

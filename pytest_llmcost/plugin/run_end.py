@@ -113,15 +113,16 @@ class RunEnd:
     def _accept(self, baseline: Path) -> None:
         """Write the run as the new baseline; tests that did not pass keep their old rows.
 
-        A test that failed for another reason than its budget, and has no row to keep, makes that
-        impossible.
+        A test that failed for another reason than its budget, perhaps before its first call, and
+        has no row to keep, makes that impossible.
         """
         session, ledger, old = self.session, self.ledger, self.session.base
         if not ledger.run.has_tests:
             raise LedgerError(f"{baseline}: not updated, because no test was collected")
         kept = set() if old is None else {test.nodeid for test in old.tests} & session.not_passed
-        failed = {test.nodeid for test in last_attempts(ledger.tests) if failed_otherwise(test)}
-        if failed := failed - kept:
+        rows = last_attempts(ledger.tests)
+        whole = {test.nodeid for test in rows if not failed_otherwise(test)}
+        if failed := session.not_passed - session.skipped - whole - kept:
             raise LedgerError(
                 f"{baseline}: not updated, because {first_of(sorted(failed), 1)} failed: the cost "
                 "of a failing test is not what it will cost"
@@ -306,8 +307,9 @@ def _compare(session: Session, base: Ledger, path: Path, ledger: Ledger) -> Comp
         vanished_origin=settings.origin("vanished"),
         fates=Fates(is_searched, session.selected, session.skipped, session.not_passed, deselected),
     )
-    if path.is_relative_to(here):  # as it is on other machines, too
-        path = path.relative_to(here)
+    if path.is_absolute():
+        with suppress(ValueError):  # of another drive on Windows
+            path = Path(os.path.relpath(path, here))  # as it is on other machines, too
     return replace(comparison, base_path=path.as_posix(), base_fetch=settings.baseline_fetch)
 
 

@@ -253,16 +253,17 @@ def test_a_partial_run_is_compared_over_what_ran_and_accepts_nothing(accepted: P
     assert (accepted.path / "base.json").read_bytes() == before
 
 
-def test_a_run_with_a_failing_test_accepts_nothing(accepted: Project) -> None:
+@pytest.mark.parametrize(
+    "test",
+    [
+        "(llmcost): llmcost.count(payload(5), output_tokens=5); assert False",
+        "(llmcost): assert False",
+        "(no_such_fixture): pass",
+    ],
+)
+def test_a_run_with_a_failing_test_accepts_nothing(accepted: Project, test: str) -> None:
     before = (accepted.path / "base.json").read_bytes()
-    write_app(
-        accepted,
-        more="""
-    def test_broken(llmcost):
-        llmcost.count(payload(5), output_tokens=5)
-        assert False
-    """,
-    )
+    write_app(accepted, more=f"def test_broken{test}")
     result = compare(accepted, "--llmcost-update-baseline")
     result.stdout.fnmatch_lines(["not written: *not updated, because *::test_broken failed*"])
     assert (accepted.path / "base.json").read_bytes() == before
@@ -327,6 +328,12 @@ def test_a_run_in_which_no_test_runs_accepts_nothing(accepted: Project, args: li
         ("tests", ["tests/deep"], False),
         ("tests", ["tests/test_top.py"], False),
         ("tests other", ["tests"], False),
+        ("tests", ["-otestpaths=tests/deep"], False),
+        ("tests", ["--override-ini=python_files=test_top.py"], False),
+        ("tests", ["-oaddopts=-k top"], False),
+        ("tests", ["-o", "xfail_strict=true"], True),
+        ("tests\naddopts = -o python_functions=test_n*", [], True),
+        ("", ["--keep-duplicates", "tests", "tests"], False),
     ],
 )
 def test_what_is_less_than_the_test_paths_is_a_part(

@@ -125,6 +125,25 @@ def test_an_output_that_cannot_be_written_is_one_line_and_exits_with_2() -> None
     assert (done.returncode, done.stderr) == (2, message)
 
 
+@pytest.mark.parametrize(
+    ("closed", "arguments", "status", "shown"),
+    [
+        (">&-", "rates", 0, ""),
+        (">&- 2>&-", "rates claude-opus-9", 2, ""),
+        ("2>&-", "rates claude-opus-9", 2, ""),
+        (">&-", "rates claude-opus-9", 2, "llmcost: no price for model 'claude-opus-9'"),
+        ("<&-", "price -", 1, "llmcost: -: the file is empty"),
+    ],
+)
+def test_a_stream_that_is_closed_is_no_accident(
+    closed: str, arguments: str, status: int, shown: str
+) -> None:
+    script = f"{sys.executable} -m pytest_llmcost.cli.main {arguments} {closed}"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr.startswith(shown) if shown else not done.stderr
+
+
 def test_what_the_encoding_of_the_output_lacks_is_written_in_ascii(tmp_path: Path) -> None:
     usage = {"input_tokens": 10, "output_tokens": 5}
     path = tmp_path / "answer.json"

@@ -403,6 +403,7 @@ def test_where_all_agrees_there_is_nothing_to_remark(saved: Path) -> None:
     ("arguments", "said"),
     [
         (["--cost", "cost.json"], "--cost FILE needs --usage FILE"),
+        (["--usage", "u.json", "--whole-days"], "--whole-days checks the cost as well; add --cost"),
         (["--usage", "nowhere.json"], "nowhere.json: No such file or directory"),
         (["--tolerance", "much"], "--tolerance: 'much' is not a percentage"),
         ([], "no Admin key: set ANTHROPIC_ADMIN_KEY"),

@@ -362,6 +362,53 @@ def test_the_ratchet_lowers_no_budget_of_paths_that_may_limit_a_skipped_test(
     assert "$9.00 for b/** stays" in err
 
 
+@pytest.mark.parametrize("fails", ["in the test", "in a fixture"])
+def test_the_ratchet_lowers_no_shared_budget_after_a_run_that_failed(
+    project: Project, capsys: pytest.CaptureFixture[str], fails: str
+) -> None:
+    """A test that fails before its first call has no row."""
+    project.write(
+        test_app=f"""
+        import pytest
+        from pytest_llmcost import max_cost
+
+        def spend(llmcost, tokens):
+            usage = {{"input_tokens": tokens, "output_tokens": 1}}
+            llmcost.record(usage, model="claude-opus-4-7")
+
+        @pytest.fixture
+        def ready():
+            assert {fails != "in a fixture"}
+
+        @max_cost("$1")
+        def test_own(llmcost): spend(llmcost, 1000)
+
+        def test_other(llmcost): spend(llmcost, 1000)
+
+        def test_fails(ready, llmcost):
+            assert {fails != "in the test"}
+            spend(llmcost, 100_000)
+        """
+    )
+    budgets = ("--llmcost-max-suite=$2", "-ollmcost_max_test=$0.60", "-ollmcost_budgets=** = $3")
+    assert project.run("--llmcost-report=ledger.json", *budgets).ret == 1
+    capsys.readouterr()
+    assert main(["suggest", str(project.path / "ledger.json"), "--ratchet"]) == 1
+    out, err = capsys.readouterr()
+    assert [line.partition(" to ")[0] for line in out.splitlines()] == [
+        "test_app.py:13: lower $1.00"
+    ]
+    why, *stays = err.splitlines()
+    assert "(exit status 1); tests that failed before their first call may not be in" in why
+    assert [line.partition(":")[2].partition(" stays")[0] for line in stays] == [
+        " --llmcost-max-suite: $2.00",
+        " llmcost_budgets: $3.00 for **",
+        " llmcost_max_test: $0.60",
+    ]
+    assert main(["suggest", str(project.path / "ledger.json")]) == 0
+    assert capsys.readouterr().err.splitlines() == [why]
+
+
 def test_the_ratchet_lowers_each_part_by_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,13 +19,16 @@ if [ "$IS_DEFAULT_BRANCH" != true ] && [ -f "$baseline" ]; then cp "$baseline" "
 printf -v fetch 'gh run download %q --repo %q --name %q --dir llmcost' "$GITHUB_RUN_ID" "$GITHUB_REPOSITORY" "$ARTIFACT"
 
 run_command() {
-  local IFS=,
+  local here report paths=
+  # Absolute, because the command may run pytest in another folder; bash on Windows has -W.
+  here=$(pwd -W 2> /dev/null || pwd -P)
+  for report in "${reports[@]}"; do paths+="$here/$report,"; done
   # By the environment, so that the command may be anything that runs pytest in the end.
-  export PYTEST_LLMCOST_REPORT="${reports[*]}"
+  export PYTEST_LLMCOST_REPORT=$paths
   if [ "$IS_DEFAULT_BRANCH" = true ]; then
-    export PYTEST_LLMCOST_BASELINE=$baseline PYTEST_LLMCOST_UPDATE_BASELINE=true
+    export PYTEST_LLMCOST_BASELINE=$here/$baseline PYTEST_LLMCOST_UPDATE_BASELINE=true
   elif [ -f "$compared" ]; then
-    export PYTEST_LLMCOST_BASELINE=$compared PYTEST_LLMCOST_BASELINE_FETCH=$fetch
+    export PYTEST_LLMCOST_BASELINE=$here/$compared PYTEST_LLMCOST_BASELINE_FETCH=$fetch
     if [ -n "$MAX_INCREASE" ]; then export PYTEST_LLMCOST_MAX_INCREASE=$MAX_INCREASE; fi
   fi
   bash -c "$COMMAND" || status=$?
@@ -33,10 +36,11 @@ run_command() {
 
 take_ledger() {
   # An empty array is an unbound variable to the bash of macOS, 3.2.
-  local outputs=("${reports[@]/#/--output=}") limit=()
+  local outputs=("${reports[@]/#/--output=}") options=()
   if [ -f "$compared" ]; then
-    if [ -n "$MAX_INCREASE" ]; then limit=("--max-increase=$MAX_INCREASE"); fi
-    llmcost compare "$compared" "$LEDGER" "--baseline-fetch=$fetch" ${limit[@]+"${limit[@]}"} "${outputs[@]}" || status=$?
+    if [ -n "$MAX_INCREASE" ]; then options+=("--max-increase=$MAX_INCREASE"); fi
+    if [ -n "$PRICES" ]; then options+=("--prices=$PRICES"); fi
+    llmcost compare "$compared" "$LEDGER" "--baseline-fetch=$fetch" ${options[@]+"${options[@]}"} "${outputs[@]}" || status=$?
   else
     llmcost render "$LEDGER" "${outputs[@]}" || status=$?
   fi

@@ -66,19 +66,21 @@
       .map(([, row]) => row);
   }
 
-  function update() {
+  /** Draw the rows that are asked for, or only this one. */
+  function update(only = null) {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const found = rows.filter(
-      (row) =>
-        (!state.mark || row.mark === state.mark) && words.every((word) => row.haystack.includes(word)),
-    );
-    state.found = sorted(found);
+    const isAsked = (row) =>
+      (!state.mark || row.mark === state.mark) && words.every((word) => row.haystack.includes(word));
+    state.found = only ? [only] : sorted(rows.filter(isAsked));
     state.shown = 0;
     body.replaceChildren();
     show();
     for (const head of document.querySelectorAll("#heads th")) {
       const isOne = head.dataset.key === state.key;
       head.setAttribute("aria-sort", isOne ? (state.descending ? "descending" : "ascending") : "none");
+    }
+    for (const each of document.getElementById("filters").children) {
+      each.setAttribute("aria-pressed", String(each.dataset.mark === state.mark));
     }
   }
 
@@ -113,7 +115,7 @@
     );
     const line = make(
       "tr",
-      { class: row.mark, "data-row": row.number },
+      { class: row.mark },
       make("th", { scope: "row", class: "c-name" }, unfold),
       make("td", { class: "c-cost number" }, row.cost),
       make("td", { class: "c-share" }, ...budget(row)),
@@ -227,15 +229,12 @@
   const marks = Object.keys(WORDS).filter((mark) => rows.some((row) => row.mark === mark));
   for (const mark of marks.length ? ["", ...marks] : []) {
     const label = mark ? `${SIGNS[mark]} ${figure(rows.filter((row) => row.mark === mark).length)} ${WORDS[mark]}` : "All";
-    const press = (event) => {
+    const press = () => {
       state.mark = mark;
-      for (const each of event.currentTarget.parentNode.children) {
-        each.setAttribute("aria-pressed", String(each === event.currentTarget));
-      }
       update();
     };
     document.getElementById("filters").append(
-      make("button", { type: "button", "aria-pressed": String(!mark), onclick: press }, label),
+      make("button", { type: "button", "data-mark": mark, onclick: press }, label),
     );
   }
 
@@ -339,14 +338,12 @@
 
   function open(each) {
     if (each.row) {
+      state.mark = "";
       search.value = `${each.row.file}::${each.row.name}`;
-      update();
-      const line = body.querySelector(`[data-row="${each.row.number}"]`);
-      const button = line && line.querySelector(".unfold");
-      if (button) {
-        button.click();
-        button.focus();
-      }
+      update(each.row);
+      const button = body.querySelector(".unfold");
+      button.click();
+      button.focus();
       return;
     }
     top = each === top && each.parent ? each.parent : each;
