@@ -26,7 +26,6 @@ from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.responses.converse import to_payload
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
 from pytest_llmcost.responses.message import (
-    LATENCY,
     Answer,
     model_of,
     read_answer,
@@ -498,7 +497,7 @@ class CapturedRequest(_Outcome):
             endpoint=self.endpoint,
             payload=self.payload,
             batch=self.is_of_batch or None,
-            latency=self.headers.get(LATENCY),
+            headers=self.headers,
         )
         return self._complete(answer)
 

@@ -24,7 +24,7 @@ from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.usage import mapping
 from pytest_llmcost.responses.converse import to_payload
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
-from pytest_llmcost.responses.message import LATENCY, Answer, model_of, read_answer
+from pytest_llmcost.responses.message import Answer, model_of, read_answer
 from pytest_llmcost.responses.stream import BatchResult, StreamedMessage, read_whole
 from pytest_llmcost.yaml_file import YamlError, load_yaml
 
@@ -60,8 +60,8 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     status: int = 200
     request: Mapping[str, Any] | None = None
     """The request's JSON, if it was recorded and is an object."""
-    latency: str | None = None
-    """What it asked for in a header."""
+    headers: Mapping[str, str] = {}
+    """The request's, by their names in lower case."""
     body: bytes = b""
     """Of the response, decompressed."""
     problem: str | None = None
@@ -133,7 +133,7 @@ def _read_exchange(recorded: Recorded) -> list[Found]:
         state = _state_of(message.body, asked, custom_id)
         try:
             answer = read_answer(
-                [message], endpoint=endpoint, payload=request, latency=recorded.latency, **how
+                [message], endpoint=endpoint, payload=request, headers=recorded.headers, **how
             )
         except UsageDataError as error:
             return without_answer(problem=str(error), state=state)
@@ -290,15 +290,15 @@ def read_interaction(entry: Mapping[str, Any], source: str, allowance: Allowance
         url=str(request.get("uri") or request.get("url") or "") if "request" in entry else None,
         status=read_status(response),
         request=asked if isinstance(asked, dict) else None,
-        latency=_headers(request).get(LATENCY),
+        headers=_headers(request),
         body=body,
         problem=problem,
     )
 
 
-def _headers(message: Mapping[str, Any]) -> dict[str, str | None]:
+def _headers(message: Mapping[str, Any]) -> dict[str, str]:
     headers = mapping(message.get("headers"))
-    return {str(name).lower(): _first(value) for name, value in headers.items()}
+    return {str(name).lower(): _first(value) or "" for name, value in headers.items()}
 
 
 def _first(value: object) -> str | None:

@@ -422,6 +422,20 @@ def test_optimised_latency_is_asked_for_in_a_header_or_in_the_body(standin: Stan
         assert call.has_caveat("unknown-speed")
 
 
+def test_a_service_tier_is_asked_for_in_a_header_or_in_the_body(standin: StandIn) -> None:
+    client = boto(standin)
+    with capturing() as purse:
+        for tier in ("default", "priority"):
+            client.invoke_model(**INVOKE, serviceTier=tier)["body"].read()
+            [*client.invoke_model_with_response_stream(**INVOKE, serviceTier=tier)["body"]]
+            client.converse(**CONVERSE, serviceTier={"type": tier})
+    default, priority = purse.calls[:3], purse.calls[3:]
+    assert all(call.usd == call.usd_low == call.usd_high for call in default)
+    for call in priority:
+        assert call.usd_high is None
+        assert call.caveats == ("unknown-tier: priority",)
+
+
 # Spoken by hand
 
 

@@ -505,13 +505,22 @@ def test_an_aws_account_is_not_printed(run: Run, tmp_path: Path, format: str) ->
     assert "us-east-1:ACCOUNT:application-inference-profile/abc" in done.out + done.err
 
 
-def test_the_header_for_optimised_latency_makes_the_price_a_bound(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("header", "value", "caveat"),
+    [
+        ("PerformanceConfig-Latency", "optimized", "unknown-speed: claude-3-5-haiku-20241022"),
+        ("Service-Tier", "priority", "unknown-tier: priority"),
+    ],
+)
+def test_a_header_that_asks_bedrock_for_more_makes_the_price_a_bound(
+    run: Run, tmp_path: Path, header: str, value: str, caveat: str
+) -> None:
     model = "us.anthropic.claude-3-5-haiku-20241022-v1:0"
     url = f"https://bedrock-runtime.us-east-2.amazonaws.com/model/{model}/invoke"
     content = cassette(("messages", 200, message("claude-3-5-haiku-20241022")))
     request = content["interactions"][0]["request"]
-    request |= {"uri": url, "headers": {"X-Amzn-Bedrock-PerformanceConfig-Latency": ["optimized"]}}
+    request |= {"uri": url, "headers": {f"X-Amzn-Bedrock-{header}": [value]}}
     done = run(write(tmp_path / "a.yaml", content), *ON, "--format", "json")
     (found,) = json.loads(done.out)
-    assert found["context"]["speed"] == "asked-latency-optimized"
-    assert "unknown-speed: claude-3-5-haiku-20241022" in found["caveats"]
+    assert found["usd_high"] is None
+    assert caveat in found["caveats"]
