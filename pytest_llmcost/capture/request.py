@@ -231,13 +231,8 @@ class CapturedRequest(_Outcome):
 
     @property
     def is_claude(self) -> bool:
-        """Whether it is a Claude call beyond its path, which any mail service may have too."""
-        endpoint = self.endpoint
-        if endpoint.kind != "messages" or endpoint.model is not None or endpoint.form == "chat":
-            return True
-        if "anthropic-version" in self.headers:
-            return True
-        return {"model", "messages", "max_tokens"} <= (self.payload or {}).keys()
+        """Whether it is a Claude call beyond its path."""
+        return self.endpoint.is_claude(self.headers, self.payload or {})
 
     @property
     def is_mocked(self) -> bool:

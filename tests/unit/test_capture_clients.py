@@ -191,6 +191,21 @@ def test_a_stubbed_call_is_a_mock_s() -> None:
     assert len(purse.seen) == 3
 
 
+def test_the_reply_tells_what_an_arn_that_names_no_model_runs() -> None:
+    client = boto3.client("bedrock-runtime", **KEYS)
+    arn = "arn:aws:bedrock:us-east-1:123456789012:provisioned-model/abc123"
+    with capturing() as purse, botocore_stub.Stubber(client) as stub:
+        for reply in (JSON_BODY, b'{"generation": "Hi"}'):
+            body = botocore_response.StreamingBody(io.BytesIO(reply), len(reply))
+            stub.add_response("invoke_model", {"body": body, "contentType": "application/json"})
+            client.invoke_model(modelId=arn, body='{"prompt": "Hi"}')["body"].read()
+        stub.add_response("converse", CONVERSED)
+        client.converse(**CONVERSE | {"modelId": arn})
+    invoked, conversed = purse.calls
+    assert (invoked.model, invoked.caveats) == ("claude-opus-4-7", ("unknown-endpoint: bedrock",))
+    assert conversed.has_caveat("unknown-model")
+
+
 def test_a_call_that_is_stubbed_asynchronously_is_a_mock_s() -> None:
     stub_module = pytest.importorskip("aiobotocore.stub")
 
