@@ -253,6 +253,35 @@ def test_a_retry_of_botocore_after_a_lost_answer_is_one_call(standin: StandIn) -
     assert purse.call.caveats == ("lost-answer",)
 
 
+@pytest.mark.parametrize("library", CLIENTS)
+def test_a_retry_of_botocore_after_an_answer_that_was_cut_is_one_call(
+    library: str, standin: StandIn
+) -> None:
+    standin.script(Step(cut_after_bytes=10))
+
+    async def converse() -> None:
+        made = aiobotocore_session.get_session().create_client(
+            "bedrock-runtime", endpoint_url=standin.url, **KEYS
+        )
+        async with made as client:
+            await client.converse(**CONVERSE)
+
+    with capturing() as purse:
+        boto(standin).converse(**CONVERSE) if library == "boto3" else asyncio.run(converse())
+    assert (purse.call.attempts, purse.call.caveats) == (2, ("lost-answer",))
+    assert purse.seen[-1].lost_attempts == 1
+
+
+def test_an_answer_that_was_cut_and_is_not_sent_again_is_unknown(standin: StandIn) -> None:
+    standin.script(Step(cut_after_bytes=10))
+    client = boto(standin)
+    with capturing() as purse:
+        with suppress(Exception):
+            client.invoke_model(**INVOKE)["body"].read()
+        purse.capture.settle()
+    assert (purse.call.usd, purse.call.caveats) == (None, ("truncated-stream",))
+
+
 def test_a_retry_after_a_refusal_counts_what_was_lost_before_and_since(
     standin: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
