@@ -138,7 +138,8 @@ class Capture:
                 with self._lock:
                     self._lost.append(request.retry_of)
             request.retry_of = None
-        if request.is_answered or request.error or not (request.is_lost or request.lost_attempts):
+        is_whole = request.is_answered and not request.is_lost
+        if is_whole or request.error or not (request.is_lost or request.lost_attempts):
             request.client = None
             self._over.append(request)
         else:
@@ -161,7 +162,7 @@ class Capture:
         self._open: set[CapturedRequest] = set()
         self._over: deque[CapturedRequest] = deque()
         self._lost: list[CapturedRequest] = []
-        """Requests without an answer, of which an attempt may be billed, until they are retried;
+        """Requests without a whole answer, of which an attempt may be billed, until a retry;
         those that were reported meanwhile have an unknown one."""
         self._batches = Batches()
 
@@ -212,7 +213,7 @@ class Capture:
             self._lost = [each for each in self._lost if each.answer is None or matches(each.owner)]
             lost = [each for each in self._lost if each.answer is None and matches(each.owner)]
             for request in lost:
-                request.answer = request.unknown("lost-answer")
+                request.answer = request.read() or request.unknown("lost-answer")
         for request in lost:
             self._tell(request)
         for request in [*self._batches.open.values()]:

@@ -15,6 +15,7 @@ HEADERS = (
     "x-stainless-retry-count",
     "amz-sdk-request",
     "x-amzn-bedrock-performanceconfig-latency",
+    "x-amzn-bedrock-service-tier",
 )
 
 

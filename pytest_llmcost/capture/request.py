@@ -26,7 +26,6 @@ from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.responses.converse import to_payload
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
 from pytest_llmcost.responses.message import (
-    LATENCY,
     Answer,
     model_of,
     read_answer,
@@ -116,7 +115,7 @@ class _Outcome:
     is_of_batch: bool = False
     """Whether it is one of a batch; how often that was sent is not how often it was."""
     is_lost: bool = False
-    """Whether it may be billed although no response came."""
+    """Whether it may be billed although no response came, or not all of one that is no stream."""
     is_seen: bool = True
     """Whether it reached anything. A blocked request does not show that the tested code works."""
     is_on_wire: bool = False
@@ -231,14 +230,14 @@ class CapturedRequest(_Outcome):
         }
 
     @property
+    def is_stream(self) -> bool:
+        """Whether it asks for a stream."""
+        return bool(self.endpoint.stream or (self.payload or {}).get("stream"))
+
+    @property
     def is_claude(self) -> bool:
-        """Whether it is a Claude call beyond its path, which any mail service may have too."""
-        endpoint = self.endpoint
-        if endpoint.kind != "messages" or endpoint.model is not None or endpoint.form == "chat":
-            return True
-        if "anthropic-version" in self.headers:
-            return True
-        return {"model", "messages", "max_tokens"} <= (self.payload or {}).keys()
+        """Whether it is a Claude call beyond its path."""
+        return self.endpoint.is_claude(self.headers, self.payload or {})
 
     @property
     def is_mocked(self) -> bool:
@@ -426,6 +425,9 @@ class CapturedRequest(_Outcome):
             self._unread += self._decoded(self.decoder.flush)
         if not self.is_over:
             self._is_whole = is_whole or self._recorded is not None
+            # A client that reads the whole answer itself, as botocore does, sends it again.
+            is_cut = self.is_answered and not self._is_whole and not self.is_stream
+            self.is_lost = is_cut and self.endpoint.kind == "messages" and self.live is not False
             self.over(self)
 
     def _decoded(self, step: Callable[..., Any], *chunk: bytes) -> bytes:
@@ -498,7 +500,7 @@ class CapturedRequest(_Outcome):
             endpoint=self.endpoint,
             payload=self.payload,
             batch=self.is_of_batch or None,
-            latency=self.headers.get(LATENCY),
+            headers=self.headers,
         )
         return self._complete(answer)
 
@@ -556,7 +558,7 @@ class CapturedRequest(_Outcome):
             more.append("chat/completions")
         return replace(
             answer,
-            stream=bool(self.endpoint.stream or (self.payload or {}).get("stream")),
+            stream=self.is_stream,
             caveats=sorted_caveats([*answer.caveats, *more]) if more else answer.caveats,
         )
 

@@ -125,7 +125,8 @@ def _read(path: Path, model: str | None) -> Payload:
     try:
         with path.open("rb") as opened:
             data = opened.read(_MOST_BYTES + 1)
-        text = data.decode("utf-8-sig")
+        # With the line ends that `Path.read_text` returns: Git on Windows checks out others.
+        text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
         raise PayloadError(f"cannot be read ({why})", path="") from None

@@ -163,7 +163,9 @@ def _cells(amounts: Amounts) -> list[str]:
     usage = amounts.usage
     cached = (usage.cache_read_tokens, usage.written_tokens)
     tokens = (usage.prompt_tokens, *cached, usage.output_tokens)
-    return [*(f"{each:,}" for each in tokens), usd_cell(amounts.usd, is_least=_is_least(amounts))]
+    is_unread = amounts.unpriced and not usage
+    shown = ("?" if is_unread else f"{each:,}" for each in tokens)
+    return [*shown, usd_cell(amounts.usd, is_least=_is_least(amounts))]
 
 
 def _is_least(amounts: Amounts) -> bool:

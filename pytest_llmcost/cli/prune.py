@@ -119,12 +119,13 @@ def _exists(asker: str, cassette: Path, collected: _Collected) -> bool | None:
     homes = (*cassette.parents, Path(collected.rootdir))
     home = next((folder for folder in homes if (folder / path).exists()), None)
     if home is None:
-        # A folder that was moved with its cassettes: is the test in the file of that name now?
-        name = path.rpartition("/")[2]
-        home = next((each for each in cassette.parents if (each / name).is_file()), None)
-        if home is None:
+        # Moved or renamed with its cassettes: is the test now in a file of that name, or in the one
+        # that the folder of the cassette is named after?
+        names = (path.rpartition("/")[2], f"{cassette.parent.name}.py")
+        files = (each / name for name in names for each in cassette.parents)
+        if (file := next(filter(Path.is_file, files), None)) is None:
             return False
-        moved = Path(os.path.relpath(home / name, collected.rootdir)).as_posix()
+        moved = Path(os.path.relpath(file, collected.rootdir)).as_posix()
         return _exists(moved + asker[len(path) :], cassette, collected)
     if cassette.name.partition(".")[0] in _SCOPES:  # pytest does not list fixtures
         return True

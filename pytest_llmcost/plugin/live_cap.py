@@ -23,7 +23,7 @@ from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
 from pytest_llmcost.plugin.owners import Sender
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.prices.usage import LONGEST, reply_limit, tools_and_longest_reply
-from pytest_llmcost.responses.message import LATENCY, Answer, model_of, read_answer, read_lifetime
+from pytest_llmcost.responses.message import Answer, model_of, read_answer, read_lifetime
 from pytest_llmcost.responses.stream import StreamedMessage
 
 _ZERO = Decimal(0)
@@ -181,7 +181,6 @@ class LiveCap:
             "cache_creation_input_tokens": written,
             "cache_creation": {f"ephemeral_{lifetime}_input_tokens": written},
             "output_tokens": most,
-            "service_tier": "standard",
             # A workspace may set one that costs more, as may a deployment of Foundry's, and the
             # request does not show it. Bedrock has neither, nor has what names a model in its URL.
             "inference_geo": body.get("inference_geo") or (None if is_by_region else "us"),
@@ -191,7 +190,7 @@ class LiveCap:
             endpoint=endpoint,
             payload=body,
             batch=endpoint.kind == "batch_create" or None,
-            latency=request.headers.get(LATENCY),
+            headers=request.headers,
         )
         worst = self._most(answer, body)
         if worst is None:

@@ -91,13 +91,15 @@ def _price_list_of(card: CardFile, bands: tuple[Rates, ...], terms: Terms, on: d
     # A batch costs half, caches included.
     # Source: https://platform.claude.com/docs/en/build-with-claude/batch-processing (2026-08-22)
     tier = terms.service_tier
-    is_odd_tier = tier not in (*LISTED_TIERS, "priority")
+    # Anthropic's own Priority Tier draws on capacity that was paid for ahead: such tokens have no
+    # list price of their own and count as standard ones. Bedrock's tier of that name costs a
+    # premium. Sources: https://platform.claude.com/docs/en/api/service-tiers and
+    # https://docs.aws.amazon.com/bedrock/latest/userguide/service-tiers-inference.html (2026-11-27)
+    is_prepaid = tier == "priority" and terms.platform is None
+    is_odd_tier = tier not in LISTED_TIERS and not is_prepaid
     if tier == "batch":
         multipliers.append(card.batch_multiplier)
-    elif tier == "priority":
-        # Such tokens draw on capacity that was paid for ahead; they have no list price of their
-        # own and count as standard ones.
-        # Source: https://platform.claude.com/docs/en/api/service-tiers
+    elif is_prepaid:
         caveats.append("priority-tier")
     elif is_odd_tier:
         caveats.append(f"unknown-tier: {tier}")

@@ -107,7 +107,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the price of a request depends on besides its model and its tokens."""
 
     service_tier: str | None = None
-    """`standard`, `priority` or `batch`, as the response says."""
+    """`standard`, `priority` or `batch`, or one of Bedrock's, as the response says; as the request
+    says if the response does not."""
     speed: str | None = None
     """`standard`, `fast` or, on Bedrock, `latency-optimized`, as the response says; `asked-fast` or
     `asked-latency-optimized` if only the request names it."""

@@ -10,7 +10,7 @@ from decimal import Decimal
 from itertools import chain
 from typing import NamedTuple
 
-from pytest_llmcost.amounts import COUNT_COMMAND, NOT_COUNTED, Reason
+from pytest_llmcost.amounts import COUNT_COMMAND, NOT_COUNTED, Amounts, Reason
 from pytest_llmcost.budgets.budget import Verdict, describe_breaks
 from pytest_llmcost.credentials import how_to_filter
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, calls_of, own_verdicts
@@ -90,14 +90,15 @@ def _why_not_exact(ledger: Ledger) -> Iterator[str]:
         about = "another reason"
 
 
-def describe_bounds(ledger: Ledger) -> str:
-    """Say within which bounds the cost of a run lies; empty if it is exact, or wholly unknown."""
-    usd = amounts_of(ledger)["usd"]
+def describe_bounds(ledger: Ledger, *, live: bool = False) -> str:
+    """Say within which bounds the cost of a run, or of its live calls, lies; empty if unknown."""
+    live_calls = (call for call in calls_of(ledger) if is_live(call))
+    usd = (Amounts.of(live_calls) if live else amounts_of(ledger))["usd"]
     low, high = usd.low, None if ledger.lost_calls else usd.high
     if high is None:
         return f"at least {dollars(low)}" if low else ""
     bounds = f"between {dollars(low, against=high)} and {dollars(high, against=low)}"
-    return bounds if low != high else ""
+    return bounds if low != high else dollars(low)
 
 
 def suite_budget(ledger: Ledger) -> Verdict | None:

@@ -17,6 +17,7 @@ from pytest_llmcost.ledger.totals import counted_calls, live_spenders, parts_of
 from pytest_llmcost.reports import comparisons, run_wording, wording
 from pytest_llmcost.reports.plain_text import (
     MOST_WITH_COMMAND,
+    UNKNOWN,
     Line,
     Screen,
     TableRow,
@@ -98,7 +99,7 @@ def render_short(ledger: Ledger) -> str:
     totals = ledger.totals
     if not totals.calls and _is_quiet(ledger):
         return ""
-    total = run_wording.describe_bounds(ledger) or run_wording.describe_total(ledger)
+    total = run_wording.describe_bounds(ledger) or UNKNOWN
     budget = run_wording.suite_budget(ledger)
     if budget and budget.state != "unverified":  # its sentence has the total, too
         total = wording.short_sentence(budget)
@@ -107,7 +108,8 @@ def render_short(ledger: Ledger) -> str:
         change, _ = comparisons.describe_difference(ledger.comparison)
         parts.append(f"{change} against the baseline")
     parts += filter(None, [run_wording.describe_broken(ledger)[1]])
-    parts += [f"{run_wording.describe_live(ledger)} spent live"] if totals.live_usd else []
+    if totals.live_usd:
+        parts.append(f"{run_wording.describe_bounds(ledger, live=True) or UNKNOWN} spent live")
     return ", ".join([f"llmcost: {total}", *parts])
 
 

@@ -218,7 +218,7 @@ def _usage(body: _Body) -> dict[str, Any]:
         if value:
             said[f"{key}_prompt_tokens"] = value
     if tier := text_of(mapping(body.get("serviceTier")).get("type")):
-        said["service_tier"] = "standard" if tier == "default" else tier
+        said["service_tier"] = tier
     if latency := text_of(mapping(body.get("performanceConfig")).get("latency")):
         said["speed"] = latency if latency == "standard" else f"latency-{latency}"
     return said

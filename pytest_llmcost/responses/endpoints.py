@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -57,7 +58,13 @@ _GOVERNMENT = re.compile(r"arn:aws-us-gov:|(?:.*[/:])?us-gov[.-]")
 """A model id of AWS GovCloud (US), or an ARN with its partition or one of its regions."""
 _ESCAPE = re.compile(r"%([46][1-9A-F]|[57][0-9A]|3[0-9]|2[DE]|5F|7E)", re.IGNORECASE)
 """Of a character that needs no escape: the path is the same without. Source: RFC 3986, 2.3."""
-_OPAQUE_PROFILE = re.compile(r"arn:[^/]*:(?:application-inference-profile|prompt-router)/")
+_OPAQUE_ARN = re.compile(
+    r"arn:[^:]*:bedrock:[^:]*:[^:]*:"
+    r"(?!(?:foundation-model|inference-profile|default-prompt-router|imported-model)/)"
+)
+"""Of what runs a model that it does not name: an application inference profile, a prompt, a
+provisioned model. The first three kinds name theirs, and an imported model is never Claude.
+Source: https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html"""
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,12 +87,25 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         """Whether an answer costs something right away."""
         return self.kind in ("messages", "unmetered")
 
+    def is_claude(self, headers: Mapping[str, str], payload: Mapping[str, Any]) -> bool:
+        """Tell whether a request to it is one to Claude beyond its path.
 
-def recognise(method: str, url: str, body: bytes | None = None) -> Endpoint | None:
+        Any mail service may have that of messages, too, and an opaque ARN any vendor's model.
+        """
+        is_named = self.model is not None and not _OPAQUE_ARN.match(self.model)
+        if self.kind != "messages" or self.form != "messages" or is_named:
+            return True
+        # The latter is in the body on Bedrock.
+        if "anthropic-version" in headers or "anthropic_version" in payload:
+            return True
+        return {"model", "messages", "max_tokens"} <= payload.keys()
+
+
+def recognise(method: str, url: str, body: bytes = b"") -> Endpoint | None:
     """Return which Claude endpoint a request goes to, or None for any other request.
 
-    Works under any host and any gateway prefix, with or without a query. Routes that are not
-    metered are recognised if a body is given, which may name a Claude model.
+    Works under any host and any gateway prefix, with or without a query. On routes that are not
+    metered the body may name a Claude model.
 
     Source: https://platform.claude.com/docs/en/api/messages and the SDK's Bedrock and Vertex
     clients, release 2.12.0, read 2026-11-22.
@@ -93,15 +113,13 @@ def recognise(method: str, url: str, body: bytes | None = None) -> Endpoint | No
     Example:
         >>> recognise("POST", "https://gateway.example/anthropic/v1/messages?beta=true").kind
         'messages'
-        >>> recognise("POST", "https://api.anthropic.com/v1/complete", b"").route
+        >>> recognise("POST", "https://api.anthropic.com/v1/complete").route
         'api.anthropic.com/v1/complete'
         >>> recognise("POST", "https://api.openai.com/v1/chat/completions", b"{}")
     """
     endpoint = _endpoint_of(method, url)
     if endpoint is None or endpoint.kind != "unmetered":
         return endpoint
-    if body is None:
-        return None
     model = None
     if any(name in body.lower() for name in (b"claude", b"anthropic")):
         # Not before: to decode what is OpenAI's takes far longer.
@@ -162,7 +180,7 @@ def _endpoint_of(method: str, url: str) -> Endpoint | None:
 
 
 def _bedrock_endpoint(model: str, verb: str, host: str) -> Endpoint | None:
-    if "claude" not in model and "anthropic" not in model and not _OPAQUE_PROFILE.match(model):
+    if "claude" not in model and "anthropic" not in model and not _OPAQUE_ARN.match(model):
         return None
     if verb == "count-tokens":
         return Endpoint(kind="count_tokens", platform="bedrock", model=model, stream=False)
@@ -185,7 +203,7 @@ def bedrock_platform(model: str) -> Platform:
     """
     if _GOVERNMENT.match(model):
         return "bedrock-gov"
-    if _OPAQUE_PROFILE.search(model):
+    if _OPAQUE_ARN.search(model):
         return "bedrock-unknown"
     name = model.rpartition("/")[2]
     return "bedrock" if name.startswith("global.") else "bedrock-regional"

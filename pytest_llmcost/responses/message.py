@@ -57,8 +57,8 @@ _LOOPING = ("server_tool_use", "mcp_tool_use")
 _CODE_TOOLS = ("code_execution", "bash_code_execution", "text_editor_code_execution")
 _KNOWN_TOOLS = (*FEES, "web_fetch_requests", "code_execution_requests")
 _NOTHING = Usage()
-LATENCY = "x-amzn-bedrock-performanceconfig-latency"
-"""The header in which Bedrock's InvokeModel asks for a latency, as Converse does in its body."""
+_LATENCY, _TIER = "x-amzn-bedrock-performanceconfig-latency", "x-amzn-bedrock-service-tier"
+"""The headers in which Bedrock's InvokeModel asks for what Converse asks for in its body."""
 
 _Body = Mapping[str, Any]
 
@@ -157,19 +157,17 @@ def read_answer(
     endpoint: Endpoint,
     payload: _Body | None,
     batch: bool | None = None,
-    latency: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Answer:
     """Read what a body's messages state; several are one answer.
 
-    `payload` is what was sent, `latency` what its header asked for; `batch` is whether it is a
-    batch's result, if the response does not say so itself.
+    `payload` is what was sent, `headers` those of the request, by their names in lower case;
+    `batch` is whether it is a batch's result, if the response does not say so itself.
 
     Raises:
         UsageDataError: naming the path of what cannot be read, or what no request can have used.
     """
-    asked = {**(payload or {})}
-    if latency is not None:
-        asked["performanceConfig"] = {"latency": latency}
+    asked = {**(headers or {}), **(payload or {})}
     named = model_of(endpoint, payload)
     platform = _platform_of(endpoint, named, [message.body.get("model") for message in messages])
     answers = [_read_message(message, asked, named, platform, batch) for message in messages]
@@ -300,7 +298,7 @@ def _read_message(
         usage=top,
         sampling_calls=tuple(kept),
         terms=Terms(
-            service_tier="batch" if batch else stated.service_tier or None,
+            service_tier="batch" if batch else _tier(stated, asked),
             # Foundry's deployments in fast mode have names of their own: the model's, then `-fast`.
             speed=stated.speed or _asked_speed(asked, is_fast=named == f"{own}-fast"),
             # If only the request says where it ran, the premium may or may not be paid.
@@ -386,6 +384,17 @@ def _texts(body: _Body) -> dict[str, str]:
     return {key: each for key, each in body.items() if isinstance(each, str) and each}
 
 
+def _tier(stated: _Stated, asked: _Body) -> str | None:
+    """Return the service tier that the response states, or else the one that was asked for.
+
+    A body of InvokeModel states none of Bedrock's tiers, so the header comes first. Source:
+    https://docs.aws.amazon.com/bedrock/latest/userguide/service-tiers-inference.html
+    """
+    tier = text_of(asked.get(_TIER)) or stated.service_tier
+    tier = tier or text_of(mapping(asked.get("serviceTier")).get("type"))
+    return "standard" if tier == "default" else tier
+
+
 def _asked_speed(asked: _Body, *, is_fast: bool) -> str | None:
     """Return the speed that a request asks for, if it is not the standard one.
 
@@ -394,7 +403,8 @@ def _asked_speed(asked: _Body, *, is_fast: bool) -> str | None:
     https://docs.aws.amazon.com/bedrock/latest/userguide/latency-optimized-inference.html
     """
     speed = "fast" if is_fast else text_of(asked.get("speed"))
-    if latency := text_of(mapping(asked.get("performanceConfig")).get("latency")):
+    config = mapping(asked.get("performanceConfig"))
+    if latency := text_of(asked.get(_LATENCY) or config.get("latency")):
         speed = latency if latency == "standard" else f"latency-{latency}"
     return None if speed in (None, "standard") else f"asked-{speed}"
 

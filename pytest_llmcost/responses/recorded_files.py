@@ -24,7 +24,7 @@ from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.usage import mapping
 from pytest_llmcost.responses.converse import to_payload
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
-from pytest_llmcost.responses.message import LATENCY, Answer, model_of, read_answer
+from pytest_llmcost.responses.message import Answer, model_of, read_answer, unknown_answer
 from pytest_llmcost.responses.stream import BatchResult, StreamedMessage, read_whole
 from pytest_llmcost.yaml_file import YamlError, load_yaml
 
@@ -58,14 +58,20 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     method: str = "POST"
     url: str | None = None
     status: int = 200
-    request: Mapping[str, Any] | None = None
-    """The request's JSON, if it was recorded and is an object."""
-    latency: str | None = None
-    """What it asked for in a header."""
+    sent: bytes = b""
+    """The request's body, if it was recorded and can be read."""
+    headers: Mapping[str, str] = {}
+    """The request's, by their names in lower case."""
     body: bytes = b""
     """Of the response, decompressed."""
     problem: str | None = None
     """Why there is no body, though there was one."""
+
+    @property
+    def request(self) -> Mapping[str, Any] | None:
+        """The request's JSON, if it was recorded and is an object."""
+        value = decode_json(self.sent)
+        return value if isinstance(value, dict) else None
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,23 +123,23 @@ def _read_exchange(recorded: Recorded) -> list[Found]:
     # A response without its request is taken for one of Anthropic's own API.
     endpoint: Endpoint | None = Endpoint(kind="messages")
     if recorded.url is not None:
-        endpoint = recognise(recorded.method, recorded.url)
+        endpoint = recognise(recorded.method, recorded.url, recorded.sent)
     if endpoint is None or endpoint.kind == "batch_create":
         return []
-    request = recorded.request and to_payload(recorded.request, endpoint.form)[0]
+    request = (asked := recorded.request) and to_payload(asked, endpoint.form)[0]
 
     def without_answer(**why: Any) -> Found:
         return Found(source=recorded.source, model=model_of(endpoint, request), **why)
 
     # Each request is a call, whatever id a mock or a filter has put into its answer. What was
     # logged, or read of a batch's results, may be the same message again.
-    asked = recorded.source if recorded.url and endpoint.is_sampling else endpoint.batch_id
+    of = recorded.source if recorded.url and endpoint.is_sampling else endpoint.batch_id
 
     def answered(message: StreamedMessage, custom_id: str = "", **how: Any) -> Found:
-        state = _state_of(message.body, asked, custom_id)
+        state = _state_of(message.body, of, custom_id)
         try:
             answer = read_answer(
-                [message], endpoint=endpoint, payload=request, latency=recorded.latency, **how
+                [message], endpoint=endpoint, payload=request, headers=recorded.headers, **how
             )
         except UsageDataError as error:
             return without_answer(problem=str(error), state=state)
@@ -147,17 +153,21 @@ def _read_exchange(recorded: Recorded) -> list[Found]:
             return without_answer(problem=unread if result.custom_id else _LEFT_UNREAD)
         return without_answer(free=f"{result.outcome} in a batch")
 
-    if not 200 <= recorded.status < 300:
-        return [without_answer(free=f"status {recorded.status}")]
-    if endpoint.kind == "count_tokens":
-        return [without_answer(free="count_tokens")]
+    is_success = 200 <= recorded.status < 300
+    if not is_success or endpoint.kind == "count_tokens":
+        return [without_answer(free=endpoint.kind if is_success else f"status {recorded.status}")]
+    if endpoint.kind == "unmetered":
+        unknown = unknown_answer(endpoint, request, f"unmetered-route: {endpoint.route}")
+        return [Found(source=recorded.source, answer=unknown)]
     if recorded.problem:
         return [without_answer(problem=recorded.problem)]
     reader = read_whole(recorded.body, of_batch=endpoint.kind == "batch_results")
     if found := [*map(in_batch, reader.results), *map(answered, reader.messages)]:
         return found
-    error = f"the answer is an error ({reader.error}) without a usage" if reader.error else None
-    return [without_answer(problem=error or _why_nothing(recorded.body))]
+    if reader.error:
+        return [without_answer(free=reader.error)]
+    is_others = endpoint.model and request and not endpoint.is_claude(recorded.headers, request)
+    return [] if is_others else [without_answer(problem=_why_nothing(recorded.body))]
 
 
 def _state_of(body: Mapping[str, Any], *request: str | None) -> tuple[object, int] | None:
@@ -249,10 +259,8 @@ def _entries(value: object) -> Iterator[dict[str, Any]]:
         yield {**value}
     elif {"custom_id", "result"} <= value.keys():
         yield {**_bare(value), "request": _RESULTS}
-    elif value.get("type") in ("message", "error"):
-        yield _bare(value, status=400 if value["type"] == "error" else 200)
-    elif "usage" in value and not results:  # else it is their sum
-        yield _bare(value)
+    elif value.get("type") in ("message", "error") or ("usage" in value and not results):
+        yield _bare(value)  # beside results, a usage is their sum
     elif not results and _holds_usage(value):
         yield {}
     yield from results
@@ -269,36 +277,36 @@ def _holds_usage(value: object) -> bool:
     return False
 
 
-def _bare(body: object, status: int = 200) -> dict[str, Any]:
+def _bare(body: object) -> dict[str, Any]:
     """Return what came without its request as a recorder would keep it."""
-    return {"response": {"status": status, "parsed_body": body}}
+    return {"response": {"parsed_body": body}}
 
 
 def read_interaction(entry: Mapping[str, Any], source: str, allowance: Allowance) -> Recorded:
     """Read one recorded request with its response, in whichever way the recorder keeps them."""
     request, response = mapping(entry.get("request")), mapping(entry.get("response"))
-    body, problem, asked = b"", None, None
+    body, problem, sent = b"", None, b""
     try:
         body = _decode_body(response, allowance, _headers(response).get("content-encoding"))
     except _UndecodableBody as error:
         problem = str(error)
     with suppress(_UndecodableBody):
-        asked = decode_json(_decode_body(request, allowance))
+        sent = _decode_body(request, allowance)
     return Recorded(
         source=source,
         method=str(request.get("method") or "POST").upper(),
         url=str(request.get("uri") or request.get("url") or "") if "request" in entry else None,
         status=read_status(response),
-        request=asked if isinstance(asked, dict) else None,
-        latency=_headers(request).get(LATENCY),
+        sent=sent,
+        headers=_headers(request),
         body=body,
         problem=problem,
     )
 
 
-def _headers(message: Mapping[str, Any]) -> dict[str, str | None]:
+def _headers(message: Mapping[str, Any]) -> dict[str, str]:
     headers = mapping(message.get("headers"))
-    return {str(name).lower(): _first(value) for name, value in headers.items()}
+    return {str(name).lower(): _first(value) or "" for name, value in headers.items()}
 
 
 def _first(value: object) -> str | None:

@@ -507,6 +507,10 @@ NO_WORST_CASE = {
         "says nothing of its tokens",
     ),
     "unknown_model": ('model="claude-unheard-of"', "has no upper bound"),
+    "service_tier": (
+        'extra_headers={"X-Amzn-Bedrock-Service-Tier": "flex"}',
+        "has no upper bound",
+    ),
     "optimised_latency": (
         'extra_headers={"X-Amzn-Bedrock-PerformanceConfig-Latency": "optimized"}',
         "has no upper bound",

@@ -267,6 +267,15 @@ def test_the_counts_of_a_folder_that_was_moved_with_its_tests_stay(
     project.run().assert_outcomes(passed=1)
 
 
+def test_the_counts_of_a_file_that_was_renamed_with_its_cassettes_stay(
+    suite: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite.write(tests__test_new="def test_stays(): pass\n")
+    counts(suite, "tests/cassettes/test_new/test_stays", "tests/test_old.py::test_stays")
+    counts(suite, "tests/cassettes/test_new/test_gone", "tests/test_old.py::test_gone")
+    assert prune(capsys).endswith("removed 1 count and 1 whole file; 1 count stays\n")
+
+
 def test_the_nearest_test_file_of_that_name_is_meant(
     suite: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -301,6 +301,13 @@ def test_a_refusal_of_an_unknown_category_may_be_billed() -> None:
         ),
         (price(service_tier="priority"), "24", "24", "priority-tier"),
         (price(service_tier="flex"), "0", None, "unknown-tier: flex"),
+        # Bedrock's own, at a premium
+        (
+            price(platform="bedrock", service_tier="priority"),
+            "0",
+            None,
+            "unknown-tier: priority",
+        ),
         (
             price("claude-haiku-5-5", sampling={"sums_calls": True}),
             "0.6",

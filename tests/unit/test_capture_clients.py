@@ -191,6 +191,21 @@ def test_a_stubbed_call_is_a_mock_s() -> None:
     assert len(purse.seen) == 3
 
 
+def test_the_reply_tells_what_an_arn_that_names_no_model_runs() -> None:
+    client = boto3.client("bedrock-runtime", **KEYS)
+    arn = "arn:aws:bedrock:us-east-1:123456789012:provisioned-model/abc123"
+    with capturing() as purse, botocore_stub.Stubber(client) as stub:
+        for reply in (JSON_BODY, b'{"generation": "Hi"}'):
+            body = botocore_response.StreamingBody(io.BytesIO(reply), len(reply))
+            stub.add_response("invoke_model", {"body": body, "contentType": "application/json"})
+            client.invoke_model(modelId=arn, body='{"prompt": "Hi"}')["body"].read()
+        stub.add_response("converse", CONVERSED)
+        client.converse(**CONVERSE | {"modelId": arn})
+    invoked, conversed = purse.calls
+    assert (invoked.model, invoked.caveats) == ("claude-opus-4-7", ("unknown-endpoint: bedrock",))
+    assert conversed.has_caveat("unknown-model")
+
+
 def test_a_call_that_is_stubbed_asynchronously_is_a_mock_s() -> None:
     stub_module = pytest.importorskip("aiobotocore.stub")
 
@@ -236,6 +251,35 @@ def test_a_retry_of_botocore_after_a_lost_answer_is_one_call(standin: StandIn) -
     assert (purse.call.attempts, purse.call.lost_attempts) == (2, None)
     assert purse.seen[-1].lost_attempts == 1
     assert purse.call.caveats == ("lost-answer",)
+
+
+@pytest.mark.parametrize("library", CLIENTS)
+def test_a_retry_of_botocore_after_an_answer_that_was_cut_is_one_call(
+    library: str, standin: StandIn
+) -> None:
+    standin.script(Step(cut_after_bytes=10))
+
+    async def converse() -> None:
+        made = aiobotocore_session.get_session().create_client(
+            "bedrock-runtime", endpoint_url=standin.url, **KEYS
+        )
+        async with made as client:
+            await client.converse(**CONVERSE)
+
+    with capturing() as purse:
+        boto(standin).converse(**CONVERSE) if library == "boto3" else asyncio.run(converse())
+    assert (purse.call.attempts, purse.call.caveats) == (2, ("lost-answer",))
+    assert purse.seen[-1].lost_attempts == 1
+
+
+def test_an_answer_that_was_cut_and_is_not_sent_again_is_unknown(standin: StandIn) -> None:
+    standin.script(Step(cut_after_bytes=10))
+    client = boto(standin)
+    with capturing() as purse:
+        with suppress(Exception):
+            client.invoke_model(**INVOKE)["body"].read()
+        purse.capture.settle()
+    assert (purse.call.usd, purse.call.caveats) == (None, ("truncated-stream",))
 
 
 def test_a_retry_after_a_refusal_counts_what_was_lost_before_and_since(
@@ -420,6 +464,20 @@ def test_optimised_latency_is_asked_for_in_a_header_or_in_the_body(standin: Stan
         assert call.context.speed == "asked-latency-optimized"
         assert (call.usd, call.usd_high) == (call.usd_low, None)
         assert call.has_caveat("unknown-speed")
+
+
+def test_a_service_tier_is_asked_for_in_a_header_or_in_the_body(standin: StandIn) -> None:
+    client = boto(standin)
+    with capturing() as purse:
+        for tier in ("default", "priority"):
+            client.invoke_model(**INVOKE, serviceTier=tier)["body"].read()
+            [*client.invoke_model_with_response_stream(**INVOKE, serviceTier=tier)["body"]]
+            client.converse(**CONVERSE, serviceTier={"type": tier})
+    default, priority = purse.calls[:3], purse.calls[3:]
+    assert all(call.usd == call.usd_low == call.usd_high for call in default)
+    for call in priority:
+        assert call.usd_high is None
+        assert call.caveats == ("unknown-tier: priority",)
 
 
 # Spoken by hand

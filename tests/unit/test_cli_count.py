@@ -68,6 +68,14 @@ def test_a_recorded_count_is_read_offline(
     assert len(online.counted) == 1
 
 
+def test_other_line_ends_are_the_same_prompt(prompt: Path, online: StandIn) -> None:
+    prompt.write_bytes(b"You sort mail.\nAnswer briefly.\n")
+    assert record(prompt, f"--model={MODEL}") == 0
+    online.stop()
+    prompt.write_bytes(b"You sort mail.\r\nAnswer briefly.\r\n")
+    assert count(prompt, f"--model={MODEL}") == 0
+
+
 def test_without_a_count_it_says_how_to_record_one_and_sends_nothing(
     prompt: Path, online: StandIn, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import yaml
@@ -275,11 +276,65 @@ def test_a_stream_that_was_cut_off_says_so(run: Run, tmp_path: Path) -> None:
     assert (row["usd_low"], row["usd_high"]) == ("0", None)
 
 
-def test_a_stream_of_an_error_alone_cannot_be_priced(run: Run, tmp_path: Path) -> None:
+def test_an_error_is_free_whatever_its_status(run: Run, tmp_path: Path) -> None:
     error = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}
-    done = run(write(tmp_path / "s.sse", stream([error])), *ON)
-    assert done.status == 1
-    assert "overloaded_error" in done.err
+    streamed = write(tmp_path / "s.sse", stream([error]))
+    recorded = write(tmp_path / "c.json", cassette(("messages", 200, error)))
+    done = run(streamed, recorded, *ON)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.count("free\n") == 2
+    assert "(overloaded_error)" in done.out
+
+
+def exchange(url: str, request: object, response: object) -> dict[str, Any]:
+    made = cassette(("messages", 200, response))
+    made["interactions"][0]["request"] |= {"uri": url, "body": json.dumps(request)}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("url", "model", "rows"),
+    [
+        ("https://api.anthropic.com/v1/complete", "claude-2.1", 1),
+        ("https://openrouter.ai/api/v1/chat/completions", "anthropic/claude-sonnet-4.5", 1),
+        ("https://openrouter.ai/api/v1/chat/completions", "openai/gpt-5", 0),
+        (
+            "https://us-east5-aiplatform.googleapis.com/v1/projects/p/locations/us-east5/batchPredictionJobs",
+            "publishers/anthropic/models/claude-sonnet-4-6",
+            1,
+        ),
+    ],
+)
+def test_a_claude_call_on_a_route_that_is_not_metered_has_no_price(
+    run: Run, tmp_path: Path, url: str, model: str, rows: int
+) -> None:
+    content = exchange(url, {"model": model}, {"id": "x"})
+    done = run(write(tmp_path / "c.json", content), *ON)
+    assert done.status == rows
+    assert done.out.count("?") == 5 * rows  # tokens and cost
+    assert ("unmetered-route: " in done.err) is bool(rows)
+
+
+PROMPT = "arn:aws:bedrock:us-east-1:123456789012:prompt/ABCDEFGHIJ:1"
+PROVISIONED = "arn:aws:bedrock:us-east-1:123456789012:provisioned-model/abc"
+
+
+@pytest.mark.parametrize(
+    ("arn", "verb", "response", "said"),
+    [
+        (PROMPT, "converse", {"usage": {"inputTokens": 9, "outputTokens": 9}}, "unknown-model"),
+        (PROVISIONED, "invoke", message("claude-sonnet-4-5-20250929"), "unknown-endpoint"),
+        (PROVISIONED, "invoke", {"generation": "Hi"}, "no Claude call found"),
+    ],
+)
+def test_the_reply_tells_what_an_arn_that_names_no_model_runs(
+    run: Run, tmp_path: Path, arn: str, verb: str, response: object, said: str
+) -> None:
+    host = "https://bedrock-runtime.us-east-1.amazonaws.com"
+    content = exchange(f"{host}/model/{quote(arn, safe='')}/{verb}", {"a": 1}, response)
+    done = run(write(tmp_path / "c.json", content), *ON)
+    assert said in done.out
+    assert done.status == (said == "unknown-model")
 
 
 @pytest.mark.parametrize(
@@ -505,13 +560,22 @@ def test_an_aws_account_is_not_printed(run: Run, tmp_path: Path, format: str) ->
     assert "us-east-1:ACCOUNT:application-inference-profile/abc" in done.out + done.err
 
 
-def test_the_header_for_optimised_latency_makes_the_price_a_bound(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("header", "value", "caveat"),
+    [
+        ("PerformanceConfig-Latency", "optimized", "unknown-speed: claude-3-5-haiku-20241022"),
+        ("Service-Tier", "priority", "unknown-tier: priority"),
+    ],
+)
+def test_a_header_that_asks_bedrock_for_more_makes_the_price_a_bound(
+    run: Run, tmp_path: Path, header: str, value: str, caveat: str
+) -> None:
     model = "us.anthropic.claude-3-5-haiku-20241022-v1:0"
     url = f"https://bedrock-runtime.us-east-2.amazonaws.com/model/{model}/invoke"
     content = cassette(("messages", 200, message("claude-3-5-haiku-20241022")))
     request = content["interactions"][0]["request"]
-    request |= {"uri": url, "headers": {"X-Amzn-Bedrock-PerformanceConfig-Latency": ["optimized"]}}
+    request |= {"uri": url, "headers": {f"X-Amzn-Bedrock-{header}": [value]}}
     done = run(write(tmp_path / "a.yaml", content), *ON, "--format", "json")
     (found,) = json.loads(done.out)
-    assert found["context"]["speed"] == "asked-latency-optimized"
-    assert "unknown-speed: claude-3-5-haiku-20241022" in found["caveats"]
+    assert found["usd_high"] is None
+    assert caveat in found["caveats"]

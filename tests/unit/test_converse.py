@@ -228,11 +228,34 @@ def test_a_recorded_request_of_converse_says_how_long_a_write_without_a_split_li
     assert found.answer.usage == Usage(input_tokens=3, cache_write_1h_tokens=2000, output_tokens=5)
 
 
-def test_an_unknown_quantity_and_a_tier_are_said() -> None:
+def test_an_unknown_quantity_is_said() -> None:
     said = {"inputTokens": 3, "outputTokens": 4, "oddInputTokens": 9}
-    answer = answer_of(CONVERSE_URL, {"usage": said, "serviceTier": {"type": "priority"}})
+    answer = answer_of(CONVERSE_URL, {"usage": said})
     assert answer.caveats == ("unknown-usage: oddInputTokens_tokens",)
-    assert answer.terms.service_tier == "priority"
+
+
+PRIORITY = {"serviceTier": {"type": "priority"}}
+DEFAULT = {"serviceTier": {"type": "default"}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said", "tier"),
+    [
+        ({}, {}, None),
+        (DEFAULT, DEFAULT, None),
+        (PRIORITY, PRIORITY, "priority"),
+        (PRIORITY, {}, "priority"),
+        ({"serviceTier": {"type": "reserved"}}, DEFAULT, None),  # beyond the reserved capacity
+    ],
+)
+def test_a_service_tier_of_bedrock_has_no_price_unless_it_is_the_default_one(
+    asked: dict[str, Any], said: dict[str, Any], tier: str | None
+) -> None:
+    usage = {"usage": {"inputTokens": 1_000_000, "outputTokens": 0}}
+    call = price(answer_of(CONVERSE_URL, usage | said, request=asked), shipped_card(), on=ON)
+    bounds = (call.usd_low, call.usd_high)
+    assert bounds == ((0, None) if tier else (Decimal("3.3"), Decimal("3.3")))
+    assert call.caveats == ((f"unknown-tier: {tier}",) if tier else ())
 
 
 HAIKU = "claude-3-5-haiku-20241022"

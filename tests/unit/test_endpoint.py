@@ -47,6 +47,9 @@ def test_messages_are_known_under_any_host_prefix_and_query(url: str) -> None:
         ("GET", "https://api.anthropic.com/v1/models"),
         ("POST", f"{BEDROCK}/model/amazon.titan-text-express-v1/invoke"),
         ("POST", f"{BEDROCK}/model/amazon.nova-pro-v1%3A0/converse"),
+        ("POST", f"{BEDROCK}/model/{PROFILE}imported-model%2Fabc123/invoke"),
+        ("POST", f"{BEDROCK}/model/{PROFILE}default-prompt-router%2Fmeta.llama:1/converse"),
+        ("POST", f"{BEDROCK}/model/{PROFILE}inference-profile%2Fus.meta.llama3/converse"),
         ("POST", "https://api.openai.com/v1/chat/completions"),
         ("GET", "https://api.anthropic.com/v1/chat/completions"),
         ("GET", f"{BEDROCK}/model/anthropic.claude-v2/invoke"),
@@ -111,9 +114,17 @@ def test_bedrock_ids_tell_global_from_regional(model: str, platform: str) -> Non
     assert endpoint.stream is False
 
 
-def test_an_opaque_inference_profile_is_an_unknown_endpoint() -> None:
-    model = f"{PROFILE}application-inference-profile%2Fabc123"
-    endpoint = seen(f"{BEDROCK}/model/{model}/invoke-with-response-stream")
+@pytest.mark.parametrize(
+    "resource",
+    [
+        "application-inference-profile%2Fabc123",
+        "prompt%2FABCDEFGHIJ:1",
+        "provisioned-model%2Fabc123",
+        "custom-model-deployment%2Fabc123",
+    ],
+)
+def test_an_arn_that_names_no_model_is_an_unknown_endpoint(resource: str) -> None:
+    endpoint = seen(f"{BEDROCK}/model/{PROFILE}{resource}/invoke-with-response-stream")
     assert endpoint.stream is True
     assert endpoint.platform == "bedrock-unknown"
 

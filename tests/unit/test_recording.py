@@ -417,9 +417,10 @@ def test_batch_result_lines_are_read_one_by_one() -> None:
     assert [found.answer is None for found in read_calls(recorded)] == [False] * 2
 
 
-def test_an_error_response_alone_is_not_taken_for_a_success() -> None:
+def test_an_error_alone_is_free() -> None:
     error = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}
-    assert only(json.dumps(error).encode()).status == 400
+    (found,) = read_calls([only(json.dumps(error).encode())])
+    assert (found.free, found.problem) == ("error", None)
 
 
 @pytest.mark.parametrize("data", [STREAM, b"\xef\xbb\xbf" + STREAM, b": hi\n\n" + STREAM])

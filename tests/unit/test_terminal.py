@@ -613,6 +613,16 @@ class TestShort:
         short = render_short(report_of(row("t.py::a", bounded, either)))
         assert short == "llmcost: at least $0.50"
 
+    def test_says_of_live_calls_the_same_as_of_the_total(self) -> None:
+        bounded = make_call("0.5", usd_high=Decimal("0.55"), live=True)
+        short = render_short(report_of(row("t.py::a", bounded)))
+        assert short == "llmcost: between $0.50 and $0.55, between $0.50 and $0.55 spent live"
+        either = make_call("0.5", usd_low=Decimal(0), usd_high=None, live=True)
+        short = render_short(report_of(row("t.py::a", bounded, either)))
+        assert short == "llmcost: at least $0.50, at least $0.50 spent live"
+        short = render_short(report_of(row("t.py::a", either)))
+        assert short == "llmcost: ?, ? spent live"
+
     def test_says_what_the_run_adds_to_its_baseline(self) -> None:
         assert ", +$0.0031 against the baseline, " in render_short(hostile_report())
 
