@@ -190,7 +190,8 @@ def _why_incomplete(session: Session, pytest_session: pytest.Session) -> Iterato
     of_conftests = own.keys() - session.options_of_plugins if session.deselecting else ()
     if session.deselected and not are_own(("keyword", "markexpr", "deselect", *of_conftests)):
         yield "deselected"
-    overrides = {*(config.option.override_ini or ())}.difference(own["override_ini"] or ())
+    overridden = {*(config.option.override_ini or ())}.difference(own["override_ini"] or ())
+    overrides = [each.partition("=") for each in overridden]
     given = [(here / arg).resolve() for arg in config.args]
     # Without `testpaths` it is not known what the suite is, and folders are taken for all of it.
     whole = [(config.rootpath / path).resolve() for path in config.getini("testpaths")]
@@ -198,7 +199,8 @@ def _why_incomplete(session: Session, pytest_session: pytest.Session) -> Iterato
         config.getoption("lf", False)  # leaves files out that are then not collected
         or config.getoption("setuponly", False)  # also set by `--setup-plan`
         or not are_own(("ignore", "ignore_glob", "keepduplicates"))
-        or any(each.partition("=")[0].strip() in _OF_COLLECTION for each in overrides)
+        # An empty one, as `-o addopts=`, leaves no test out.
+        or any(value and name.strip() in _OF_COLLECTION for name, _, value in overrides)
         # A file, or a misspelt name; with `--pyargs` a package is all of it, too.
         or not (config.option.pyargs or all(path.is_dir() for path in given))
         or any("::" in arg for arg in config.args)

@@ -331,6 +331,7 @@ def test_a_run_in_which_no_test_runs_accepts_nothing(accepted: Project, args: li
         ("tests", ["-otestpaths=tests/deep"], False),
         ("tests", ["--override-ini=python_files=test_top.py"], False),
         ("tests", ["-oaddopts=-k top"], False),
+        ("tests\naddopts = -k top", ["-oaddopts="], True),
         ("tests", ["-o", "xfail_strict=true"], True),
         ("tests\naddopts = -o python_functions=test_n*", [], True),
         ("", ["--keep-duplicates", "tests", "tests"], False),
