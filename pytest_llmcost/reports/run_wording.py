@@ -14,7 +14,7 @@ from pytest_llmcost.amounts import COUNT_COMMAND, NOT_COUNTED, Amounts, Reason
 from pytest_llmcost.budgets.budget import Verdict, describe_breaks
 from pytest_llmcost.credentials import how_to_filter
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, calls_of, own_verdicts
-from pytest_llmcost.ledger.totals import amounts_of, counted_calls, spenders_of
+from pytest_llmcost.ledger.totals import amounts_of, counted_calls, is_live, spenders_of
 from pytest_llmcost.reports import wording
 from pytest_llmcost.reports.plain_text import (
     clean,
