@@ -211,6 +211,8 @@ def test_an_asynchronous_stream_left_early_is_truncated_and_warns_of_nothing_new
 
     with capturing() as purse, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        gc.collect()  # what earlier tests have left
+        caught.clear()
         anyio.run(main, backend=backend)
         gc.collect()
     # The generators of httpx itself that a `break` leaves to trio; which, the collector decides.
