@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.capture.headers import read_headers
 from pytest_llmcost.concurrency import answer_pool, cached_property
+from pytest_llmcost.counting.payload import HELD, previous_message
 from pytest_llmcost.errors import LiveCapError, UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.prices.caveats import sorted_caveats
@@ -623,7 +624,7 @@ def read_body(
     if not isinstance(value, dict):
         return None, None
     if endpoint is None or endpoint.form == "messages":
-        return value, None
+        return value, None if previous_message(value) is None else HELD
     return to_payload(value, endpoint.form)
 
 

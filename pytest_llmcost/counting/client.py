@@ -37,6 +37,7 @@ from pytest_llmcost.counting.own_requests import (
 )
 from pytest_llmcost.counting.payload import (
     COUNTED,
+    HELD,
     KNOWN,
     NEEDS_BETA,
     RECIPE,
@@ -163,6 +164,12 @@ class Counter:
             CountError: the API did not count it; the text says what to do.
         """
         payload, cassette, mode, asker = job
+        if payload.continues is not None:
+            raise CountError(
+                f"{HELD}, so a count of this part says nothing of its cost; count the whole "
+                "conversation, without thread",
+                status=400,
+            )
         count: Count | None = job.recorded
         before = None
         if count is None:

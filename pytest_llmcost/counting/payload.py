@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from operator import attrgetter
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -408,6 +408,11 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """
 
     @property
+    def continues(self) -> str | None:
+        """The id of the message after which it goes on; see `previous_message`."""
+        return previous_message(self.body)
+
+    @property
     def values(self) -> dict[str, JsonValue]:
         """What the digests in `parts` are of, by the same names."""
         return dict(_parts(self.compared or self.prompt, self.model, self.betas))
@@ -645,6 +650,22 @@ def tool_name(tool: JsonValue, index: int) -> str:
             if isinstance(tool.get(key), str):
                 return str(tool[key])
     return str(index)
+
+
+HELD = "the server holds the rest of its prompt (thread)"
+
+
+def previous_message(body: Mapping[str, Any]) -> str | None:
+    """Return the id of the message after which a request goes on; None if it is a whole prompt.
+
+    The server holds all that came before: it is billed, and `count_tokens` does not see it. The
+    SDK's tool runner asks for that by default. Source: anthropic.types.beta.BetaMessageThreadParam
+    and anthropic.lib.tools of anthropic 2.14.0, read 2026-11-27.
+    """
+    thread = body.get("thread")
+    if not isinstance(thread, dict) or thread.get("type") != "continue":
+        return None
+    return str(thread.get("previous_message_id"))
 
 
 _ORDER = ("model", "system", "tools", "messages")

@@ -167,7 +167,7 @@ def _meter(
     least = session.least_cacheable(payload.model)
     reply = ReplayedReply(answer, payload, recorded, least)
     now, evidence = answer, "billed"
-    if not replay.is_same:
+    if not replay.is_same or payload.continues in session.changed_turns:
         now, evidence = _compare(session, owner, request, reply)
     if now.before is not None:
         places = describe_volatile(recorded, payload, datetime.now(timezone.utc))
@@ -195,9 +195,10 @@ def _compare(
 ) -> tuple[Answer, Evidence]:
     """Return what a replayed reply uses for the payload that is sent now."""
     answer, payload, *_ = reply
-    if reply.is_as_billed():
+    if reply.is_as_billed() and payload.continues not in session.changed_turns:
         # The prompt is the same; a reply that was cut may be longer now.
         return with_caveats(answer, *reply.reply_caveats(session.tokenizer)), "billed"
+    session.changed_turns.update(answer.ids)
     obstacle = obstacle_to_recount(answer) or request.uncountable
     if obstacle is not None:
         return reply.without_figures(obstacle), "stale"
@@ -285,7 +286,8 @@ def record(
     """
     owner, known, prefix = sender.owner, None, None
     if payload is not None:
-        cached = payload.prefixes if payload.breakpoints else ()
+        is_whole = payload.continues is None
+        cached = payload.prefixes if payload.breakpoints and is_whole else ()
         known = PayloadFacts(
             model=payload.model,
             parts=payload.parts,

@@ -52,8 +52,9 @@ https://cloud.google.com/vertex-ai/generative-ai/docs/partner-models/claude-batc
 https://docs.aws.amazon.com/bedrock/latest/APIReference/API_CreateModelInvocationJob.html"""
 _MESSAGES = re.compile(r"/{1,2}v1/+messages/?$", re.IGNORECASE)
 _CHAT = re.compile(r"^/v1/chat/completions/?$")
-_CLAUDE = re.compile(r"(?:^|[./~])(?:claude|anthropic)(?![a-z])", re.IGNORECASE)
-"""In a model's name, also behind a vendor, a region or a gateway's prefix."""
+_CLAUDE = re.compile(r"(?:^(?:databricks-)?|[./~])(?:claude|anthropic)(?![a-z])", re.IGNORECASE)
+"""In a model's name, also behind a vendor, a region or a gateway's prefix. Databricks' own is from
+https://docs.databricks.com/aws/en/machine-learning/foundation-model-apis/supported-models."""
 _GOVERNMENT = re.compile(r"arn:aws-us-gov:|(?:.*[/:])?us-gov[.-]")
 """A model id of AWS GovCloud (US), or an ARN with its partition or one of its regions."""
 _ESCAPE = re.compile(r"%([46][1-9A-F]|[57][0-9A]|3[0-9]|2[DE]|5F|7E)", re.IGNORECASE)

@@ -29,6 +29,7 @@ def body_of(model: str) -> bytes:
         (API + "/v1/messages;x", "any", "api.anthropic.com/v1/messages"),
         (API + "/v1/Responses", "any", "api.anthropic.com/v1/Responses"),
         ("http://localhost:4000" + CHAT, "anthropic/claude-opus-4-7", "localhost" + CHAT),
+        ("http://localhost:4000" + CHAT, "databricks-claude-opus-4-7", "localhost" + CHAT),
         ("https://openrouter.ai/api/v1/responses", "anthropic/claude-4", None),
         (BEDROCK + "/openai" + CHAT, "us.anthropic.claude-opus-4-7", None),
         ("https://gw.example/account-7/key-8" + CHAT, "claude-opus-4-7", "gw.example/…" + CHAT),
