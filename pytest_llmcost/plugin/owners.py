@@ -172,7 +172,9 @@ def nodeid_of(item: pytest.Item) -> str:
 def _needed_by(fixture: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> set[str]:
     """Return the names of the fixtures that one asks for, and that these ask for."""
     # Private: pytest has no public way to tell what a fixture needs, nor which fixture of a name.
-    known = getattr(request, "_arg2fixturedefs", {})
+    # Those that the test asked for as it ran are among the first alone.
+    asked_for = {name: [each] for name, each in [*getattr(request, "_fixture_defs", {}).items()]}
+    known = {**asked_for, **getattr(request, "_arg2fixturedefs", {})}
     needed, waiting = set[Any](), [fixture]
     while waiting:
         each = waiting.pop()
