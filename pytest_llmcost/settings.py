@@ -288,7 +288,7 @@ class Settings:
         "Ledger of an earlier run to compare this run with.")
     baseline_fetch: str = _setting("", str, "COMMAND",
         "Command that fetches the baseline to that path; the comment shows it to those who want to "
-        "reproduce the run.")
+        "reproduce the run, with the path's folder in place of `{folder}`.")
     max_increase: tuple[str, ...] = _setting((), parse_increase, "LIMIT",
         "How much more than the baseline the suite may cost: 10% or $0.05. Repeatable.")
     max_test_increase: tuple[str, ...] = _setting((), parse_increase, "LIMIT",

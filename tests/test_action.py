@@ -345,6 +345,7 @@ def test_the_command_may_change_the_folder(job: Job, github: GitHub) -> None:
     job.run(PULL_REQUEST, command="cd sub && pytest --llmcost-max-suite='$0.01'")
     assert (job.status, job.outputs["change-usd"]) == (1, "0")
     assert " --llmcost-baseline=../llmcost/baseline.json " in github.comments[0]["body"]
+    assert " --dir ../llmcost\n" in github.comments[0]["body"]
 
 
 def test_a_command_that_writes_no_ledger_is_an_error_that_says_why(

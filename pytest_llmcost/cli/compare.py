@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.budgets.budget import IncreaseLimit, parse_increase
 from pytest_llmcost.cli import console
-from pytest_llmcost.compare.baseline import compare
+from pytest_llmcost.compare.baseline import compare, naming_baseline
 from pytest_llmcost.ledger.ledger import Ledger, read_ledger, to_json
 from pytest_llmcost.reports.comparisons import render_comparison
 from pytest_llmcost.reports.markdown import render_markdown
@@ -47,9 +47,7 @@ def run(arguments: Namespace) -> int:
         vanished=arguments.vanished,
         vanished_origin="--vanished",
     )
-    comparison = replace(
-        comparison, base_path=arguments.base.as_posix(), base_fetch=arguments.baseline_fetch or ""
-    )
+    comparison = naming_baseline(comparison, arguments.base, arguments.baseline_fetch or "")
     compared = replace(arguments.head, comparison=comparison)
     alone = Ledger(comparison=comparison)
     of_changes = (change.verdicts for change in comparison.changes)

@@ -6,12 +6,14 @@ Owners are paired by their keys, and what is the same in both runs, call by call
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from datetime import date
 from decimal import Decimal
 from functools import partial, reduce
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from msgspec.structs import asdict, replace
@@ -71,6 +73,12 @@ def write_baseline(ledger: Ledger, path: str | os.PathLike[str]) -> None:
             f"({', '.join(ledger.incomplete)}); only a whole run can be a baseline"
         )
     write_ledger(replace(ledger, comparison=None), path)
+
+
+def naming_baseline(comparison: Comparison, path: Path, fetch: str) -> Comparison:
+    """Say where the baseline was read, and which command fetches it to there, if one does."""
+    fetch = fetch.replace("{folder}", shlex.quote(path.parent.as_posix()))
+    return replace(comparison, base_path=path.as_posix(), base_fetch=fetch)
 
 
 def keep_rows(ledger: Ledger, old: Ledger, not_passed: Iterable[str], card: RateCard) -> Ledger:

@@ -26,7 +26,7 @@ from pytest_llmcost.plugin.owners import (
     SharedFixture,
     TestAttempt,
     nodeid_of,
-    tags_opened,
+    tags_left_open,
 )
 from pytest_llmcost.plugin.pytest_recording import record_mode
 from pytest_llmcost.plugin.session import Hooks, Session
@@ -340,15 +340,14 @@ class ItemHooks(Hooks):
             set_up = self._set_ups[fixturedef] = self._set_ups.get(fixturedef, 0) + 1
             fixture = SharedFixture(fixturedef, request, set_up)
             self._own_teardown(fixturedef, fixture)
-            before = tags_opened()
             with self.session.owning(fixture, "setup"):
                 result = yield
-            for tag in tags_opened(before):
+            for tag in tags_left_open(fixturedef.func):
                 fixturedef.finish(request)  # ends the tag, which all other tests would have, too
                 pytest.fail(
-                    f'the {fixturedef.scope} fixture {fixturedef.argname} leaves tag("{tag.name}") '
+                    f'the {fixturedef.scope} fixture {fixturedef.argname} leaves tag("{tag}") '
                     "open; give it function scope, mark the tests that use it with "
-                    f'@pytest.mark.llmcost_tag("{tag.name}"), or tag the calls themselves',
+                    f'@pytest.mark.llmcost_tag("{tag}"), or tag the calls themselves',
                     pytrace=False,
                 )
             fixture.is_whole = True

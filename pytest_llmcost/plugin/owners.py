@@ -9,13 +9,15 @@ inside another must not take calls out of the outer one's budget.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from hashlib import sha256
+from inspect import currentframe, unwrap
 from itertools import takewhile
 from operator import ne
+from traceback import walk_stack
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pytest_llmcost.concurrency import cached_property
@@ -170,7 +172,9 @@ def nodeid_of(item: pytest.Item) -> str:
 def _needed_by(fixture: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> set[str]:
     """Return the names of the fixtures that one asks for, and that these ask for."""
     # Private: pytest has no public way to tell what a fixture needs, nor which fixture of a name.
-    known = getattr(request, "_arg2fixturedefs", {})
+    # Those that the test asked for as it ran are among the first alone.
+    asked_for = {name: [each] for name, each in [*getattr(request, "_fixture_defs", {}).items()]}
+    known = {**asked_for, **getattr(request, "_arg2fixturedefs", {})}
     needed, waiting = set[Any](), [fixture]
     while waiting:
         each = waiting.pop()
@@ -254,6 +258,7 @@ class _Open:
     def __init__(self, name: str) -> None:
         self.name = name
         self.is_of_thread = _is_plain_thread()
+        self.opened_by = [frame.f_code for frame, _ in walk_stack(currentframe())]
 
 
 _tags: ContextVar[tuple[_Open, ...] | None] = ContextVar("llmcost_tags", default=None)
@@ -306,10 +311,10 @@ def _is_plain_thread() -> bool:
     return threading.current_thread() is not threading.main_thread()
 
 
-def tags_opened(since: Sequence[_Open] = ()) -> list[_Open]:
-    """Return the tags that are open anywhere and were not open before.
+def tags_left_open(function: Callable[..., object]) -> list[str]:
+    """Return the tags that are open and that a function has opened, or what it called.
 
-    Without those of other threads: one that a fixture starts may have a tag for as long as it runs.
+    Not those of threads and async tasks that it has started: they may have one as long as they run.
     """
-    is_thread, now = _is_plain_thread(), [*_open]
-    return [each for each in now if each not in since and each.is_of_thread == is_thread]
+    code = getattr(unwrap(function), "__code__", None)
+    return [each.name for each in [*_open] if any(by is code for by in each.opened_by)]

@@ -13,7 +13,13 @@ import pytest
 from msgspec.structs import replace
 
 from pytest_llmcost.budgets.budget import IncreaseLimit, State, parse_increase
-from pytest_llmcost.compare.baseline import Fates, compare, keep_rows, write_baseline
+from pytest_llmcost.compare.baseline import (
+    Fates,
+    compare,
+    keep_rows,
+    naming_baseline,
+    write_baseline,
+)
 from pytest_llmcost.counting.segments import REST
 from pytest_llmcost.errors import LedgerError, LlmCostError
 from pytest_llmcost.ledger.ledger import (
@@ -310,7 +316,7 @@ def _compare(session: Session, base: Ledger, path: Path, ledger: Ledger) -> Comp
     if path.is_absolute():
         with suppress(ValueError):  # of another drive on Windows
             path = Path(os.path.relpath(path, here))  # as it is on other machines, too
-    return replace(comparison, base_path=path.as_posix(), base_fetch=settings.baseline_fetch)
+    return naming_baseline(comparison, path, settings.baseline_fetch)
 
 
 def _commit() -> str:

@@ -260,6 +260,38 @@ def test_a_fixture_is_another_for_every_parameter_of_what_it_needs(project: Proj
     assert ledger["totals"]["calls"] == 8
 
 
+def test_a_fixture_that_a_test_asks_for_as_it_runs_is_another_one_for_each_parameter(
+    project: Project,
+) -> None:
+    project.write(
+        app=APP,
+        test_app="""
+    import pytest
+    from app import ask
+
+    @pytest.fixture(scope="module", params=["small", "large"])
+    def engine(request):
+        return request.param
+
+    @pytest.fixture(scope="module")
+    def between(engine):
+        return engine
+
+    @pytest.fixture(scope="module")
+    def primed(between):
+        ask(100)
+
+    def test_it(engine, request):
+        request.getfixturevalue("primed")
+    """,
+    )
+    project.run("--llmcost-report=ledger.json").assert_outcomes(passed=2)
+    ledger = project.ledger()
+    params = [row["param"] for row in ledger["fixtures"]]
+    assert params == ["engine='large'", "engine='small'"]
+    assert ledger["totals"]["calls"] == 2
+
+
 def test_flaky_may_want_more_than_one_success(project: Project) -> None:
     project.write(
         test_app=SPEND

@@ -332,6 +332,44 @@ def test_a_tag_that_an_async_module_fixture_leaves_open_is_an_error(
     assert (row["nodeid"], row["calls"][0].get("tags")) == ("test_async.py::test_two", None)
 
 
+def test_a_task_that_a_wider_fixture_starts_may_have_a_tag_as_long_as_it_runs(
+    tmp_path: Path,
+) -> None:
+    test = """
+        import asyncio
+
+        import pytest
+        from app import ask
+        from pytest_llmcost import tag
+
+        @pytest.fixture(scope="module")
+        def anyio_backend():
+            return "asyncio"
+
+        @pytest.fixture(scope="module")
+        async def server(anyio_backend):
+            async def serve():
+                with tag("server"):
+                    has_begun.set()
+                    await asyncio.sleep(60)
+
+            has_begun = asyncio.Event()
+            task = asyncio.create_task(serve())
+            await has_begun.wait()
+            yield
+            task.cancel()
+
+        @pytest.mark.anyio
+        async def test_server(server):
+            ask(1)
+    """
+    write_files(tmp_path, {"app.py": APP, "test_async.py": test})
+    ran = run_suite(tmp_path, plugins=("anyio",))
+    assert ran.status == 0, ran.out
+    (row,) = (row for row in ran.ledger()["tests"] if row["calls"])
+    assert row["calls"][0].get("tags") is None
+
+
 SMALL = """
     import pytest
     from pytest_llmcost import max_cost

@@ -16,7 +16,7 @@ for report in "${reports[@]}" "$compared"; do
 done
 mkdir -p llmcost
 if [ "$IS_DEFAULT_BRANCH" != true ] && [ -f "$baseline" ]; then cp "$baseline" "$compared"; fi
-printf -v fetch 'gh run download %q --repo %q --name %q --dir llmcost' "$GITHUB_RUN_ID" "$GITHUB_REPOSITORY" "$ARTIFACT"
+printf -v fetch 'gh run download %q --repo %q --name %q --dir {folder}' "$GITHUB_RUN_ID" "$GITHUB_REPOSITORY" "$ARTIFACT"
 
 run_command() {
   local here report paths=
