@@ -282,6 +282,27 @@ def test_an_answer_that_was_cut_and_is_not_sent_again_is_unknown(standin: StandI
     assert (purse.call.usd, purse.call.caveats) == (None, ("truncated-stream",))
 
 
+LLAMA = {
+    "modelId": "arn:aws:bedrock:us-east-1:123456789012:provisioned-model/abc123",
+    "body": '{"prompt": "Hi"}',
+}
+
+
+@pytest.mark.parametrize("cut", [0, 10])
+def test_what_others_do_not_answer_as_a_whole_is_no_claude_call(standin: StandIn, cut: int) -> None:
+    standin.script(*[Step(answer_json({"generation": "Hi there"}), cut_after_bytes=cut)] * 3)
+    client = boto(standin, config=botocore_config.Config(retries={"total_max_attempts": 1}))
+    with capturing() as purse:
+        with suppress(Exception):
+            client.invoke_model(**LLAMA)["body"].read()
+        for is_read in (True, False):
+            mail = httpx.stream("POST", standin.url + "/v1/messages", json={"to": "a@b"})
+            with suppress(httpx.RemoteProtocolError), mail as response:
+                response.read() if is_read else None
+        purse.capture.settle()
+    assert purse.seen == []
+
+
 def test_a_retry_after_a_refusal_counts_what_was_lost_before_and_since(
     standin: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
