@@ -195,7 +195,8 @@ def test_the_reply_tells_what_an_arn_that_names_no_model_runs() -> None:
     client = boto3.client("bedrock-runtime", **KEYS)
     arn = "arn:aws:bedrock:us-east-1:123456789012:provisioned-model/abc123"
     with capturing() as purse, botocore_stub.Stubber(client) as stub:
-        for reply in (JSON_BODY, b'{"generation": "Hi"}'):
+        others = (b'{"generation": "Hi"}', b'{"usage": {"inputTokens": 9, "outputTokens": 9}}')
+        for reply in (JSON_BODY, *others):
             body = botocore_response.StreamingBody(io.BytesIO(reply), len(reply))
             stub.add_response("invoke_model", {"body": body, "contentType": "application/json"})
             client.invoke_model(modelId=arn, body='{"prompt": "Hi"}')["body"].read()

@@ -325,6 +325,8 @@ PROVISIONED = "arn:aws:bedrock:us-east-1:123456789012:provisioned-model/abc"
         (PROMPT, "converse", {"usage": {"inputTokens": 9, "outputTokens": 9}}, "unknown-model"),
         (PROVISIONED, "invoke", message("claude-sonnet-4-5-20250929"), "unknown-endpoint"),
         (PROVISIONED, "invoke", {"generation": "Hi"}, "no Claude call found"),
+        (PROVISIONED, "invoke", {"usage": {"inputTokens": 9}}, "no Claude call found"),
+        (PROVISIONED, "invoke", {"usage": {"prompt_tokens": 9}}, "no Claude call found"),
     ],
 )
 def test_the_reply_tells_what_an_arn_that_names_no_model_runs(
