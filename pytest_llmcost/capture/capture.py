@@ -164,7 +164,7 @@ class Capture:
         self._over: deque[CapturedRequest] = deque()
         self._lost: list[CapturedRequest] = []
         """Requests without a whole answer, of which an attempt may be billed, until a retry;
-        those that were reported meanwhile have an unknown one."""
+        those that were reported meanwhile have what was made of it."""
         self._batches = Batches()
 
     def _take_lost(self, retry: CapturedRequest) -> CapturedRequest | None:

@@ -574,7 +574,9 @@ def test_a_header_that_asks_bedrock_for_more_makes_the_price_a_bound(
 ) -> None:
     model = "us.anthropic.claude-3-5-haiku-20241022-v1:0"
     url = f"https://bedrock-runtime.us-east-2.amazonaws.com/model/{model}/invoke"
-    content = cassette(("messages", 200, message("claude-3-5-haiku-20241022")))
+    # What the reply states is Anthropic's speed and tier, not Bedrock's.
+    reply = message("claude-3-5-haiku-20241022", speed="standard", service_tier="standard")
+    content = cassette(("messages", 200, reply))
     request = content["interactions"][0]["request"]
     request |= {"uri": url, "headers": {f"X-Amzn-Bedrock-{header}": [value]}}
     done = run(write(tmp_path / "a.yaml", content), *ON, "--format", "json")
