@@ -139,7 +139,8 @@ class Capture:
                     self._lost.append(request.retry_of)
             request.retry_of = None
         is_whole = request.is_answered and not request.is_lost
-        if is_whole or request.error or not (request.is_lost or request.lost_attempts):
+        may_be_billed = (request.is_lost or request.lost_attempts) and request.is_claude
+        if is_whole or request.error or not may_be_billed:
             request.client = None
             self._over.append(request)
         else:
@@ -163,7 +164,7 @@ class Capture:
         self._over: deque[CapturedRequest] = deque()
         self._lost: list[CapturedRequest] = []
         """Requests without a whole answer, of which an attempt may be billed, until a retry;
-        those that were reported meanwhile have an unknown one."""
+        those that were reported meanwhile have what was made of it."""
         self._batches = Batches()
 
     def _take_lost(self, retry: CapturedRequest) -> CapturedRequest | None:

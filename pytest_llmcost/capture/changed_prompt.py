@@ -59,12 +59,14 @@ class ReplayedReply(NamedTuple):
         """Whether the reply stands as it was billed: same prompt, and the same use of the cache.
 
         A cached prefix must be the same byte for byte, so that a reordered key makes another one.
+        Of a prompt that is too short to be cached, the marks need only be at the same places.
         """
-        sent, recorded, then = self.sent, self.recorded, self.answer.usage
+        sent, recorded = self.sent, self.recorded
         if sent.unmarked != recorded.unmarked or self.cut_to() is not None:
             return False
-        is_uncached = not sent.breakpoints and not then.cached_tokens
-        return is_uncached or _marks(sent) == _marks(recorded)
+        if not self.answer.usage.cached_tokens and sent.breakpoints in ((), recorded.breakpoints):
+            return True
+        return _marks(sent) == _marks(recorded)
 
     def cut_to(self) -> int | None:
         """Return the `max_tokens` that a reply of this length is cut to now; None if it is not."""

@@ -457,7 +457,8 @@ class CapturedRequest(_Outcome):
         if self.endpoint.kind != "messages":
             return None
         reader = self._read_whole()
-        if not self.is_claude and not any(each.body.get("usage") for each in reader.messages):
+        replies = (each.body for each in reader.messages)
+        if not self.endpoint.is_claude(self.headers, self.payload or {}, replies):
             return None
         if reader.messages:
             return self.read_messages(reader.messages)

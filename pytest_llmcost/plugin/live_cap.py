@@ -72,6 +72,8 @@ class LiveCap:
         __tracebackhide__ = True
         if request.endpoint.kind not in ("messages", "batch_create", "unmetered"):
             return
+        if request.endpoint.model and request.payload and not request.is_claude:
+            return  # another vendor's model, by an ARN of Bedrock's that names none
         cap, set_by = self._cap, self._set_by
         name = model_of(request.endpoint, request.payload) or "a request"
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -61,11 +61,14 @@ _ESCAPE = re.compile(r"%([46][1-9A-F]|[57][0-9A]|3[0-9]|2[DE]|5F|7E)", re.IGNORE
 """Of a character that needs no escape: the path is the same without. Source: RFC 3986, 2.3."""
 _OPAQUE_ARN = re.compile(
     r"arn:[^:]*:bedrock:[^:]*:[^:]*:"
-    r"(?!(?:foundation-model|inference-profile|default-prompt-router|imported-model)/)"
+    r"(?!(?:foundation-model|inference-profile|default-prompt-router|imported-model"
+    r"|custom-model-deployment)/)"
 )
 """Of what runs a model that it does not name: an application inference profile, a prompt, a
-provisioned model. The first three kinds name theirs, and an imported model is never Claude.
-Source: https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html"""
+provisioned model. The first three kinds here name theirs; an imported model, and one that was
+customised and is paid by the token, is never Claude. Sources:
+https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html and
+https://docs.aws.amazon.com/bedrock/latest/userguide/deploy-custom-model-on-demand.html"""
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,18 +91,25 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         """Whether an answer costs something right away."""
         return self.kind in ("messages", "unmetered")
 
-    def is_claude(self, headers: Mapping[str, str], payload: Mapping[str, Any]) -> bool:
-        """Tell whether a request to it is one to Claude beyond its path.
+    def is_claude(
+        self,
+        headers: Mapping[str, str],
+        payload: Mapping[str, Any],
+        replies: Iterable[Mapping[str, Any]] = (),
+    ) -> bool:
+        """Tell whether a request to it is one to Claude beyond its path, or its replies are.
 
         Any mail service may have that of messages, too, and an opaque ARN any vendor's model.
         """
-        is_named = self.model is not None and not _OPAQUE_ARN.match(self.model)
-        if self.kind != "messages" or self.form != "messages" or is_named:
+        if self.kind != "messages" or self.form != "messages":
             return True
-        # The latter is in the body on Bedrock.
-        if "anthropic-version" in headers or "anthropic_version" in payload:
-            return True
-        return {"model", "messages", "max_tokens"} <= payload.keys()
+        if self.model is None:
+            is_asked = {"model", "messages", "max_tokens"} <= payload.keys()
+            is_asked |= "anthropic-version" in headers
+            return is_asked or any(each.get("usage") for each in replies)
+        # Bedrock takes no request to Claude without a version.
+        is_asked = not _OPAQUE_ARN.match(self.model) or "anthropic_version" in payload
+        return is_asked or any(_CLAUDE.search(str(each.get("model"))) for each in replies)
 
 
 def recognise(method: str, url: str, body: bytes = b"") -> Endpoint | None:

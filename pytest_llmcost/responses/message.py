@@ -300,7 +300,7 @@ def _read_message(
         terms=Terms(
             service_tier="batch" if batch else _tier(stated, asked),
             # Foundry's deployments in fast mode have names of their own: the model's, then `-fast`.
-            speed=stated.speed or _asked_speed(asked, is_fast=named == f"{own}-fast"),
+            speed=_speed(stated, asked, is_fast=named == f"{own}-fast"),
             # If only the request says where it ran, the premium may or may not be paid.
             inference_geo=stated.inference_geo or (f"asked-{geography}" if geography else None),
             platform=platform,
@@ -395,17 +395,21 @@ def _tier(stated: _Stated, asked: _Body) -> str | None:
     return "standard" if tier == "default" else tier
 
 
-def _asked_speed(asked: _Body, *, is_fast: bool) -> str | None:
-    """Return the speed that a request asks for, if it is not the standard one.
+def _speed(stated: _Stated, asked: _Body, *, is_fast: bool) -> str | None:
+    """Return the speed that the response states, or else one above the standard that was asked for.
 
-    It may not have been given: beyond its quota Bedrock serves, and bills, at standard latency.
-    Sources: https://platform.claude.com/docs/en/build-with-claude/fast-mode and
+    That may not have been given: beyond its quota Bedrock serves, and bills, at standard latency.
+    Of the latency a body of InvokeModel states nothing, so the header comes first. Sources:
+    https://platform.claude.com/docs/en/build-with-claude/fast-mode and
     https://docs.aws.amazon.com/bedrock/latest/userguide/latency-optimized-inference.html
     """
+    latency = text_of(asked.get(_LATENCY))
+    if stated.speed and latency in (None, "standard"):
+        return stated.speed
+    latency = latency or text_of(mapping(asked.get("performanceConfig")).get("latency"))
+    if latency not in (None, "standard"):
+        return f"asked-latency-{latency}"
     speed = "fast" if is_fast else text_of(asked.get("speed"))
-    config = mapping(asked.get("performanceConfig"))
-    if latency := text_of(asked.get(_LATENCY) or config.get("latency")):
-        speed = latency if latency == "standard" else f"latency-{latency}"
     return None if speed in (None, "standard") else f"asked-{speed}"
 
 

@@ -162,12 +162,13 @@ def _read_exchange(recorded: Recorded) -> list[Found]:
     if recorded.problem:
         return [without_answer(problem=recorded.problem)]
     reader = read_whole(recorded.body, of_batch=endpoint.kind == "batch_results")
+    replies = (each.body for each in reader.messages)
+    if endpoint.model and request and not endpoint.is_claude(recorded.headers, request, replies):
+        return []
     if found := [*map(in_batch, reader.results), *map(answered, reader.messages)]:
         return found
-    if reader.error:
-        return [without_answer(free=reader.error)]
-    is_others = endpoint.model and request and not endpoint.is_claude(recorded.headers, request)
-    return [] if is_others else [without_answer(problem=_why_nothing(recorded.body))]
+    problem = None if reader.error else _why_nothing(recorded.body)
+    return [without_answer(free=reader.error, problem=problem)]
 
 
 def _state_of(body: Mapping[str, Any], *request: str | None) -> tuple[object, int] | None:

@@ -129,7 +129,7 @@ class Reader:
         elif self._form == "json":
             body = decode_json(self._tail)
             if isinstance(body, dict) and body.get("type") == "error":
-                self.error = "error"
+                self._take(body)
             elif isinstance(body, dict) and (body.get("type") == "message" or "usage" in body):
                 self.messages.append(StreamedMessage(body=to_message(body) or body))
         self._tail.clear()

@@ -207,10 +207,17 @@ def test_other_marks_in_the_same_text_are_no_known_cost_before_they_are_counted(
     assert (row["calls"][0]["evidence"], row["verdict"]["state"]) == ("stale", "unverified")
 
 
+def in_order(body: Body) -> Body:
+    """As recorders write it that sort keys."""
+    sorted_: Body = json.loads(json.dumps(body, sort_keys=True))
+    return sorted_
+
+
 SAME_MARKS: dict[str, tuple[Body, Body]] = {
     "spelling": (ask(mark=CACHED), ask(mark={**CACHED, "ttl": "5m"})),
     "automatic": (rules(None, None, CACHED), rules(None, None, None, cache_control=CACHED)),
     "too-short-and-without": (ask("Be brief."), ask("Be brief.", mark=None)),
+    "too-short-and-keys-sorted": (in_order(ask("Be brief.")), ask("Be brief.")),
 }
 
 

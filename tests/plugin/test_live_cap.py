@@ -534,6 +534,20 @@ def test_what_has_no_worst_case_is_refused(online: Project, standin: StandIn) ->
     assert standin.requests == []
 
 
+def test_what_another_vendor_s_model_costs_is_not_capped(online: Project, standin: StandIn) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    def test_llama():
+        arn = "arn:aws:bedrock:us-east-1:123456789012:provisioned-model%2Fabc"
+        url = os.environ["ANTHROPIC_BASE_URL"]
+        httpx.post(f"{url}/model/{arn}/invoke", json={"prompt": "Hi"})
+    """
+    )
+    online.run("--llmcost-max-live=$0").assert_outcomes(passed=1)
+    assert len(standin.requests) == 1
+
+
 def test_a_recorded_count_is_the_bound_where_there_is_one(online: Project) -> None:
     words = "word " * 9_000
     online.write(

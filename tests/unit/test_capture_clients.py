@@ -195,7 +195,8 @@ def test_the_reply_tells_what_an_arn_that_names_no_model_runs() -> None:
     client = boto3.client("bedrock-runtime", **KEYS)
     arn = "arn:aws:bedrock:us-east-1:123456789012:provisioned-model/abc123"
     with capturing() as purse, botocore_stub.Stubber(client) as stub:
-        for reply in (JSON_BODY, b'{"generation": "Hi"}'):
+        others = (b'{"generation": "Hi"}', b'{"usage": {"inputTokens": 9, "outputTokens": 9}}')
+        for reply in (JSON_BODY, *others):
             body = botocore_response.StreamingBody(io.BytesIO(reply), len(reply))
             stub.add_response("invoke_model", {"body": body, "contentType": "application/json"})
             client.invoke_model(modelId=arn, body='{"prompt": "Hi"}')["body"].read()
@@ -280,6 +281,27 @@ def test_an_answer_that_was_cut_and_is_not_sent_again_is_unknown(standin: StandI
             client.invoke_model(**INVOKE)["body"].read()
         purse.capture.settle()
     assert (purse.call.usd, purse.call.caveats) == (None, ("truncated-stream",))
+
+
+LLAMA = {
+    "modelId": "arn:aws:bedrock:us-east-1:123456789012:provisioned-model/abc123",
+    "body": '{"prompt": "Hi"}',
+}
+
+
+@pytest.mark.parametrize("cut", [0, 10])
+def test_what_others_do_not_answer_as_a_whole_is_no_claude_call(standin: StandIn, cut: int) -> None:
+    standin.script(*[Step(answer_json({"generation": "Hi there"}), cut_after_bytes=cut)] * 3)
+    client = boto(standin, config=botocore_config.Config(retries={"total_max_attempts": 1}))
+    with capturing() as purse:
+        with suppress(Exception):
+            client.invoke_model(**LLAMA)["body"].read()
+        for is_read in (True, False):
+            mail = httpx.stream("POST", standin.url + "/v1/messages", json={"to": "a@b"})
+            with suppress(httpx.RemoteProtocolError), mail as response:
+                response.read() if is_read else None
+        purse.capture.settle()
+    assert purse.seen == []
 
 
 def test_a_retry_after_a_refusal_counts_what_was_lost_before_and_since(

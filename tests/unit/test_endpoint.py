@@ -48,6 +48,7 @@ def test_messages_are_known_under_any_host_prefix_and_query(url: str) -> None:
         ("POST", f"{BEDROCK}/model/amazon.titan-text-express-v1/invoke"),
         ("POST", f"{BEDROCK}/model/amazon.nova-pro-v1%3A0/converse"),
         ("POST", f"{BEDROCK}/model/{PROFILE}imported-model%2Fabc123/invoke"),
+        ("POST", f"{BEDROCK}/model/{PROFILE}custom-model-deployment%2Fabc123/converse"),
         ("POST", f"{BEDROCK}/model/{PROFILE}default-prompt-router%2Fmeta.llama:1/converse"),
         ("POST", f"{BEDROCK}/model/{PROFILE}inference-profile%2Fus.meta.llama3/converse"),
         ("POST", "https://api.openai.com/v1/chat/completions"),
@@ -120,7 +121,6 @@ def test_bedrock_ids_tell_global_from_regional(model: str, platform: str) -> Non
         "application-inference-profile%2Fabc123",
         "prompt%2FABCDEFGHIJ:1",
         "provisioned-model%2Fabc123",
-        "custom-model-deployment%2Fabc123",
     ],
 )
 def test_an_arn_that_names_no_model_is_an_unknown_endpoint(resource: str) -> None:

@@ -420,7 +420,7 @@ def test_batch_result_lines_are_read_one_by_one() -> None:
 def test_an_error_alone_is_free() -> None:
     error = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}
     (found,) = read_calls([only(json.dumps(error).encode())])
-    assert (found.free, found.problem) == ("error", None)
+    assert (found.free, found.problem) == ("overloaded_error", None)
 
 
 @pytest.mark.parametrize("data", [STREAM, b"\xef\xbb\xbf" + STREAM, b": hi\n\n" + STREAM])

@@ -250,7 +250,7 @@ def test_a_body_that_is_no_message_gives_none(body: bytes) -> None:
 def test_an_error_body_says_so() -> None:
     reader = Reader()
     assert list(read(reader, [b'{"type":"error","error":{"type":"api_error"}}'])) == []
-    assert reader.error == "error"
+    assert reader.error == "api_error"
 
 
 def test_a_message_cut_in_the_middle_of_an_emoji_is_read() -> None:
