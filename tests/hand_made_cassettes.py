@@ -108,10 +108,10 @@ def replay(project: Project, *args: str) -> dict[str, dict[str, Any]]:
     return {row["nodeid"].rpartition("::test_")[2]: row for row in rows}
 
 
-def count_and_replay(project: Project) -> dict[str, dict[str, Any]]:
+def count_and_replay(project: Project, *args: str) -> dict[str, dict[str, Any]]:
     """Make the counts that the messages advise, then replay."""
     project.run("--llmcost-record-mode=new_episodes", plugins=("recording",))
-    return replay(project)
+    return replay(project, *args)
 
 
 class Cache:

@@ -153,7 +153,8 @@ class ReplayedReply(NamedTuple):
         changes = changed_parts(self.recorded.parts, self.sent.parts)
         if self.cut_to() is not None:
             changes.append("max_tokens")
-        return describe_changes(changes) or "the payload"
+        turn = "the payload" if self.sent.continues is None else "an earlier turn of its thread"
+        return describe_changes(changes) or turn
 
     def left_in_the_cache(self, now: Usage) -> CachedPrefix | None:
         """Return what it leaves in the cache, for later calls; None where it caches nothing."""

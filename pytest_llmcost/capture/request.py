@@ -20,7 +20,6 @@ from msgspec.structs import replace
 
 from pytest_llmcost.capture.headers import read_headers
 from pytest_llmcost.concurrency import answer_pool, cached_property
-from pytest_llmcost.counting.payload import HELD, previous_message
 from pytest_llmcost.errors import LiveCapError, UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.prices.caveats import sorted_caveats
@@ -457,7 +456,7 @@ class CapturedRequest(_Outcome):
         if self.endpoint.kind != "messages":
             return None
         reader = self._read_whole()
-        replies = (each.body for each in reader.messages)
+        replies = [each.body for each in reader.messages]
         if not self.endpoint.is_claude(self.headers, self.payload or {}, replies):
             return None
         if reader.messages:
@@ -625,7 +624,7 @@ def read_body(
     if not isinstance(value, dict):
         return None, None
     if endpoint is None or endpoint.form == "messages":
-        return value, None if previous_message(value) is None else HELD
+        return value, None
     return to_payload(value, endpoint.form)
 
 

@@ -37,7 +37,6 @@ from pytest_llmcost.counting.own_requests import (
 )
 from pytest_llmcost.counting.payload import (
     COUNTED,
-    HELD,
     KNOWN,
     NEEDS_BETA,
     RECIPE,
@@ -49,7 +48,7 @@ from pytest_llmcost.counting.record_mode import RecordMode
 from pytest_llmcost.counting.volatile import describe_suspicious
 from pytest_llmcost.errors import CountCassetteError, CountError, CountMissingError
 from pytest_llmcost.files import show_path
-from pytest_llmcost.prices.usage import is_quantity
+from pytest_llmcost.prices.usage import HELD, is_quantity
 
 _MOST_REFUSALS = 30
 
@@ -166,8 +165,8 @@ class Counter:
         payload, cassette, mode, asker = job
         if payload.continues is not None:
             raise CountError(
-                f"{HELD}, so a count of this part says nothing of its cost; count the whole "
-                "conversation, without thread",
+                f"{HELD}, so a count of this part says nothing of its cost; "
+                "count the whole conversation, without thread",
                 status=400,
             )
         count: Count | None = job.recorded

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from operator import attrgetter
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -27,6 +27,7 @@ from pytest_llmcost.prices.usage import (
     Lifetime,
     mappings,
     may_run_on_server,
+    previous_message,
     tools_and_longest_reply,
 )
 
@@ -398,6 +399,8 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What a user's hook has made of the prompt, by which two payloads are compared."""
     sampling_tools: tuple[str, ...] = ()
     """The names of the tools that may make one request sample several times, sorted."""
+    continues: str | None = None
+    """The id of the message after which it goes on; see `previous_message`."""
     longest_reply: int | None = None
     """The most output tokens that it can be billed; None if nothing bounds them."""
     task_budget: int | None = None
@@ -406,11 +409,6 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     Advisory: nothing enforces it, and usage does not show it. Source:
     https://platform.claude.com/docs/en/build-with-claude/task-budgets, read 2026-11-22.
     """
-
-    @property
-    def continues(self) -> str | None:
-        """The id of the message after which it goes on; see `previous_message`."""
-        return previous_message(self.body)
 
     @property
     def values(self) -> dict[str, JsonValue]:
@@ -547,6 +545,7 @@ def read_payload(
         parts=parts,
         breakpoints=prompt.breakpoints,
         sampling_tools=tuple(sorted(sampling_tools)),
+        continues=previous_message(body),
         longest_reply=longest_reply,
         task_budget=left if type(left) is int else None,
     )
@@ -650,22 +649,6 @@ def tool_name(tool: JsonValue, index: int) -> str:
             if isinstance(tool.get(key), str):
                 return str(tool[key])
     return str(index)
-
-
-HELD = "the server holds the rest of its prompt (thread)"
-
-
-def previous_message(body: Mapping[str, Any]) -> str | None:
-    """Return the id of the message after which a request goes on; None if it is a whole prompt.
-
-    The server holds all that came before: it is billed, and `count_tokens` does not see it. The
-    SDK's tool runner asks for that by default. Source: anthropic.types.beta.BetaMessageThreadParam
-    and anthropic.lib.tools of anthropic 2.14.0, read 2026-11-27.
-    """
-    thread = body.get("thread")
-    if not isinstance(thread, dict) or thread.get("type") != "continue":
-        return None
-    return str(thread.get("previous_message_id"))
 
 
 _ORDER = ("model", "system", "tools", "messages")

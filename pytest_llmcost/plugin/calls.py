@@ -27,7 +27,7 @@ from pytest_llmcost.plugin.session import FAILURES, Session
 from pytest_llmcost.plugin.warm_cache import RecordedCall, WarmCache
 from pytest_llmcost.prices.bill import CacheState, in_cache_state
 from pytest_llmcost.prices.caveats import sorted_caveats
-from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.prices.usage import HELD, Usage
 from pytest_llmcost.responses.message import Answer
 
 
@@ -166,9 +166,7 @@ def _meter(
         return with_caveats(answer, f"not-comparable: {obstacle}"), payload, "billed"
     least = session.least_cacheable(payload.model)
     reply = ReplayedReply(answer, payload, recorded, least)
-    now, evidence = answer, "billed"
-    if not replay.is_same or payload.continues in session.changed_turns:
-        now, evidence = _compare(session, owner, request, reply)
+    now, evidence = _compare(session, owner, request, reply, is_same=replay.is_same)
     if now.before is not None:
         places = describe_volatile(recorded, payload, datetime.now(timezone.utc))
         now = with_caveats(now, *([f"volatile: {places}"] if places else ()))
@@ -191,15 +189,29 @@ def _meter(
 
 
 def _compare(
-    session: Session, owner: Owner, request: CapturedRequest, reply: ReplayedReply
+    session: Session,
+    owner: Owner,
+    request: CapturedRequest,
+    reply: ReplayedReply,
+    *,
+    is_same: bool,
 ) -> tuple[Answer, Evidence]:
     """Return what a replayed reply uses for the payload that is sent now."""
     answer, payload, *_ = reply
-    if reply.is_as_billed() and payload.continues not in session.changed_turns:
+    before = payload.continues
+    is_as_billed = is_same or reply.is_as_billed()
+    if before is not None and not session.turns.get(before):
+        is_as_billed = False  # what the server holds has changed, or is not known yet
+    if "thread" in payload.body:
+        session.turns |= dict.fromkeys(answer.ids, is_as_billed)
+    if is_as_billed and is_same:
+        return answer, "billed"
+    if is_as_billed:
         # The prompt is the same; a reply that was cut may be longer now.
         return with_caveats(answer, *reply.reply_caveats(session.tokenizer)), "billed"
-    session.changed_turns.update(answer.ids)
     obstacle = obstacle_to_recount(answer) or request.uncountable
+    if before is not None:
+        obstacle = obstacle or HELD
     if obstacle is not None:
         return reply.without_figures(obstacle), "stale"
 
@@ -230,6 +242,8 @@ def _mocked(
     obstacle = obstacle_to_recount(answer) or request.uncountable
     if payload is None:
         caveat = "not-recounted: the request cannot be read"
+    elif payload.continues is not None:
+        caveat = f"not-recounted: {HELD}"
     elif obstacle is not None:
         caveat = f"not-recounted: {obstacle}"
     else:

@@ -16,13 +16,13 @@ import msgspec
 
 from pytest_llmcost.call import price
 from pytest_llmcost.capture.request import CapturedRequest
-from pytest_llmcost.counting.payload import HELD, read_payload
+from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import LiveCapError, LlmCostError
 from pytest_llmcost.files import locked, write_atomic
 from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
 from pytest_llmcost.plugin.owners import Sender
 from pytest_llmcost.plugin.session import Session
-from pytest_llmcost.prices.usage import LONGEST, reply_limit, tools_and_longest_reply
+from pytest_llmcost.prices.usage import HELD, LONGEST, reply_limit, tools_and_longest_reply
 from pytest_llmcost.responses.message import Answer, model_of, read_answer, read_lifetime
 from pytest_llmcost.responses.stream import StreamedMessage
 
@@ -52,8 +52,6 @@ class LiveCap:
         self._path = session.run_folder / "live-spend"
         self._card, self._on = session.card, session.price_date
         self._cap = settings.max_live or _ZERO
-        self._held: dict[str | None, int] = {}
-        """The tokens that the server holds for a thread, by the id of its last message."""
         self._set_by = (
             f"the {format_whole_usd(self._cap)} cap on live spend set by "
             f"{settings.origin('max_live')}"
@@ -106,9 +104,6 @@ class LiveCap:
             elif request.is_answered and request.endpoint.kind == "messages":
                 answer = request.variant(lost_attempts=None).read()  # this attempt's own
                 cost = _ZERO if answer is None else self._most(answer, request.payload)
-                if answer is not None and "thread" in (request.payload or {}):
-                    used = answer.usage.prompt_tokens + answer.usage.output_tokens
-                    self._held.update(dict.fromkeys(answer.ids, used))
             if cost is not None and cost != reserved:
                 self._free(EXACT.subtract(reserved, cost))
         except Exception as error:  # noqa: BLE001 - the code under test has its answer already
@@ -165,6 +160,8 @@ class LiveCap:
             payload = read_payload(body, find=find, betas=request.betas, model=model)
         except LlmCostError as error:
             raise _UnboundedError(str(error)) from None
+        if payload.continues is not None:
+            raise _UnboundedError(HELD)
         most = payload.longest_reply
         if most is None:
             tools = ", ".join(payload.sampling_tools)
@@ -176,14 +173,10 @@ class LiveCap:
             kinds = list(_sources(body))
             if any(kind != ("image", "base64") for kind in kinds):
                 raise _UnboundedError("the size of a file or document says nothing of its tokens")
-            if payload.continues is not None and payload.continues not in self._held:
-                raise _UnboundedError(HELD)
             # A token is a byte at least, and what JSON escapes only makes it longer.
             number = 1 + len(tools_and_longest_reply(body)[0])
             tokens = size + _MOST_ADDED * number + _MOST_PER_IMAGE * len(kinds)
-            tokens += self._held.get(payload.continues, 0)
-            sent = f"{size:,} bytes" + (" and its thread" if payload.continues else "")
-            how = f"at most {tokens:,} input tokens for {sent}, {most:,} output tokens"
+            how = f"at most {tokens:,} input tokens for {size:,} bytes, {most:,} output tokens"
         written = tokens if payload.breakpoints else 0
         lifetime = read_lifetime(body) or LONGEST
         is_by_region = model is not None or str(endpoint.platform).startswith("bedrock")

@@ -103,8 +103,8 @@ class Session(_Findings):
         """How often a call was recorded or withdrawn in this process."""
         self.changed_late: dict[TestAttempt, None] = {}
         """Tests whose calls have changed since their teardown."""
-        self.changed_turns: set[str | None] = set()
-        """The ids of replayed messages whose prompt has changed; a thread may go on from one."""
+        self.turns: dict[str, bool] = {}
+        """Whether each replayed message of a thread is as billed, by its id, for what goes on."""
         self._notes: dict[str, str] = {}
         self.excerpts: list[str] = []
         """With `-vv`: what stands where calls break a cached prefix. For the terminal, no file."""

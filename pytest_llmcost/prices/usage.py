@@ -190,6 +190,22 @@ def may_run_on_server(tool: Mapping[str, Any]) -> bool:
     return not str(tool.get("type") or "custom").startswith(_CLIENT_TOOLS)
 
 
+HELD = "the server holds the rest of its prompt (thread)"
+
+
+def previous_message(body: Mapping[str, Any]) -> str | None:
+    """Return the id of the message after which a request goes on; None if it is a whole prompt.
+
+    The server holds all that came before: it is billed, and `count_tokens` does not see it. The
+    SDK's tool runner asks for that by default. Source: anthropic.types.beta.BetaMessageThreadParam
+    and anthropic.lib.tools of anthropic 2.14.0, read 2026-11-27.
+    """
+    thread = body.get("thread")
+    if not isinstance(thread, dict) or thread.get("type") != "continue":
+        return None
+    return str(thread.get("previous_message_id"))
+
+
 def tools_and_longest_reply(
     request: Mapping[str, Any],
 ) -> tuple[list[Mapping[str, Any]], int | None]:
@@ -199,7 +215,7 @@ def tools_and_longest_reply(
     2.14.0, read 2026-11-26.
 
     What bounds one sampling call bounds the reply. Nothing does, which is None, where tools that
-    run on the server make several of them, or another model some.
+    run on the server make several of them, or another model some; a thread may hold such tools.
     """
     found = mappings(request.get("tools"))
     for message in mappings(request.get("messages")):
@@ -208,7 +224,8 @@ def tools_and_longest_reply(
                 found += mappings([mapping(block.get("tool")).get("definition")])
     most, listed = reply_limit(request), request.get("tools") or []
     is_one_call = isinstance(listed, (list, tuple)) and not any(map(may_run_on_server, found))
-    if most is None or not is_one_call or any(map(request.get, _SEVERAL_CALLS)):
+    is_whole = previous_message(request) is None
+    if most is None or not is_whole or not is_one_call or any(map(request.get, _SEVERAL_CALLS)):
         return found, None
     # To clear old tool results and thinking takes no model, to compact does. Source:
     # https://platform.claude.com/docs/en/build-with-claude/context-editing

@@ -33,6 +33,7 @@ from pytest_llmcost.prices.usage import (
     longest_lived,
     mapping,
     mappings,
+    previous_message,
     text_of,
     tools_and_longest_reply,
 )
@@ -298,9 +299,9 @@ def _read_message(
         usage=top,
         sampling_calls=tuple(kept),
         terms=Terms(
-            service_tier="batch" if batch else _tier(stated, asked),
+            service_tier="batch" if batch else _tier(stated, asked, asked_texts),
             # Foundry's deployments in fast mode have names of their own: the model's, then `-fast`.
-            speed=_speed(stated, asked, is_fast=named == f"{own}-fast"),
+            speed=_speed(stated, asked, asked_texts, is_fast=named == f"{own}-fast"),
             # If only the request says where it ran, the premium may or may not be paid.
             inference_geo=stated.inference_geo or (f"asked-{geography}" if geography else None),
             platform=platform,
@@ -384,18 +385,19 @@ def _texts(body: _Body) -> dict[str, str]:
     return {key: each for key, each in body.items() if isinstance(each, str) and each}
 
 
-def _tier(stated: _Stated, asked: _Body) -> str | None:
+def _tier(stated: _Stated, asked: _Body, texts: Mapping[str, str]) -> str | None:
     """Return the service tier that the response states, or else the one that was asked for.
 
     A body of InvokeModel states none of Bedrock's tiers, so the header comes first. Source:
     https://docs.aws.amazon.com/bedrock/latest/userguide/service-tiers-inference.html
     """
-    tier = text_of(asked.get(_TIER)) or stated.service_tier
-    tier = tier or text_of(mapping(asked.get("serviceTier")).get("type"))
+    tier = texts.get(_TIER) or stated.service_tier or None
+    if tier is None and "serviceTier" in asked:
+        tier = text_of(mapping(asked["serviceTier"]).get("type"))
     return "standard" if tier == "default" else tier
 
 
-def _speed(stated: _Stated, asked: _Body, *, is_fast: bool) -> str | None:
+def _speed(stated: _Stated, asked: _Body, texts: Mapping[str, str], *, is_fast: bool) -> str | None:
     """Return the speed that the response states, or else one above the standard that was asked for.
 
     That may not have been given: beyond its quota Bedrock serves, and bills, at standard latency.
@@ -403,13 +405,14 @@ def _speed(stated: _Stated, asked: _Body, *, is_fast: bool) -> str | None:
     https://platform.claude.com/docs/en/build-with-claude/fast-mode and
     https://docs.aws.amazon.com/bedrock/latest/userguide/latency-optimized-inference.html
     """
-    latency = text_of(asked.get(_LATENCY))
+    latency = texts.get(_LATENCY)
     if stated.speed and latency in (None, "standard"):
         return stated.speed
-    latency = latency or text_of(mapping(asked.get("performanceConfig")).get("latency"))
+    if not latency and "performanceConfig" in asked:
+        latency = text_of(mapping(asked["performanceConfig"]).get("latency"))
     if latency not in (None, "standard"):
         return f"asked-latency-{latency}"
-    speed = "fast" if is_fast else text_of(asked.get("speed"))
+    speed = "fast" if is_fast else texts.get("speed")
     return None if speed in (None, "standard") else f"asked-{speed}"
 
 
@@ -496,9 +499,12 @@ def _beside(
 def read_lifetime(request: _Body) -> Lifetime | None:
     """Return how long all cache entries live that a request asks for.
 
-    None if they differ, or if the request is unknown. One that asks for none may read what a server
-    tool's loop or a gateway has written: for the API's default, 5 minutes.
+    None if they differ, or if the request, or what a thread holds of it, is unknown. One that asks
+    for none may read what a server tool's loop or a gateway has written: for the API's default, 5
+    minutes.
     """
+    if previous_message(request) is not None:
+        return None
     lifetimes = set()
     ahead: list[Any] = [request]
     while ahead:

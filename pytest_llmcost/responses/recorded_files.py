@@ -70,7 +70,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def request(self) -> Mapping[str, Any] | None:
         """The request's JSON, if it was recorded and is an object."""
-        value = decode_json(self.sent)
+        value = decode_json(self.sent) if self.sent else None
         return value if isinstance(value, dict) else None
 
 
