@@ -72,3 +72,13 @@ def __getattr__(name: str) -> object:
 
         return version("pytest-llmcost")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Load the plugin under its own name where pytest is given that of the package.
+
+    As with `-p pytest_llmcost` or in `pytest_plugins`; otherwise no budget would hold.
+    """
+    plugin = import_module(f"{__name__}.plugin")
+    if not pluginmanager.is_registered(plugin):
+        pluginmanager.register(plugin, "llmcost")

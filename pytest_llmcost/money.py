@@ -49,6 +49,8 @@ def parse_usd(value: object) -> Decimal:
     """
     if isinstance(value, float):
         value = Decimal(float.__repr__(value))  # NumPy's floats have a repr of their own
+    elif isinstance(value, str) and re.fullmatch(r"\d(\.\d+)?e-\d\d", value, re.ASCII):
+        value = Decimal(value)  # how pytest writes a float of TOML that is less than 0.0001
     amount = _read(value, _AMOUNT)
     if amount is None:
         # In double quotes a shell makes "bash.05" of it, which is all that arrives here.

@@ -192,6 +192,11 @@ def explain_failure(
         )
     if type(error).__name__ in ("APITimeoutError", "APIConnectionError"):
         cause = error.__cause__  # the causes below say the same in other words
+        if "Illegal header" in str(cause):  # of httpx, which quotes it; it may be any secret
+            return CountError(
+                f"cannot count {model}: the key, or another header of the client, holds a line "
+                "break or begins or ends with a space; remove it from ANTHROPIC_API_KEY"
+            )
         why = f"{type(cause).__name__}: {show_body(str(cause))}" if cause else type(error).__name__
         return CountError(
             f"no answer from {host} while counting ({why}); check the network, "

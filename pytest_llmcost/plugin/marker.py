@@ -217,18 +217,18 @@ def _read_marker(
     unknown = sorted(stated.keys() - ARGUMENTS.keys())
     budgets = []
     try:
+        if reason is not None and not isinstance(reason, str):
+            raise SettingsError(f"reason={show_value(reason)} is not text")
+        if cache is not None and cache not in CACHE_STATES:
+            raise SettingsError(
+                f"cache={show_value(cache)} is not one of {', '.join(CACHE_STATES)}"
+            )
         if is_wrong or not stated or unknown:
             raise SettingsError(
                 f"{f'has no argument {unknown[0]}=; it ' if unknown else ''}"
                 'takes an amount such as "$0.05" and optionally '
                 f"{', '.join(f'{kind}=' for kind in ARGUMENTS if kind != 'usd')}, "
                 f"cache= and reason=; got {_show(mark)}"
-            )
-        if reason is not None and not isinstance(reason, str):
-            raise SettingsError(f"reason={show_value(reason)} is not text")
-        if cache is not None and cache not in CACHE_STATES:
-            raise SettingsError(
-                f"cache={show_value(cache)} is not one of {', '.join(CACHE_STATES)}"
             )
         for kind in (each for each in ARGUMENTS if each in stated):
             where = "max_cost: " if kind == "usd" else f"max_cost: {kind}="

@@ -75,11 +75,12 @@ class RunEnd:
     def is_broken(self) -> bool:
         """Return whether a budget fails the run; one without tests can only exceed some.
 
-        That is one over several tests, or of a test that passed.
+        That is one over several tests, or of a test that passed. It fails, too, if tests cannot be
+        told apart.
         """
         unverified = self.session.settings.unverified if self._pytest.testscollected else "warn"
         of_run = (mark.verdict.fails(unverified) for mark in marks_of_run(self.ledger))
-        return any(of_run) or bool(_tests_with("exceeded", self.ledger))
+        return any((*of_run, _tests_with("exceeded", self.ledger), _namesakes(self.ledger)))
 
     @exactly()
     def publish(self) -> None:
@@ -125,6 +126,8 @@ class RunEnd:
         session, ledger, old = self.session, self.ledger, self.session.base
         if not ledger.run.has_tests:
             raise LedgerError(f"{baseline}: not updated, because no test was collected")
+        for why in _namesakes(ledger):
+            raise LedgerError(f"{baseline}: not updated, because {why}")
         kept = set() if old is None else {test.nodeid for test in old.tests} & session.not_passed
         rows = last_attempts(ledger.tests)
         whole = {test.nodeid for test in rows if not failed_otherwise(test)}
@@ -274,6 +277,7 @@ def _sum_up(session: Session) -> Ledger:
     notes = [*notes_of_run(ledger, card, every_test="worst" in settings.columns)]
     for nodeid in _tests_with("exceeded", ledger):
         notes.append(f"{nodeid} exceeded its budget too late to fail, so the run fails")
+    notes += _namesakes(ledger)
     live = [name for name, _ in live_spenders(ledger, "warn")]
     if live:
         notes.append(f"{first_of(live, 1)} went live ({settings.origin('live')}=warn)")
@@ -346,6 +350,25 @@ def _tests_with(
     ]
 
 
+def _namesakes(ledger: Ledger) -> list[str]:
+    """Return in a sentence which node ids tests of several files share, if any do.
+
+    pytest names a file outside of its rootdir by its path below the argument that leads there. Of
+    two services side by side, the first is the rootdir if what is above them has no settings; such
+    tests would be taken for attempts of one.
+    """
+    files: dict[str, set[str]] = {}
+    for test in ledger.tests:
+        files.setdefault(test.nodeid, set()).add(test.path)
+    shared = sorted(nodeid for nodeid, paths in files.items() if len(paths) > 1)
+    return [
+        f"tests in {' and '.join(sorted(files[first]))} have the same node id, "
+        f"{first_of(shared, 1)}, so their costs cannot be told apart and the run fails; run pytest "
+        "for each of the two by itself"
+        for first in shared[:1]
+    ]
+
+
 @exactly()
 def write_run_failures(
     end: RunEnd | None, other: Sequence[str], terminal: pytest.TerminalReporter
@@ -356,6 +379,8 @@ def write_run_failures(
     that was not written: a run that exits with 1 must not end in green.
     """
     lines = [*(run_failures(end.ledger) if end is not None else ()), *other]
+    if end is not None:
+        lines += [f"FAILED llmcost - {why}" for why in _namesakes(end.ledger)]
     is_red = bool(terminal.stats.get("failed") or terminal.stats.get("error"))
     if lines and not is_red:
         terminal.write_sep("=", "short test summary info", cyan=True, bold=True)

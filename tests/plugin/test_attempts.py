@@ -661,6 +661,30 @@ def test_a_run_that_left_tests_out_says_why_and_is_no_baseline(
         result.stdout.fnmatch_lines(["not written: *base.json: is left as it was*"])
 
 
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "two workers"])
+def test_two_tests_of_one_node_id_are_not_taken_for_attempts_of_one(
+    project: Project, workers: tuple[str, ...]
+) -> None:
+    for name, cents in (("one", 1), ("two", 8)):
+        app = f"{SPEND}\n    def test_pays(llmcost):\n        spend(llmcost, {cents})\n"
+        project.write(**{f"{name}__tests__test_app": app})
+        (project.path / name / "pytest.ini").write_text(
+            "[pytest]\naddopts = --import-mode=importlib"
+        )
+    given = ("two", "one", "--llmcost-report=ledger.json", "--llmcost-report=comment.md", *workers)
+    accept = ("--llmcost-baseline=base.json", "--llmcost-update-baseline")
+    result = project.run(*given, *accept, plugins=("xdist",))
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    why = "tests in ../one/tests/test_app.py and tests/test_app.py have the same node id*by itself"
+    result.stdout.fnmatch_lines([f"not written: *{why}", f"FAILED llmcost - {why}"])
+    assert not (project.path / "base.json").exists()
+    assert "have the same node id" in (project.path / "comment.md").read_text(encoding="utf-8")
+    # Each by itself, or if only one of them spends, there is nothing to confuse.
+    assert project.run("one", *accept).ret == pytest.ExitCode.OK
+    project.write(one__tests__test_app="def test_pays(): pass")
+    assert project.run(*given, plugins=("xdist",)).ret == pytest.ExitCode.OK
+
+
 @pytest.mark.parametrize(("limit", "state"), [("$0.01", "within"), ("$0.0005", "unverified")])
 def test_a_lost_attempt_before_an_answer_costs_its_prompt_and_max_tokens_at_most(
     project: Project, standin: StandIn, limit: str, state: str

@@ -95,6 +95,9 @@ WRONG = [
     ("max_cost(input_tokens='many')", "input_tokens='many' is not a whole number"),
     ("max_cost('$1', reason=3)", "reason=3 is not text"),
     ("max_cost('$1', cache='hot')", "cache='hot' is not one of"),
+    ("max_cost(reason=3)", "reason=3 is not text"),
+    ("max_cost(cache='hot')", "cache='hot' is not one of"),
+    ("max_cost(cache='cold')", "takes an amount"),
     ("max_cost(float('nan'))", "is not an amount"),
 ]
 

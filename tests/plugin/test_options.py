@@ -385,6 +385,29 @@ def test_help_markers_and_fixtures_read_well(project: Project) -> None:
     )
 
 
+@pytest.mark.parametrize("is_autoloaded", [False, True])
+@pytest.mark.parametrize("is_flag", [False, True])
+def test_the_name_of_the_package_loads_the_plugin(
+    project: Project, monkeypatch: pytest.MonkeyPatch, is_flag: bool, is_autoloaded: bool
+) -> None:
+    project.write(
+        conftest="" if is_flag else "pytest_plugins = ['pytest_llmcost']",
+        test_app="""
+    import pytest
+
+    @pytest.mark.max_cost("$0.01")
+    def test_pays(llmcost):
+        usage = {"input_tokens": 20_000, "output_tokens": 0}
+        llmcost.record(usage, model="claude-opus-4-7")
+    """,
+    )
+    if is_autoloaded:
+        monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+    args = ("-p", "no:cassetter", *(("-p", "pytest_llmcost") if is_flag else ()))
+    result = project.pytester.runpytest_subprocess(*args, "-p", "no:cacheprovider")
+    result.stdout.fnmatch_lines(["FAILED test_app.py::test_pays - $0.10 > $0.01 budget*"])
+
+
 def test_an_empty_environment_variable_is_a_mistake(files: Files) -> None:
     files.set_environment({"record_mode": ""})
     result = files.project.run()

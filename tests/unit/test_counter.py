@@ -354,11 +354,16 @@ def test_no_server_is_a_clear_error(kit: CountingKit) -> None:
         kit.count()
 
 
-def test_a_broken_key_shows_in_no_message(kit: CountingKit) -> None:
-    kit.counter = Counter(lambda: kit.client(api_key=KEY + "\n"))
-    with pytest.raises(CountError) as caught:
+@pytest.mark.parametrize("key", [KEY, "gateway-secret"])
+@pytest.mark.parametrize("end", ["\n", " "])
+def test_a_broken_key_is_named_as_the_cause_and_shows_in_no_message(
+    kit: CountingKit, key: str, end: str
+) -> None:
+    kit.counter = Counter(lambda: kit.client(api_key=key + end))
+    with pytest.raises(CountError, match=r"the key, .* holds a line break or .* a space") as caught:
         kit.count()
-    assert KEY not in str(caught.value)
+    assert key not in str(caught.value)
+    assert not caught.value.may_pass
 
 
 def test_no_key_is_a_clear_error(kit: CountingKit, monkeypatch: pytest.MonkeyPatch) -> None:

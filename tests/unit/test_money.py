@@ -49,6 +49,8 @@ class OddFloat(float):
         ("0.5c", "0.005"),
         ("$1,250.50", "1250.5"),
         (OddFloat(0.5), "0.5"),
+        (0.00001, "0.00001"),
+        (str(0.0000125), "0.0000125"),
     ],
 )
 def test_an_amount_is_read_as_it_is_written(written: object, usd: str) -> None:
