@@ -321,22 +321,13 @@ def _budget(verdict: Verdict | None) -> str:
 
 def _commands(ledger: Ledger, owners: Iterable[_Owner], cause: run_wording.NotCounted) -> list[str]:
     """Return a block with the command that runs what failed, or all, as the run was judged."""
-    failed = [each for each in owners if each.row and each.is_failed]
-    names = [each.name for each in failed]
-    files = sorted({name.partition("::")[0] for name in names})
-    command = "pytest"
-    for some in (files, names):
-        found = shlex.join(["pytest", *some])
-        # What is invisible could do in a shell what its reader does not see.
-        if found.isprintable() and len(found.encode()) <= _COMMAND_BYTES:
-            command = found
+    command = _run_tests(each.name for each in owners if each.row and each.is_failed)
     lines = []
-    open_budgets = (each.verdict for each in failed if each.verdict and each.state == "unverified")
-    reasons = chain.from_iterable(each.reasons for each in open_budgets)
-    advice = [wording.without_vain(each, is_in_vain=cause.is_in_vain) for each in reasons]
-    if any(each.needs_count and each.remedy for each in advice):
+    if uncounted := _uncounted(ledger, cause):
+        # What is open for the run as a whole, or for a shared fixture, needs all tests.
+        names = sorted(uncounted) if uncounted <= {each.nodeid for each in ledger.tests} else ()
         lines.append("# count what is not counted yet (free)")
-        lines.append(f"{command} --llmcost-record-mode=rewrite")
+        lines.append(f"{_run_tests(names)} --llmcost-record-mode=rewrite")
     if own := ledger.rate_card.own:
         lines.append(f"# at the prices of {clean(own, 100)} (llmcost_prices)")
     comparison = ledger.comparison
@@ -368,6 +359,29 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner], cause: run_wording.NotCo
     # Longer than any row of backticks in it, so that no name can end the block.
     fence = "`" * max(3, 1 + max(map(len, re.findall("`*", "\n".join(lines)))))
     return [f"{fence}sh", *lines, fence]
+
+
+def _run_tests(names: Iterable[str]) -> str:
+    """Return the command that runs these tests, or if they are many their files, or all."""
+    names = list(names)
+    files = sorted({name.partition("::")[0] for name in names})
+    for some in (names, files):
+        found = shlex.join(["pytest", *some])
+        # What is invisible could do in a shell what its reader does not see.
+        if found.isprintable() and len(found.encode()) <= _COMMAND_BYTES:
+            return found
+    return "pytest"
+
+
+def _uncounted(ledger: Ledger, cause: run_wording.NotCounted) -> set[str]:
+    """Name the tests and fixtures that wait for a count; an empty name is the run as a whole."""
+    names = set() if cause.is_in_vain else set(cause.tests)
+    for verdict, name, *_ in run_wording.marks_of(ledger):
+        reasons = verdict.reasons if verdict.state == "unverified" else ()
+        advice = [wording.without_vain(each, is_in_vain=cause.is_in_vain) for each in reasons]
+        if any(each.needs_count and each.remedy for each in advice):
+            names.add(name)
+    return names
 
 
 def _option(name: str, value: str) -> str:

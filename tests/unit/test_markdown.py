@@ -395,6 +395,28 @@ class TestReproduce:
             "pytest t.py::a --llmcost-price-date=2026-11-22",
         ]
 
+    @pytest.mark.parametrize(
+        ("suite_limit", "counted"),
+        [(None, "pytest t.py::open"), ("1", "pytest"), ("0.001", "pytest t.py::open")],
+    )
+    def test_the_count_is_of_the_tests_that_wait_for_it_and_of_all_if_the_suite_does(
+        self, suite_limit: str | None, counted: str
+    ) -> None:
+        stale = make_call(None, caveats=sorted_caveats(["stale: system"]), sampling_calls=())
+        over = make_call("0.02")
+        report = make_report(
+            {a_test("t.py::over"): [over], a_test("t.py::open"): [stale]},
+            budgets=[suite_budget(suite_limit)] if suite_limit else [],
+        )
+        rows = [replace(row, verdict=judge("0.01", *row.calls)) for row in report.tests]
+        text = render_markdown(replace(report, tests=tuple(rows)))
+        assert f"\n# count what is not counted yet (free)\n{counted} --llmcost-record-" in text
+
+    def test_the_count_is_there_if_only_the_suite_waits_for_it(self) -> None:
+        stale = make_call(None, caveats=sorted_caveats(["stale: system"]), sampling_calls=())
+        report = make_report({a_test("t.py::a"): [stale]}, budgets=[suite_budget("1")])
+        assert "\npytest --llmcost-record-mode=rewrite\n" in render_markdown(report)
+
     @pytest.mark.parametrize("name", ["````\n# x", "```", "`~~~`", "\x1b[31m", "x" * 9_000])
     def test_no_name_ends_the_block_or_is_a_command_of_its_own(self, name: str) -> None:
         (command,) = self.commands(f"t.py::{name}")
