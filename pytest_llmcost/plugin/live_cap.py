@@ -161,7 +161,7 @@ class LiveCap:
         except LlmCostError as error:
             raise _UnboundedError(str(error)) from None
         if payload.continues is not None:
-            raise _UnboundedError(HELD)
+            raise _UnboundedError(f"{HELD}, which tool_runner(thread=False) does not ask for")
         most = payload.longest_reply
         if most is None:
             tools = ", ".join(payload.sampling_tools)

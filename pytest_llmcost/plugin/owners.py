@@ -259,6 +259,7 @@ class _Open:
         self.name = name
         self.is_of_thread = _is_plain_thread()
         self.opened_by = [frame.f_code for frame, _ in walk_stack(currentframe())]
+        """The functions that were running, of which a fixture's own may have left it open."""
 
 
 _tags: ContextVar[tuple[_Open, ...] | None] = ContextVar("llmcost_tags", default=None)

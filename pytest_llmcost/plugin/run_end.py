@@ -364,7 +364,7 @@ def _namesakes(ledger: Ledger) -> list[str]:
     return [
         f"tests in {' and '.join(sorted(files[first]))} have the same node id, "
         f"{first_of(shared, 1)}, so their costs cannot be told apart and the run fails; run pytest "
-        "for each of the two by itself"
+        "for each of them by itself"
         for first in shared[:1]
     ]
 

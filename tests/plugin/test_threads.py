@@ -109,7 +109,8 @@ def test_what_goes_on_has_no_worst_case_for_the_cap_on_live_spend(
     )
     result = project.run("--llmcost-max-live=$100")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines([f"*LiveCapError: {MODEL} was not sent: {HELD}, so the $100*"])
+    told = f"{HELD}, which tool_runner(thread=False) does not ask for, so the $100*"
+    result.stdout.fnmatch_lines([f"*LiveCapError: {MODEL} was not sent: {told}"])
     assert standin.requests == []
 
 
