@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -63,7 +62,7 @@ def write_atomic(path: Path, chunks: Iterable[bytes]) -> None:
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     # Beside the file, because a rename is atomic only within one file system.
-    draft = target.with_name(f".{secrets.token_hex(8)}.llmcost.tmp")
+    draft = target.with_name(f".{os.urandom(8).hex()}.llmcost.tmp")
     try:
         with draft.open("xb") as file:
             file.writelines(chunks)

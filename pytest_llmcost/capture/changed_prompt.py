@@ -62,7 +62,7 @@ class ReplayedReply(NamedTuple):
         Of a prompt that is too short to be cached, the marks need only be at the same places.
         """
         sent, recorded = self.sent, self.recorded
-        if sent.unmarked != recorded.unmarked or self.cut_to() is not None:
+        if not sent.has_prompt_of(recorded) or self.cut_to() is not None:
             return False
         if not self.answer.usage.cached_tokens and sent.breakpoints in ((), recorded.breakpoints):
             return True
@@ -82,7 +82,7 @@ class ReplayedReply(NamedTuple):
         Nothing where the prompt is the same and only the use of the cache has changed.
         """
         keeps_tokens = not self.sent.breakpoints or self._keeps_cached_tokens()
-        if keeps_tokens and self.sent.unmarked == self.recorded.unmarked:
+        if keeps_tokens and self.sent.has_prompt_of(self.recorded):
             return None
         points = () if keeps_tokens else self.sent.breakpoints
         return plan_caching(self.sent, points=points, read=read)

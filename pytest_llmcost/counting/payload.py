@@ -389,8 +389,6 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     headers: Mapping[str, str] = {}
     """What the SDK sends as headers besides the betas."""
     fingerprint: str
-    unmarked: str
-    """The fingerprint that it would have without its `cache_control`."""
     parts: Mapping[str, str]
     """Part -> digest, in the prompt's order: model, system, tools, messages, the rest."""
     breakpoints: tuple[Breakpoint, ...] = ()
@@ -414,6 +412,15 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def values(self) -> dict[str, JsonValue]:
         """What the digests in `parts` are of, by the same names."""
         return dict(_parts(self.compared or self.prompt, self.model, self.betas))
+
+    def has_prompt_of(self, other: Payload) -> bool:
+        """Return whether the two are one prompt, wherever each is cached."""
+
+        def unmarked(each: Payload) -> str:
+            prompt = (each.compared or each.prompt)._replace(marks={})
+            return _identify(prompt, each.model, each.betas)[0]
+
+        return self.fingerprint == other.fingerprint or unmarked(self) == unmarked(other)
 
     @property
     def lifetime(self) -> Lifetime | None:
@@ -459,11 +466,11 @@ def _values_of(prompt: Prompt, model: str) -> list[CachedValue]:
         name = names[at.number] if at.group == "tools" else str(at)
         values.append(CachedValue(at.group, at, name, [role, block]))
     found, whole = list[CachedValue](), sha256(model.encode())
-    for each in sorted(values, key=attrgetter("order")):
+    for each in sorted(values, key=lambda each: TIERS.index(each.tier)):  # settings come first
         # In the order of keys as sent: the cache has another prefix if they are reordered.
         encoded = canonical(each.value, sort_keys=False)
         whole.update(b"%d:%b" % (len(encoded), encoded))
-        found.append(each._replace(prefix=whole.hexdigest()))
+        found.append(CachedValue(*each[:-1], whole.hexdigest()))
     return found
 
 
@@ -523,7 +530,7 @@ def read_payload(
     # What has no price can still be counted and compared.
     exact = mask_account(asked) if known is None else known.model
     prompt = read_prompt(body, exact)
-    identity, unmarked, parts = _identify(prompt, exact, betas)
+    identity, parts = _identify(prompt, exact, betas)
     tools, longest_reply = tools_and_longest_reply(body)
     sampling_tools = {
         tool_name(tool, index) for index, tool in enumerate(tools) if may_run_on_server(tool)
@@ -541,7 +548,6 @@ def read_payload(
         betas=betas,
         headers=owner,
         fingerprint=identity,
-        unmarked=unmarked,
         parts=parts,
         breakpoints=prompt.breakpoints,
         sampling_tools=tuple(sorted(sampling_tools)),
@@ -566,20 +572,14 @@ def fingerprint(payload: Mapping[str, JsonValue]) -> str:
     return _identify(read_prompt(payload, model), model, betas)[0]
 
 
-def _identify(
-    prompt: Prompt, model: str, betas: tuple[str, ...]
-) -> tuple[str, str, dict[str, str]]:
-    """Return a fingerprint, made of the digests of the parts; that without marks; and the parts."""
+def _identify(prompt: Prompt, model: str, betas: tuple[str, ...]) -> tuple[str, dict[str, str]]:
+    """Return a fingerprint, which is made of the digests of the parts, and the short digests."""
     parts = _parts(prompt, model, betas)
-    pieces, short = list[str](), dict[str, str]()
+    whole, short = "", dict[str, str]()
     for (name, _), digest in zip(parts, digests([value for _, value in parts]), strict=True):
         short[name] = short.get(name, "") + digest[:_DIGEST_DIGITS]  # two may have one name
-        pieces.append(f"{'messages' if name.startswith('messages.') else name}={digest};")
-    unmarked = [each for each in pieces if not each.startswith("cache_control=")]
-    whole, prompt_alone = (
-        f"{RECIPE}:{sha256(''.join(each).encode()).hexdigest()}" for each in (pieces, unmarked)
-    )
-    return whole, prompt_alone, short
+        whole += f"{'messages' if name.startswith('messages.') else name}={digest};"
+    return f"{RECIPE}:{sha256(whole.encode()).hexdigest()}", short
 
 
 def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> list[tuple[str, JsonValue]]:

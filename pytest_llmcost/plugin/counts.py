@@ -102,8 +102,7 @@ class Counts:
                 f"pytest_llmcost_normalize_payload returned what is not a payload: {error}; "
                 "return plain JSON, as messages.create takes it, or None to leave it as it is"
             ) from error
-        compared = {name: getattr(read, name) for name in ("fingerprint", "unmarked", "parts")}
-        return replace(sent, **compared, compared=read.prompt)
+        return replace(sent, fingerprint=read.fingerprint, parts=read.parts, compared=read.prompt)
 
     def split(self, owner: Owner, plan: Plan) -> CachedPrompt:
         """Count all that a plan needs, and return the prompt by what is cached of it."""

@@ -181,6 +181,8 @@ class ItemHooks(Hooks):
         """Note the tests that a hook of a module takes off the list, with or without a word."""
         before = [*items]
         yield
+        if before == items:  # as after nearly all hooks
+            return
         session, left = self.session, {*map(id, items)}
         gone = {nodeid_of(each) for each in before if id(each) not in left} - session.deselected
         if gone:

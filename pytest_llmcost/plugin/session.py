@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime, timezone
@@ -122,7 +123,7 @@ class Session(_Findings):
         """How many reports had failed when the running test began."""
         self.outside = Owner()
         self.outside.is_whole = True
-        self._attempts: dict[str, int] = {}
+        self._begun, self._attempts = list[pytest.Item](), Counter[str]()
         self.fixtures: list[tuple[SharedFixture, Phase, int | None]] = []
         """Fixtures wider than a function that are being set up or torn down, the innermost last;
         each with the thread whose requests are its own, None for all."""
@@ -283,7 +284,7 @@ class Session(_Findings):
         """Begin the next attempt of a test. This makes no object: most tests send nothing."""
         if self.children.may_exist:
             self.children.enter(item)
-        self._attempts[item.nodeid] = self._attempts.get(item.nodeid, 0) + 1
+        self._begun.append(item)  # counted when it is asked for: pytest makes each id anew
         self.attempt, self.outcome = None, "passed"
         self.test, self.phase = item, "setup"
         self.failed_before = item.session.testsfailed
@@ -296,7 +297,9 @@ class Session(_Findings):
         with self.lock:
             attempt = self.attempt
             if attempt is None or attempt.item is not item:
-                attempt = TestAttempt(item, self._attempts.get(item.nodeid, 1))
+                while self._begun:  # one by one: the next test may begin meanwhile
+                    self._attempts[self._begun.pop().nodeid] += 1
+                attempt = TestAttempt(item, self._attempts[item.nodeid] or 1)
                 if item is self.test:  # not so if a thread has outlived its test
                     self.attempt = attempt
             return attempt
