@@ -22,7 +22,7 @@ from pytest_llmcost.files import locked, write_atomic
 from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
 from pytest_llmcost.plugin.owners import Sender
 from pytest_llmcost.plugin.session import Session
-from pytest_llmcost.prices.usage import HELD, LONGEST, reply_limit, tools_and_longest_reply
+from pytest_llmcost.prices.usage import HELD, LONGEST, reply_limit, tools_of
 from pytest_llmcost.responses.message import Answer, model_of, read_answer, read_lifetime
 from pytest_llmcost.responses.stream import StreamedMessage
 
@@ -177,8 +177,8 @@ class LiveCap:
             raise _UnboundedError(f"{HELD}, which tool_runner(thread=False) does not ask for")
         most = payload.longest_reply
         if most is None:
-            tools = ", ".join(payload.sampling_tools)
-            why = f"{tools} may call the model again" if tools else "max_tokens does not bound it"
+            again = ", ".join(sorted(payload.samples_again))
+            why = f"{again} may call a model again" if again else "it has no max_tokens"
             raise _UnboundedError(why)
         tokens = self._recorded_tokens(request, payload)
         how = f"a recorded count of its input, {most:,} output tokens"
@@ -231,7 +231,7 @@ class LiveCap:
 
 
 def _added_by_tools(body: Mapping[str, Any]) -> int:
-    kinds = [str(tool.get("type") or "custom") for tool in tools_and_longest_reply(body)[0]]
+    kinds = [str(tool.get("type") or "custom") for tool in tools_of(body)]
     for kind in kinds:
         if kind not in _ADDED_PER_TOOL:
             raise _UnboundedError(f"how many tokens {kind} adds to the prompt is unknown")

@@ -499,7 +499,12 @@ def test_replays_and_mocks_need_no_room(online: Project, standin: StandIn) -> No
 NO_WORST_CASE = {
     "server_tool": (
         'tools=[{"type": "web_search_20250305", "name": "web_search"}]',
-        "may call the model again",
+        "web_search may call a model again",
+    ),
+    "fallbacks": ('extra_body={"fallbacks": [{"model": "claude-opus-5"}]}', "fallbacks may call"),
+    "compaction": (
+        'extra_body={"context_management": {"edits": [{"type": "compact_20260112"}]}}',
+        "compact_20260112 may call a model again",
     ),
     "unknown_version_of_a_tool": (
         'tools=[{"type": "bash_20990101", "name": "bash"}]',
