@@ -40,7 +40,6 @@ class Batches:
                 asked=(params, None),
                 replay=replay,
                 is_of_batch=True,
-                lost_attempts=None,
             )
             if replay is not None and replay.body is not None and listed is not None:
                 body = (recorded or {}).get(custom_id)
@@ -55,7 +54,8 @@ class Batches:
     def settle(self, results: CapturedRequest, result: BatchResult) -> CapturedRequest | None:
         """Return what a result costs, once: for who created the batch, else for who reads it.
 
-        A request that failed has no answer, but was made.
+        A request that failed has no answer, but was made. If an attempt to create its batch was
+        lost, there may be another batch in which it succeeded.
         """
         key = (results.endpoint.batch_id or "", result.custom_id)
         opened = self.open.pop(key, None)
@@ -66,10 +66,13 @@ class Batches:
         if opened is None and (is_bought or request.owner in readers):
             return None
         readers.append(request.owner)
-        settled = request.variant(answer=None, is_of_batch=True, lost_attempts=None)
+        lost = None if opened is None else opened.lost_attempts  # to ask for results costs nothing
+        settled = request.variant(answer=None, is_of_batch=True, lost_attempts=lost)
         if result.outcome in ("succeeded", "unreadable"):
             message = StreamedMessage(body=result.body or {})
             settled.answer = settled.read_messages([message])
+        elif lost:
+            settled.answer = settled.unknown("lost-answer")
         return settled
 
 

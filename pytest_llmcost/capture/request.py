@@ -113,7 +113,7 @@ class _Outcome:
     asked: tuple[Mapping[str, Any] | None, str | None] | None = None
     """What `read_body` returns of what was sent, once it is read, or a request of a batch."""
     is_of_batch: bool = False
-    """Whether it is one of a batch; how often that was sent is not how often it was."""
+    """Whether it is one of a batch; a refused attempt to create that is none of its own."""
     is_lost: bool = False
     """Whether it may be billed although no response came, or not all of one that is no stream."""
     is_seen: bool = True
@@ -200,7 +200,7 @@ class CapturedRequest(_Outcome):
     def attempts(self) -> int:
         """How often this call was sent by now; SDK and botocore say in a header what they know."""
         if self.is_of_batch or self.is_refused:
-            return 1
+            return 1 + (self.lost_attempts or 0)
         return self._client_attempts + self.sent_again
 
     @property

@@ -43,7 +43,7 @@ def in_column(
         priced = reprice(call, card, on=on, cache_state=column)
         return "" if priced.usd is None else priced
     if call.max_tokens is None:
-        return "unbounded-output: no max_tokens, or server tools"
+        return "unbounded-output: no max_tokens, or several sampling calls are possible"
     if sampling is None or more or sampling.kind != "message" or sampling.sums_calls:
         return "unbounded-output: several sampling calls"
     most = max(sampling.usage.output_tokens, call.max_tokens)

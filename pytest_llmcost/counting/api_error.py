@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_llmcost.counting.own_requests import pause_of
-from pytest_llmcost.counting.payload import KNOWN, as_list, tool_name
+from pytest_llmcost.counting.payload import KNOWN, as_list
 from pytest_llmcost.credentials import without_keys
 from pytest_llmcost.errors import HIDDEN, CountError
 from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.prices.model_names import mask_account
+from pytest_llmcost.prices.usage import tool_name
 
 _HTML = re.compile(
     r"(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b",

@@ -184,7 +184,11 @@ class Counter:
         caveats = [f"left-out: {part}" for part in count.left_out]
         caveats += [f"unknown-field: {key}" for key in unknown_keys(payload)]
         gone = {part.partition(".")[2] for part in count.left_out}
-        caveats += [f"first-call-only: {name}" for name in {*payload.sampling_tools} - gone]
+        caveats += [
+            f"first-call-only: {name}"
+            for name, least in payload.samples_again.items()
+            if count.input_tokens >= least and name not in gone
+        ]
         said = {name: getattr(count, name) for name in Count.__struct_fields__}
         return PayloadCount(**said, caveats=tuple(sorted(caveats)), before=before)
 

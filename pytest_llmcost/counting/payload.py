@@ -25,10 +25,9 @@ from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.model_names import Resolved, mask_account
 from pytest_llmcost.prices.usage import (
     Lifetime,
-    mappings,
-    may_run_on_server,
     previous_message,
-    tools_and_longest_reply,
+    read_sampling,
+    tool_name,
 )
 
 Tier = Literal["tools", "system", "messages"]
@@ -395,8 +394,8 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Where the prompt is cached, in its order, the automatic breakpoint included."""
     compared: Prompt | None = None
     """What a user's hook has made of the prompt, by which two payloads are compared."""
-    sampling_tools: tuple[str, ...] = ()
-    """The names of the tools that may make one request sample several times, sorted."""
+    samples_again: Mapping[str, int] = {}
+    """What may make the request sample several times; see `read_sampling`."""
     continues: str | None = None
     """The id of the message after which it goes on; see `previous_message`."""
     longest_reply: int | None = None
@@ -531,13 +530,7 @@ def read_payload(
     exact = mask_account(asked) if known is None else known.model
     prompt = read_prompt(body, exact)
     identity, parts = _identify(prompt, exact, betas)
-    tools, longest_reply = tools_and_longest_reply(body)
-    sampling_tools = {
-        tool_name(tool, index) for index, tool in enumerate(tools) if may_run_on_server(tool)
-    }
-    if "mcp_servers" in body:
-        servers = mappings(body["mcp_servers"])
-        sampling_tools |= {str(each.get("name", "mcp")) for each in servers}
+    _, again, longest_reply = read_sampling(body)
     config = body.get("output_config")
     budget = config.get("task_budget") if isinstance(config, dict) else None
     left = isinstance(budget, dict) and (budget.get("remaining") or budget.get("total"))
@@ -550,7 +543,7 @@ def read_payload(
         fingerprint=identity,
         parts=parts,
         breakpoints=prompt.breakpoints,
-        sampling_tools=tuple(sorted(sampling_tools)),
+        samples_again=again,
         continues=previous_message(body),
         longest_reply=longest_reply,
         task_budget=left if type(left) is int else None,
@@ -640,15 +633,6 @@ def _can_be_joined(message: JsonValue) -> bool:
 def tool_names(tools: JsonValue) -> list[str]:
     """Return the part's name of each tool."""
     return [f"tools.{tool_name(tool, index)}" for index, tool in enumerate(as_list(tools))]
-
-
-def tool_name(tool: JsonValue, index: int) -> str:
-    """Return what to call a tool: its name, its MCP server's, its type, or its number."""
-    if isinstance(tool, dict):
-        for key in ("name", "mcp_server_name", "type"):
-            if isinstance(tool.get(key), str):
-                return str(tool[key])
-    return str(index)
 
 
 _ORDER = ("model", "system", "tools", "messages")

@@ -22,7 +22,7 @@ from pytest_llmcost.files import locked, write_atomic
 from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
 from pytest_llmcost.plugin.owners import Sender
 from pytest_llmcost.plugin.session import Session
-from pytest_llmcost.prices.usage import HELD, LONGEST, reply_limit, tools_and_longest_reply
+from pytest_llmcost.prices.usage import HELD, LONGEST, reply_limit, tools_of
 from pytest_llmcost.responses.message import Answer, model_of, read_answer, read_lifetime
 from pytest_llmcost.responses.stream import StreamedMessage
 
@@ -30,7 +30,20 @@ _ZERO = Decimal(0)
 _MOST_PER_IMAGE = 5_000
 """Source: https://platform.claude.com/docs/en/build-with-claude/vision, 4,784 at most."""
 _MOST_ADDED = 1_000
-"""Tokens that the API adds to a prompt with tools, 313 to 804, and to each tool of its own."""
+"""Tokens that the API adds to a prompt with tools, 313 to 804, or for the form of an answer."""
+_ADDED_PER_TOOL = {
+    **dict.fromkeys((
+        "custom", "bash_20241022", "bash_20250124", "computer_20241022", "computer_20250124",
+        "computer_20251124", "text_editor_20241022", "text_editor_20250124", "text_editor_20250429",
+        "text_editor_20250728",
+    ), 1_000),
+    "memory_20250818": 2_500, "computer_toolset_20260801": 6_000, "browser_toolset_20260801": 9_000,
+}  # fmt: skip
+"""More tokens than the API adds for each tool, beside what the request says of it.
+
+The page states 244 or 325 for bash, 700 for the text editor, 735 for a computer, about 4,500 and
+6,600 for the toolsets; none for memory, which has six commands to the editor's four. Source:
+https://platform.claude.com/docs/en/about-claude/pricing, read 2026-11-27."""
 
 _THREAD = threading.local()
 """While the thread changes what is reserved, `freed` has what it is to free after that."""
@@ -164,8 +177,8 @@ class LiveCap:
             raise _UnboundedError(f"{HELD}, which tool_runner(thread=False) does not ask for")
         most = payload.longest_reply
         if most is None:
-            tools = ", ".join(payload.sampling_tools)
-            why = f"{tools} may call the model again" if tools else "max_tokens does not bound it"
+            again = ", ".join(sorted(payload.samples_again))
+            why = f"{again} may call a model again" if again else "it has no max_tokens"
             raise _UnboundedError(why)
         tokens = self._recorded_tokens(request, payload)
         how = f"a recorded count of its input, {most:,} output tokens"
@@ -174,8 +187,7 @@ class LiveCap:
             if any(kind != ("image", "base64") for kind in kinds):
                 raise _UnboundedError("the size of a file or document says nothing of its tokens")
             # A token is a byte at least, and what JSON escapes only makes it longer.
-            number = 1 + len(tools_and_longest_reply(body)[0])
-            tokens = size + _MOST_ADDED * number + _MOST_PER_IMAGE * len(kinds)
+            tokens = size + _added_by_tools(body) + _MOST_PER_IMAGE * len(kinds)
             how = f"at most {tokens:,} input tokens for {size:,} bytes, {most:,} output tokens"
         written = tokens if payload.breakpoints else 0
         lifetime = read_lifetime(body) or LONGEST
@@ -216,6 +228,14 @@ class LiveCap:
     def _most(self, answer: Answer, body: Mapping[str, Any] | None) -> Decimal | None:
         most = reply_limit(body or {})
         return price(answer, self._card, on=self._on, max_tokens=most).usd_high
+
+
+def _added_by_tools(body: Mapping[str, Any]) -> int:
+    kinds = [str(tool.get("type") or "custom") for tool in tools_of(body)]
+    for kind in kinds:
+        if kind not in _ADDED_PER_TOOL:
+            raise _UnboundedError(f"how many tokens {kind} adds to the prompt is unknown")
+    return _MOST_ADDED + sum(_ADDED_PER_TOOL[kind] for kind in kinds)
 
 
 def _sources(value: Any) -> Iterator[tuple[object, object]]:

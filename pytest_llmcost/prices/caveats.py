@@ -98,7 +98,7 @@ _READING = {
     ),
     "first-call-only": Rule(
         "higher",
-        "the count covers only the first call of a server tool's loop{detail}",
+        "the count covers only the first sampling call, and the request may make more{detail}",
         "a recorded reply has the true usage",
         _BOTH,
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from operator import add, attrgetter
 from typing import Annotated, Any, Literal, TypeGuard, get_args
 
@@ -155,7 +155,7 @@ def is_quantity(value: object, *, least: int = 0) -> TypeGuard[int]:
     return type(value) is int and least <= value <= MOST_TOKENS
 
 
-_SEVERAL_CALLS = ("mcp_servers", "fallbacks", "compaction", "container")
+_SEVERAL_CALLS = ("fallbacks", "compaction", "container")
 _CLIENT_TOOLS = ("custom", "bash_", "browser_toolset_", "computer_", "memory_", "text_editor_")
 """How the types of tools begin that the client runs.
 
@@ -206,35 +206,82 @@ def previous_message(body: Mapping[str, Any]) -> str | None:
     return str(thread.get("previous_message_id"))
 
 
-def tools_and_longest_reply(
-    request: Mapping[str, Any],
-) -> tuple[list[Mapping[str, Any]], int | None]:
-    """Return a request's tools, and the most output tokens that it can be billed.
+def tools_of(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return a request's tools.
 
     Its messages may define tools, too. Source: BetaToolChangeToolDefinitionParam in anthropic
     2.14.0, read 2026-11-26.
-
-    What bounds one sampling call bounds the reply. Nothing does, which is None, where tools that
-    run on the server make several of them, or another model some; a thread may hold such tools.
     """
     found = mappings(request.get("tools"))
     for message in mappings(request.get("messages")):
         for block in mappings(message.get("content")):
             if block.get("type") == "tool_addition":
                 found += mappings([mapping(block.get("tool")).get("definition")])
-    most, listed = reply_limit(request), request.get("tools") or []
-    is_one_call = isinstance(listed, (list, tuple)) and not any(map(may_run_on_server, found))
-    is_whole = previous_message(request) is None
-    if most is None or not is_whole or not is_one_call or any(map(request.get, _SEVERAL_CALLS)):
-        return found, None
-    # To clear old tool results and thinking takes no model, to compact does. Source:
-    # https://platform.claude.com/docs/en/build-with-claude/context-editing
-    managed = request.get("context_management") or {"edits": []}
-    edits = mapping(managed).get("edits")
-    clears = isinstance(edits, (list, tuple)) and all(
-        str(mapping(each).get("type")).startswith("clear_") for each in edits
+    return found
+
+
+def tool_name(tool: object, index: int) -> str:
+    """Return what to call a tool: its name, its MCP server's, its type, or its number."""
+    if isinstance(tool, dict):
+        for key in ("name", "mcp_server_name", "type"):
+            if isinstance(tool.get(key), str):
+                return str(tool[key])
+    return str(index)
+
+
+def read_sampling(
+    request: Mapping[str, Any],
+) -> tuple[list[Mapping[str, Any]], dict[str, int], int | None]:
+    """Return a request's tools, what may make it sample several times, and its longest reply.
+
+    What may is named, also if it is unknown; the number is that of the prompt's tokens from which
+    on it may. What bounds one sampling call bounds the reply; if there may be several, and in a
+    thread, which may hold such tools, nothing does, which is None.
+    """
+    tools = tools_of(request)
+    managed, servers = request.get("context_management"), request.get("mcp_servers")
+    edits = mapping(managed).get("edits", managed) if managed else None
+    listed = (
+        ("tools", request.get("tools")),
+        ("mcp_servers", servers),
+        ("context_management", edits),
     )
-    return found, most if clears else None
+    names = [tool_name(tool, at) for at, tool in enumerate(tools) if may_run_on_server(tool)]
+    names += filter(request.get, _SEVERAL_CALLS)
+    names += [key for key, each in listed if each and not isinstance(each, (list, tuple))]
+    again = dict.fromkeys(names, 0)
+    if isinstance(servers, (list, tuple)):
+        again |= {tool_name(server, at): 0 for at, server in enumerate(servers)}
+    if isinstance(edits, (list, tuple)):
+        again |= _compactions([mapping(edit) for edit in edits])
+    is_one = not again and previous_message(request) is None
+    return tools, again, reply_limit(request) if is_one else None
+
+
+def tools_and_longest_reply(
+    request: Mapping[str, Any],
+) -> tuple[list[Mapping[str, Any]], int | None]:
+    """Return a request's tools, and the most output tokens that it can be billed."""
+    tools, _, longest = read_sampling(request)
+    return tools, longest
+
+
+_TRIGGER = {"type": "input_tokens", "value": 150_000}
+
+
+def _compactions(edits: list[Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
+    """Yield which edits compact a prompt, and from how many tokens on; 0 if that is unknown.
+
+    To clear old tool results and thinking takes no model. What that clears, before or after, is not
+    in a count, which triggers no compaction. Source:
+    https://platform.claude.com/docs/en/build-with-claude/context-editing and .../compaction
+    """
+    for edit in edits:
+        kind, trigger = str(edit.get("type")), mapping(edit.get("trigger") or _TRIGGER)
+        tokens, known = trigger.get("value"), ("compact_20260112", "input_tokens", 1)
+        if not kind.startswith("clear_"):
+            is_known = (kind, trigger.get("type"), len(edits)) == known
+            yield kind, tokens if is_known and is_quantity(tokens) else 0
 
 
 def find_impossible(sampling_calls: Iterable[SamplingCall]) -> str | None:

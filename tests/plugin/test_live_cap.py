@@ -499,7 +499,16 @@ def test_replays_and_mocks_need_no_room(online: Project, standin: StandIn) -> No
 NO_WORST_CASE = {
     "server_tool": (
         'tools=[{"type": "web_search_20250305", "name": "web_search"}]',
-        "may call the model again",
+        "web_search may call a model again",
+    ),
+    "fallbacks": ('extra_body={"fallbacks": [{"model": "claude-opus-5"}]}', "fallbacks may call"),
+    "compaction": (
+        'extra_body={"context_management": {"edits": [{"type": "compact_20260112"}]}}',
+        "compact_20260112 may call a model again",
+    ),
+    "unknown_version_of_a_tool": (
+        'tools=[{"type": "bash_20990101", "name": "bash"}]',
+        "how many tokens bash_20990101 adds to the prompt is unknown",
     ),
     "image_by_address": (
         'messages=[{"role": "user", "content": [{"type": "image", "source": '
@@ -532,6 +541,27 @@ def test_what_has_no_worst_case_is_refused(online: Project, standin: StandIn) ->
     for line, (_, why) in zip(refused, NO_WORST_CASE.values(), strict=True):
         assert why in line
     assert standin.requests == []
+
+
+# The fewest tokens that the price page says the API adds for each, beside those for any tools.
+TOOLS = {
+    "bash_20250124": 325,
+    "text_editor_20250728": 700,
+    "computer_20251124": 735,
+    "computer_toolset_20260801": 4_500,
+    "browser_toolset_20260801": 6_600,
+}
+
+
+@pytest.mark.parametrize("kind", TOOLS)
+def test_the_bound_holds_what_the_api_adds_for_a_tool(online: Project, kind: str) -> None:
+    tools = [{"type": kind, "name": "any"}]
+    online.write(test_app=SUITE + f"\n    def test_asks():\n        ask(tools={tools!r})\n")
+    result = online.run("--llmcost-max-live=$0.001", "--tb=line")
+    result.assert_outcomes(failed=1)
+    bound = re.search(r"at most ([\d,]+) input tokens for (\d+) bytes", result.stdout.str())
+    assert bound is not None
+    assert int(bound[1].replace(",", "")) > int(bound[2]) + 804 + TOOLS[kind]
 
 
 def test_what_another_vendor_s_model_costs_is_not_capped(online: Project, standin: StandIn) -> None:

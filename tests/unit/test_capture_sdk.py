@@ -485,6 +485,33 @@ def test_a_batch_that_was_sent_twice_has_requests_that_were_sent_once() -> None:
     assert [call.attempts for call in purse.calls] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("are_read", [True, False])
+def test_a_batch_whose_first_creation_got_no_answer_may_exist_twice(are_read: bool) -> None:
+    unusable = {"custom_id": "b", "params": {**PARAMS, "max_tokens": -1}}
+    with StandIn() as api, capturing() as purse:
+        api.script(Step(cut_after_bytes=0))
+        client = quick(api)
+        created = client.messages.batches.create(requests=[REQUESTS[0], unusable])  # type: ignore[list-item]
+        if are_read:
+            assert len([*client.messages.batches.results(created.id)]) == 2
+        purse.capture.settle()
+    assert [call.attempts for call in purse.calls] == [2, 2]
+    assert [each.lost_attempts for each in purse.seen] == [1, 1]
+    assert all("lost-answer" in call.caveats for call in purse.calls)
+    read = [call.usage.output_tokens > 0 for call in purse.calls]
+    assert sorted(read) == [False, are_read]
+
+
+def test_results_of_a_batch_that_are_asked_for_twice_are_billed_once() -> None:
+    with StandIn() as api, capturing() as purse:
+        client = quick(api)
+        created = client.messages.batches.create(requests=REQUESTS[:1])  # type: ignore[arg-type]
+        api.script(Step(), Step(cut_after_bytes=0))
+        [*client.messages.batches.results(created.id)]
+        purse.capture.settle()
+    assert (purse.call.attempts, purse.call.caveats) == (1, ())
+
+
 def test_results_that_come_after_the_verdict_replace_what_was_told_for_their_owner() -> None:
     client = sdk(batch_api(result("a"), result("b", "expired")))
     with capturing() as purse:

@@ -150,4 +150,4 @@ def test_what_nothing_bounds_is_left_out_with_the_reason() -> None:
     longest, why = (in_column(each, "worst", {}, shipped_card(), on=NOV) for each in calls)
     assert isinstance(longest, Call)
     assert longest.usd == Decimal("0.03")
-    assert why == "unbounded-output: no max_tokens, or server tools"
+    assert why == "unbounded-output: no max_tokens, or several sampling calls are possible"

@@ -261,6 +261,49 @@ def test_an_accepted_server_tool_covers_the_first_call_only(kit: CountingKit) ->
     assert counted.left_out == ()
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"fallbacks": [{"model": "claude-fable-5-2"}]}, {"fallbacks"}),
+        ({"compaction": {"type": "summarize"}}, {"compaction"}),
+        ({"mcp_servers": [{"name": "files", "url": "https://a.test"}]}, {"files"}),
+        ({"container": "c1", "tools": [SEARCH]}, {"container", "web_search"}),
+    ],
+)
+def test_whatever_may_sample_several_times_is_named(
+    kit: CountingKit, change: dict[str, Any], named: set[str]
+) -> None:
+    caveats = kit.count(payload(**change)).caveats
+    assert set(caveats) == {f"first-call-only: {each}" for each in named}
+
+
+COMPACT = {"type": "compact_20260112"}
+LATE = {**COMPACT, "trigger": {"type": "input_tokens", "value": 400_000}}
+NEW = {**COMPACT, "trigger": {"type": "tool_uses", "value": 400_000}}
+
+
+@pytest.mark.parametrize(
+    ("edits", "tokens", "is_exact"),
+    [
+        ([COMPACT], 149_999, True),
+        ([COMPACT], 150_000, False),
+        ([LATE], 150_000, True),
+        ([LATE], 400_000, False),
+        ([NEW], 150_000, False),
+        ([{"type": "compact_20990101"}], 150, False),
+        # What the other one clears is not in the count.
+        ([{"type": "clear_tool_uses_20250919"}, COMPACT], 150, False),
+        ([{"type": "clear_tool_uses_20250919"}], 150_000, True),
+    ],
+)
+def test_a_prompt_that_reaches_its_trigger_is_compacted(
+    kit: CountingKit, edits: list[dict[str, Any]], tokens: int, is_exact: bool
+) -> None:
+    kit.api.script(Step(answer_json({"input_tokens": tokens})))
+    caveats = kit.count(payload(context_management={"edits": edits})).caveats
+    assert caveats == (() if is_exact else (f"first-call-only: {edits[-1]['type']}",))
+
+
 def test_create_only_keys_are_dropped_silently_and_unknown_ones_are_not(
     kit: CountingKit,
 ) -> None:

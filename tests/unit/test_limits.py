@@ -64,12 +64,12 @@ def test_max_tokens_bounds_the_reply_unless_the_server_calls_again(
 
 def test_a_tool_that_is_not_known_may_sample_again() -> None:
     tools = [{"type": "made_up_20270101", "name": "made_up"}, {"name": "find"}]
-    assert read_payload({**PLAIN, "tools": tools}).sampling_tools == ("made_up",)
+    assert read_payload({**PLAIN, "tools": tools}).samples_again.keys() == {"made_up"}
 
 
 def test_a_tool_that_a_message_defines_samples_again_as_any_other() -> None:
     search = {"type": "web_search_20260318", "name": "web_search"}
-    assert read_payload({**PLAIN, "messages": added(search)}).sampling_tools == ("web_search",)
+    assert read_payload({**PLAIN, "messages": added(search)}).samples_again.keys() == {"web_search"}
 
 
 def test_without_max_tokens_nothing_bounds_the_reply() -> None:
