@@ -122,6 +122,16 @@ class _Stated(msgspec.Struct, frozen=True, kw_only=True):
 
 prepare(_Stated)
 _TOKENS = tuple(name for name in _Stated.__struct_fields__ if name.endswith("_tokens"))
+_KNOWN = {
+    *(*_Stated.__struct_fields__, *_WRITES.values(), *_KNOWN_TOOLS),
+    "output_tokens_details",  # divides up `output_tokens`
+    "fallback_credit",  # one that was redeemed is inside the numbers
+    *("cost", "cost_details"),  # what a gateway charges
+}
+"""Fields of a usage, and of the objects in it, that no unknown price hangs on.
+
+Sources: the anthropic SDK's usage types, release 2.14.0, and
+https://openrouter.ai/docs/use-cases/usage-accounting, read 2026-11-27."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -595,21 +605,22 @@ def _caveats(raw: _Body, stated: _Stated, body: _Body, content: _Content) -> set
 
 
 def unknown_quantities(raw: _Body) -> Iterator[str]:
-    """Name the quantities that no price is known for: a new cache lifetime, tool or kind of token.
-
-    `output_tokens_details` only divides up `output_tokens`.
-    """
+    """Name the quantities that no price is known for: each unknown field that holds a number."""
     for key, value in raw.items():
-        is_quantity = key.endswith(("_tokens", "_requests"))
-        if value and is_quantity and key not in _Stated.__struct_fields__:
+        if key in ("cache_creation", "server_tool_use"):
+            inner = (value or {}).items()
+            yield from (f"{key}.{each}" for each, n in inner if each not in _KNOWN and _counts(n))
+        elif key not in _KNOWN and _counts(value):
             yield key
-    tables = {"cache_creation": _WRITES.values(), "server_tool_use": _KNOWN_TOOLS}
-    for table, known in tables.items():
-        for key, value in (raw.get(table) or {}).items():
-            if value and key not in known:
-                yield f"{table}.{key}"
     for index, entry in enumerate(raw.get("iterations") or ()):
         yield from (f"iterations[{index}].{each}" for each in unknown_quantities(entry))
+
+
+def _counts(value: Any) -> bool:
+    """Return whether a value holds a number other than 0."""
+    if isinstance(value, (Mapping, list)):
+        return any(map(_counts, value.values() if isinstance(value, Mapping) else value))
+    return isinstance(value, (int, float)) and bool(value) and value is not True
 
 
 # The content
