@@ -425,6 +425,8 @@ def _speed_of(asked: _Body, own: str | None, stated: str | None, model: str) -> 
     """
     if model == own:
         return stated
+    if model and stated and "fallbacks" not in asked:  # what was asked of the others is unknown
+        return "inherited-fast"
     attempts = [{"speed": None, **asked}, *mappings(asked.get("fallbacks"))]
     speeds = [each["speed"] for each in attempts if each.get("model") == model and "speed" in each]
     how = "asked" if speeds else "inherited"
@@ -463,13 +465,10 @@ def _without_empty(raw: Any) -> Any:
     return [_without_empty(each) for each in raw] if isinstance(raw, list) else raw
 
 
-# The sampling calls
-
-
-# Each entry of `usage.iterations` is one pass of a model. Compactions and advisors are billed
-# beside the answer. All others sampled it, model after model: those that declined, then the one
-# that served, whose passes alone add up to the top level. Source: BetaFallbackBlock and
-# BetaFallbackMessageIterationUsage in anthropic 2.14.0, read 2026-11-27.
+# The sampling calls. Each entry of `usage.iterations` is one pass of a model. Compactions and
+# advisors are billed beside the answer. All others sampled it, model after model: those that
+# declined, then the one that served, whose passes alone add up to the top level. Source:
+# BetaFallbackBlock and BetaFallbackMessageIterationUsage in anthropic 2.14.0, read 2026-11-27.
 
 
 def _merged(usage: Usage) -> Usage:
@@ -516,21 +515,19 @@ def _sums_beyond(stated: _Stated, served: Sequence[_Stated]) -> set[str]:
 def _attempts(
     declined: Sequence[_Stated], changes: Sequence[_ModelChange]
 ) -> Iterator[tuple[_Stated, _ModelChange]]:
-    """Yield each pass that was declined with the change of model that ended its attempt.
+    """Yield each pass that was declined, with the change of model that ended its attempt.
 
-    The passes of one model in a row, as of a server tool's loop, are one attempt. A change belongs
-    to the attempt that it names, or else, with an alias that the request had, to the next one.
-    An attempt that only the content names has no usage.
+    The passes of one model in a row, as of a server tool's loop, are one attempt. Its change names
+    its model, or else no model of any pass: by an alias as in the request, or not at all. An
+    attempt that only the content names has no usage.
     """
-    left, attempts = list(changes), []
+    left, models = list(changes), {each.model or None for each in declined}
     for model, passes in groupby(declined, key=lambda each: each.model or None):
-        change = next((each for each in left if each.declined == model), None)
-        if change is not None:
-            left.remove(change)
-        attempts.append(([*passes], change))
-    for run, change in attempts:
-        change = change or (left.pop(0) if left else _ModelChange(None, None, UNSEEN))
-        yield from ((each, change) for each in run)
+        own = [each for each in left if each.declined == model]
+        own = own or [each for each in left if each.declined not in models]
+        change = own[0] if own else _ModelChange(None, None, UNSEEN)
+        left = [each for each in left if each is not change]
+        yield from ((each, change) for each in passes)
     yield from ((_Stated(input_tokens=0, output_tokens=0), change) for change in left)
 
 

@@ -634,12 +634,23 @@ def test_each_attempt_of_a_fallback_has_a_speed_of_its_own(
     assert reprice(call, shipped_card(), on=ON) == call
 
 
-def test_without_the_request_a_fast_answer_leaves_open_how_fast_the_others_were() -> None:
-    message = fell_back("bio", named="claude-opus-4-8")
-    message["usage"]["speed"] = "fast"
+# As above, but Fable 5, which has no fast mode, declined, and Opus 4.8 served.
+@pytest.mark.parametrize(
+    ("said", "named", "expected", "high"),
+    [
+        ("fast", "claude-opus-4-8", "0.0214", "0.0214"),
+        ("standard", "claude-opus-4-8", "0.01274", "0.01274"),
+        ("standard", "claude-fable-5", "0.01274", "0.0214"),
+        (None, "claude-fable-5", "0.01274", "0.01274"),
+    ],
+)
+def test_without_the_request_the_speed_of_the_others_is_unknown(
+    said: str | None, named: str, expected: str, high: str
+) -> None:
+    message = fell_back("bio", named=named)
+    message["usage"]["speed"] = said
     call = priced(read_message(message))
-    assert [each.speed for each in call.sampling_calls] == [None, "inherited-fast"]
-    assert call.usd == call.usd_high == Decimal("0.0214")  # Fable 5 has no fast mode
+    assert (call.usd, call.usd_high) == (Decimal(expected), Decimal(high))
 
 
 def test_a_chain_of_fallbacks_pairs_each_attempt_with_its_own_refusal() -> None:
