@@ -263,7 +263,7 @@ def _read_message(
 
     own = texts.get("model") or named
     sampling = [each for each in passes if _KINDS.get(each.type) == "message"]
-    start = _start_of_answer(sampling, top, fell_back=bool(content.changes))
+    start = _start_of_answer(sampling, top)
     declined, served = sampling[:start], sampling[start:]
     serving, requested = _models(named, own, declined, served, content.changes)
     usages = _usages_of_passes(served, top)
@@ -345,9 +345,9 @@ def _models(
     still names the model that declined. Source:
     https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
     """
-    last = [each.model for each in served if each.type == "fallback_message"]
-    names = [*(each.serving for each in changes), *last]
-    serving = next(filter(None, [*reversed(names), own]), None)
+    ends = [each.model for each in served if each.type == "fallback_message"]
+    names = [own, *(each.serving for each in changes), *ends]
+    serving = next(filter(None, reversed(names)), None)
     if not serving:
         raise _unreadable("model", "expected the model's name, got nothing")
     if not declined and not changes:
@@ -476,17 +476,17 @@ def _merged(usage: Usage) -> Usage:
     return replace(usage, cache_write_5m_tokens=usage.written_tokens, cache_write_1h_tokens=0)
 
 
-def _start_of_answer(sampling: Sequence[_Stated], top: Usage, *, fell_back: bool) -> int:
+def _start_of_answer(sampling: Sequence[_Stated], top: Usage) -> int:
     """Return the index of the first pass of the model that served."""
     ends = [index for index, each in enumerate(sampling) if each.type == "fallback_message"]
-    if not ends and not fell_back:
+    if not ends:
         return 0
     tail = Usage(**top.only(FEES))
     for index in reversed(range(len(sampling))):
         tail += sampling[index].usage
         if _merged(tail) == _merged(top):
             return index
-    return ends[-1] if ends else 0
+    return ends[-1]
 
 
 def _usages_of_passes(served: Sequence[_Stated], top: Usage) -> list[Usage]:
@@ -521,8 +521,8 @@ def _attempts(
     its model, or else no model of any pass: by an alias as in the request, or not at all. An
     attempt that only the content names has no usage.
     """
-    left, models = list(changes), {each.model or None for each in declined}
-    for model, passes in groupby(declined, key=lambda each: each.model or None):
+    left, models = list(changes), {each.model for each in declined}
+    for model, passes in groupby(declined, key=lambda each: each.model):
         own = [each for each in left if each.declined == model]
         own = own or [each for each in left if each.declined not in models]
         change = own[0] if own else _ModelChange(None, None, UNSEEN)

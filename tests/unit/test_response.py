@@ -330,9 +330,13 @@ def test_each_pass_says_itself_how_long_its_writes_live(
 
 
 def test_passes_with_other_lifetimes_than_the_top_level_keep_their_own_bands() -> None:
-    iterations = [entry("message", 10, 1, **written(60_000, 0, 60_000))] * 2
-    call = haiku(usage(20, 2, **written(120_000, 60_000, 60_000), iterations=iterations))
-    assert call.usd == call.usd_low == call.usd_high == Decimal("0.024003")
+    for split, top, expected in (
+        ((0, 60_000), (60_000, 60_000), "0.024003"),
+        ((), (), "0.015003"),
+    ):
+        iterations = [entry("message", 10, 1, **written(60_000, *split))] * 2
+        call = haiku(usage(20, 2, **written(120_000, *top), iterations=iterations))
+        assert call.usd == call.usd_low == call.usd_high == Decimal(expected)
 
 
 @pytest.mark.parametrize(
@@ -580,6 +584,27 @@ def test_a_block_may_name_the_model_that_declined_by_an_alias() -> None:
     assert (call.usd, call.usd_high, call.caveats) == (Decimal(10), Decimal(10), ())
 
 
+def test_a_block_belongs_to_the_attempt_that_it_names() -> None:
+    iterations = [
+        entry("message", 10, 0, model="claude-opus-5"),
+        entry("message", 20, 0, model="claude-fable-5"),
+        entry("fallback_message", 30, 0, model="claude-opus-4-8"),
+    ]
+    content = [fallback("claude-fable-5", "claude-opus-4-8", "cyber"), TEXT]
+    answer = read_message(body(usage(30, 0, iterations=iterations), content=content))
+    refusals = {each.model: each.refusal for each in answer.sampling_calls[1:]}
+    assert refusals == {"claude-opus-5": "no fallback block", "claude-fable-5": "cyber"}
+
+
+def test_of_passes_that_do_not_add_up_the_last_fallback_served() -> None:
+    message = fell_back("bio", named="claude-opus-4-8")
+    message["usage"]["input_tokens"] = 500
+    assert sampling_calls(read_message(message)) == [
+        ("message", "claude-opus-4-8", 500, 264),
+        ("declined", "claude-fable-5", 408, 0),
+    ]
+
+
 def test_without_the_content_nothing_says_whether_a_declined_attempt_is_billed() -> None:
     message = fell_back("cyber", named="claude-opus-4-8") | {"content": []}
     for day in (ON, date(2026, 9, 23)):
@@ -626,7 +651,8 @@ def test_each_attempt_of_a_fallback_has_a_speed_of_its_own(
         model=named and f"claude-{named}",
         content=[fallback(first, last, "bio"), TEXT],
     )
-    request = {"model": first, "speed": asked, "fallbacks": [{"model": last, **to}]}
+    request: dict[str, Any] = {"model": first, "fallbacks": [{"model": last, **to}]}
+    request |= {"speed": asked} if asked else {}
     call = priced(read_message(message, request=request))
     assert (call.usd, call.usd_low) == (Decimal(low), Decimal(low))
     assert call.usd_high == (None if high is None else Decimal(high))
@@ -797,6 +823,8 @@ def test_writes_without_a_split_live_as_long_as_the_request_asks() -> None:
     long = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
     assert usd(body(raw), request=long) == Decimal(10)
     assert usd(body(raw)) == Decimal("6.25")
+    passes = [entry("message", 0, 0, cache_creation_input_tokens=500_000)] * 2
+    assert usd(body(raw | {"iterations": passes}), request=long) == Decimal(10)
     split = {"cache_creation": {"ephemeral_5m_input_tokens": 1_000_000}}
     assert usd(body(raw | split), request=long) == Decimal("6.25")
 
