@@ -146,7 +146,7 @@ def price_sampling(
     cache_state: CacheState = "as-billed",
 ) -> SamplingCost:
     """Price one sampling call of a request, as `price_request` does."""
-    prices = card.price_list(sampling.model, sampling.kind, terms, on)
+    prices = card.price_list(sampling.model, sampling.speed or terms.speed, terms, on)
     model = prices.bands[0].model
     if model != sampling.model:
         sampling = replace(sampling, model=model)

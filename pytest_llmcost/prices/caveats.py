@@ -198,7 +198,7 @@ _PRICING = {
     ),
     "unknown-geography": Rule("higher", "inference may have cost more in this place{detail}"),
     "unknown-speed": Rule(
-        "higher", "a higher speed, which costs more, was requested and may have been used{detail}"
+        "higher", "a higher speed, which costs more, may have been requested and used{detail}"
     ),
     "fallback-without-entry": Rule(
         "higher",

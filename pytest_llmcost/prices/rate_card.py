@@ -32,7 +32,7 @@ from pytest_llmcost.prices.price_file import (
     rates_on,
     read_card_file,
 )
-from pytest_llmcost.prices.usage import FEES, SamplingKind, Terms
+from pytest_llmcost.prices.usage import FEES, UNSEEN, Terms
 
 _SHIPPED = "anthropic.toml"
 _VERSION = re.compile(r"-(\d{1,2})-(\d{1,2})(?!\d)")
@@ -176,9 +176,9 @@ class RateCard:
         self.find: Callable[[str], Resolved | None] = cache(partial(find_model, self._spellings))
         """Returns the model that a name stands for, as `resolve` does, or None if it is unknown."""
         self._rates_on = cache(self._find_rates)
-        self.price_list: Callable[[str, SamplingKind, Terms, date], PriceList]
+        self.price_list: Callable[[str, str | None, Terms, date], PriceList]
         self.price_list = cache(self._find_price_list)
-        """Returns what requests of a model and kind cost, on some terms and a day."""
+        """Returns what requests of a model cost, at a speed, on some other terms and a day."""
         # A search through all names, and several calls of a run may misspell alike.
         self.likely: Callable[[str], str | None] = cache(partial(likely_model, self._spellings))
         """Returns the exact id that an unknown name may misspell, or None."""
@@ -325,26 +325,21 @@ class RateCard:
         rule = max(rules, key=lambda rule: rule.from_on, default=None)
         if rule is None or category in rule.billed:
             return True
-        return None if rule.free and category not in rule.free else False
+        is_open = rule.free or category == UNSEEN
+        return None if is_open and category not in rule.free else False
 
-    def _find_price_list(self, name: str, kind: SamplingKind, terms: Terms, on: date) -> PriceList:
-        stated = terms.speed or STANDARD
-        speed = stated.removeprefix("asked-")
-        # What only the request names may not have been given. An advisor's entry has no speed, and
-        # whether a fast request's advisor is fast is documented nowhere.
-        is_known = speed == stated and kind != "advisor"
-        is_own = kind in ("message", "compaction")
-        bands = self.bands(name, on=on, speed=speed if is_known and is_own else STANDARD)
-        other = None
-        if bands[0].speed != speed:
-            # What declined or advised may be another model than the one that answered, and never
-            # have had that speed.
-            with suppress(UnknownModelError):
-                other = self.bands(name, on=on, speed=speed)
-        if other and is_known:
-            bands = other
+    def _find_price_list(self, name: str, speed: str | None, terms: Terms, on: date) -> PriceList:
+        # What only the request names may not have been given. A model that inherits a speed from a
+        # request to another one may never have had it, which is no doubt.
+        how, _, asked = (speed or STANDARD).partition("-")
+        is_known = how not in ("asked", "inherited")
+        bands = self.bands(name, on=on, speed=speed if is_known else STANDARD)
         prices = _price_list_of(self._settings, bands, terms, on)
-        if bands[0].speed == speed or not (other or is_own):
+        other = None
+        if not is_known:
+            with suppress(UnknownModelError):
+                other = self.bands(name, on=on, speed=asked)
+        if is_known or (how == "inherited" and other is None):
             return prices
         # The standard rates are the price, the others the high bound.
         high = prices.multiplier_high if other else None

@@ -111,11 +111,16 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     says if the response does not."""
     speed: str | None = None
     """`standard`, `fast` or, on Bedrock, `latency-optimized`, as the response says; `asked-fast` or
-    `asked-latency-optimized` if only the request names it."""
+    `asked-latency-optimized` if only the request names it, `inherited-fast` if the request names it
+    for another model, and this one, if it can be fast, may have been."""
     inference_geo: str | None = None
     """`us`, `global`, `not_available`, or nothing; `asked-us` if only the request names it."""
     platform: Platform | None = None
     """The cloud and whether the endpoint was a regional one; nothing is Anthropic's own API."""
+
+
+UNSEEN = "no fallback block"
+"""The category of a refusal of which the content, hence also what came before it, is unknown."""
 
 
 class SamplingCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -129,6 +134,8 @@ class SamplingCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     usage: Usage
     usage_low: Usage | None = None
     """The least that it may have used, if the usage is not certain."""
+    speed: str | None = None
+    """As in `Terms`; None if it is that of the answer."""
     refusal: str | None = None
     """Refused before any output: the category, `unspecified` if the response gives none.
     Whether that is billed depends on the date."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,6 +22,7 @@ from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.usage import (
     FEES,
     MOST_TOKENS,
+    UNSEEN,
     WRITTEN,
     Lifetime,
     Platform,
@@ -119,6 +122,16 @@ class _Stated(msgspec.Struct, frozen=True, kw_only=True):
 
 prepare(_Stated)
 _TOKENS = tuple(name for name in _Stated.__struct_fields__ if name.endswith("_tokens"))
+_KNOWN = {
+    *(*_Stated.__struct_fields__, *_WRITES.values(), *_KNOWN_TOOLS),
+    "output_tokens_details",  # divides up `output_tokens`
+    "fallback_credit",  # one that was redeemed is inside the numbers
+    *("cost", "cost_details"),  # what a gateway charges
+}
+"""Fields of a usage, and of the objects in it, that no unknown price hangs on.
+
+Sources: the anthropic SDK's usage types, release 2.14.0, and
+https://openrouter.ai/docs/use-cases/usage-accounting, read 2026-11-27."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,15 +257,21 @@ def _read_message(
     is_cached = any(each.cache_read_tokens or each.cache_write_5m_tokens for each in all_stated)
     lifetime = read_lifetime(asked) if is_cached else None
     written = top.cache_write_5m_tokens
-    if written and lifetime and stated.cache_creation is None and not passes:
+    if written and lifetime and stated.cache_creation is None:
         # Bedrock's last frame has no split by lifetime, but the request asks for nothing else.
         top = replace(top, **{"cache_write_5m_tokens": 0, WRITTEN[lifetime]: written})
 
-    own = texts.get("model")
-    declined, served = _split_passes(passes)
+    own = texts.get("model") or named
+    sampling = [each for each in passes if _KINDS.get(each.type) == "message"]
+    start = _start_of_answer(sampling, top)
+    declined, served = sampling[:start], sampling[start:]
     serving, requested = _models(named, own, declined, served, content.changes)
-    usages = _passes_that_explain(top, served)
+    usages = _usages_of_passes(served, top)
     disputed = message.disputed | (set() if usages else _sums_beyond(stated, served))
+    # Foundry's deployments in fast mode have names of their own: the model's, then `-fast`.
+    stated_speed = _speed(stated, asked, asked_texts, is_fast=named == f"{own}-fast")
+    speed_of = partial(_speed_of, asked, own, stated_speed)
+    speed = speed_of(serving)
     is_loop = content.loops or any((raw.get("server_tool_use") or {}).values())
     # An end that was not seen may be a refusal before any output, which may be free. After a change
     # of model the start's tokens are those of the other one. A model that spoke is billed anyway.
@@ -271,7 +290,10 @@ def _read_message(
         for usage in usages or [top]
     ]
     answering = sampling_calls[0]
-    sampling_calls += _beside(passes, declined, content.changes, requested)
+    for each in _beside(passes, declined, content.changes, requested):
+        other = speed_of("" if each.kind == "advisor" else each.model) or "standard"
+        is_same = other == (speed or "standard")
+        sampling_calls.append(each if is_same else replace(each, speed=other))
     # A pass that used nothing is none. The answer itself stays, for it has had a prompt, unless it
     # was a compaction alone, on demand.
     kept = [
@@ -300,8 +322,7 @@ def _read_message(
         sampling_calls=tuple(kept),
         terms=Terms(
             service_tier="batch" if batch else _tier(stated, asked, asked_texts),
-            # Foundry's deployments in fast mode have names of their own: the model's, then `-fast`.
-            speed=_speed(stated, asked, asked_texts, is_fast=named == f"{own}-fast"),
+            speed=speed,
             # If only the request says where it ran, the premium may or may not be paid.
             inference_geo=stated.inference_geo or (f"asked-{geography}" if geography else None),
             platform=platform,
@@ -324,10 +345,9 @@ def _models(
     still names the model that declined. Source:
     https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
     """
-    passes = [*declined, *served]
-    fallbacks = [each.model for each in passes if each.type == "fallback_message" and each.model]
-    fallbacks = fallbacks or [each.serving for each in changes if each.serving]
-    serving = fallbacks[-1] if fallbacks else own or named
+    ends = [each.model for each in served if each.type == "fallback_message"]
+    names = [own, *(each.serving for each in changes), *ends]
+    serving = next(filter(None, reversed(names)), None)
     if not serving:
         raise _unreadable("model", "expected the model's name, got nothing")
     if not declined and not changes:
@@ -335,27 +355,6 @@ def _models(
     # Without the request, its model is the first one that declined.
     first = [*(each.declined for each in changes[:1]), *(each.model for each in declined[:1])]
     return serving, next(filter(None, [named, *first, own]), serving)
-
-
-def _passes_that_explain(top: Usage, served: Sequence[_Stated]) -> list[Usage]:
-    """Return the usage of each pass if all of them explain the top level, else nothing.
-
-    Then they are the answer's calls, for each has a length band of its own. After a compaction on
-    demand the top level is all zero, so the passes are the bill. Source:
-    https://platform.claude.com/docs/en/build-with-claude/compaction
-    """
-    if not served:
-        return []
-    usages, fees = [each.usage for each in served], Usage(**top.only(FEES))
-    if sum(usages, fees) != top and top != fees:
-        return []
-    return [usages[0] + fees, *usages[1:]]
-
-
-def _sums_beyond(stated: _Stated, served: Sequence[_Stated]) -> set[str]:
-    """Return the counts of which the passes add up to more than the top level states."""
-    sums = {key: sum(getattr(each, key) or 0 for each in served) for key in _TOKENS}
-    return {key for key, each in sums.items() if each > (getattr(stated, key) or 0)}
 
 
 def _refusal(body: _Body, content: _Content) -> str | None:
@@ -416,6 +415,26 @@ def _speed(stated: _Stated, asked: _Body, texts: Mapping[str, str], *, is_fast: 
     return None if speed in (None, "standard") else f"asked-{speed}"
 
 
+def _speed_of(asked: _Body, own: str | None, stated: str | None, model: str) -> str | None:
+    """Return the speed of a pass by its model; an advisor's is empty.
+
+    The response states that of the model that it names: the one that served, but in a stream the
+    one that declined first. For a fallback the request may ask for another speed; if it does not, a
+    fast request is fast there if that model can be. Of an advisor that is documented nowhere.
+    Source: BetaFallbackParam in anthropic 2.14.0, read 2026-11-27.
+    """
+    if model == own:
+        return stated
+    if model and stated and "fallbacks" not in asked:  # what was asked of the others is unknown
+        return "inherited-fast"
+    attempts = [{"speed": None, **asked}, *mappings(asked.get("fallbacks"))]
+    speeds = [each["speed"] for each in attempts if each.get("model") == model and "speed" in each]
+    how = "asked" if speeds else "inherited"
+    speeds = speeds or [(stated or "").removeprefix("asked-"), *(a.get("speed") for a in attempts)]
+    faster = (each for each in map(text_of, speeds) if each not in (None, "standard"))
+    return next((f"{how}-{each}" for each in faster), None)
+
+
 def _unreadable(path: str, what: str) -> UsageDataError:
     return UsageDataError(f"{path}: {what}", path=path)
 
@@ -446,22 +465,70 @@ def _without_empty(raw: Any) -> Any:
     return [_without_empty(each) for each in raw] if isinstance(raw, list) else raw
 
 
-# The sampling calls
+# The sampling calls. Each entry of `usage.iterations` is one pass of a model. Compactions and
+# advisors are billed beside the answer. All others sampled it, model after model: those that
+# declined, then the one that served, whose passes alone add up to the top level. Source:
+# BetaFallbackBlock and BetaFallbackMessageIterationUsage in anthropic 2.14.0, read 2026-11-27.
 
 
-def _split_passes(passes: Sequence[_Stated]) -> tuple[list[_Stated], list[_Stated]]:
-    """Return the sampling passes that were declined and those that served.
+def _merged(usage: Usage) -> Usage:
+    """Take all cache writes for 5-minute ones, to compare what is stated of them as a whole."""
+    return replace(usage, cache_write_5m_tokens=usage.written_tokens, cache_write_1h_tokens=0)
 
-    Without a fallback all of them served; with one, those from the last fallback's model on.
+
+def _start_of_answer(sampling: Sequence[_Stated], top: Usage) -> int:
+    """Return the index of the first pass of the model that served."""
+    ends = [index for index, each in enumerate(sampling) if each.type == "fallback_message"]
+    if not ends:
+        return 0
+    tail = Usage(**top.only(FEES))
+    for index in reversed(range(len(sampling))):
+        tail += sampling[index].usage
+        if _merged(tail) == _merged(top):
+            return index
+    return ends[-1]
+
+
+def _usages_of_passes(served: Sequence[_Stated], top: Usage) -> list[Usage]:
+    """Return the usage of each pass if all of them explain the top level, else nothing.
+
+    Then they are the answer's calls, for each has a length band and a split by lifetime of its own;
+    the top level's split is that of a stream's start, so of the first pass alone. After a
+    compaction on demand the top level is all zero, so the passes are the bill. Source:
+    https://platform.claude.com/docs/en/build-with-claude/compaction
     """
-    sampling = [each for each in passes if _KINDS.get(each.type) == "message"]
-    fallbacks = [index for index, each in enumerate(sampling) if each.type == "fallback_message"]
-    if not fallbacks:
-        return [], sampling
-    start = fallbacks[-1]
-    while start - 1 in fallbacks and sampling[start - 1].model == sampling[start].model:
-        start -= 1
-    return sampling[:start], sampling[start:]
+    if not served:
+        return []
+    usages, fees = [each.usage for each in served], Usage(**top.only(FEES))
+    total = sum(usages, fees)
+    are_split = all(each.cache_creation or not each.cache_creation_input_tokens for each in served)
+    explains = top in (total, fees) or (are_split and _merged(total) == _merged(top))
+    return [usages[0] + fees, *usages[1:]] if explains else []
+
+
+def _sums_beyond(stated: _Stated, served: Sequence[_Stated]) -> set[str]:
+    """Return the counts of which the passes add up to more than the top level states."""
+    sums = {key: sum(getattr(each, key) or 0 for each in served) for key in _TOKENS}
+    return {key for key, each in sums.items() if each > (getattr(stated, key) or 0)}
+
+
+def _attempts(
+    declined: Sequence[_Stated], changes: Sequence[_ModelChange]
+) -> Iterator[tuple[_Stated, _ModelChange]]:
+    """Yield each pass that was declined, with the change of model that ended its attempt.
+
+    The passes of one model in a row, as of a server tool's loop, are one attempt. Its change names
+    its model, or else no model of any pass: by an alias as in the request, or not at all. An
+    attempt that only the content names has no usage.
+    """
+    left, models = list(changes), {each.model for each in declined}
+    for model, passes in groupby(declined, key=lambda each: each.model):
+        own = [each for each in left if each.declined == model]
+        own = own or [each for each in left if each.declined not in models]
+        change = own[0] if own else _ModelChange(None, None, UNSEEN)
+        left = [each for each in left if each is not change]
+        yield from ((each, change) for each in passes)
+    yield from ((_Stated(input_tokens=0, output_tokens=0), change) for change in left)
 
 
 def _beside(
@@ -472,9 +539,8 @@ def _beside(
 ) -> Iterator[SamplingCall]:
     """Yield what is paid for beside the answer: compactions, advisors and declined attempts.
 
-    An attempt that only the content names has no usage. Any other is paired with the change of
-    model that names it. If the model had said something by then, the attempt is billed like any
-    other; otherwise its category decides.
+    If a model had said something before it declined, its attempt is billed like any other;
+    otherwise its category decides.
     """
     for index, each in enumerate(passes):
         kind = _KINDS.get(each.type)
@@ -484,14 +550,7 @@ def _beside(
             where = f"usage.iterations[{index}].model"
             raise _unreadable(where, "expected the advisor's model, got nothing")
         yield SamplingCall(kind=kind, model=each.model or requested, usage=each.usage)
-    left, attempts = list(changes), []
-    for each in declined:
-        naming = (change for change in left if each.model in (None, "", change.declined))
-        change = next(naming, _ModelChange(None, None, _UNSPECIFIED))
-        left = [other for other in left if other is not change]
-        attempts.append((each, change))
-    attempts += [(_Stated(input_tokens=0, output_tokens=0), change) for change in left]
-    for each, change in attempts:
+    for each, change in _attempts(declined, changes):
         model = each.model or change.declined or requested
         yield SamplingCall(kind="declined", model=model, usage=each.usage, refusal=change.refusal)
 
@@ -543,21 +602,22 @@ def _caveats(raw: _Body, stated: _Stated, body: _Body, content: _Content) -> set
 
 
 def unknown_quantities(raw: _Body) -> Iterator[str]:
-    """Name the quantities that no price is known for: a new cache lifetime, tool or kind of token.
-
-    `output_tokens_details` only divides up `output_tokens`.
-    """
+    """Name the quantities that no price is known for: each unknown field that holds a number."""
     for key, value in raw.items():
-        is_quantity = key.endswith(("_tokens", "_requests"))
-        if value and is_quantity and key not in _Stated.__struct_fields__:
+        if key in ("cache_creation", "server_tool_use"):
+            inner = (value or {}).items()
+            yield from (f"{key}.{each}" for each, n in inner if each not in _KNOWN and _counts(n))
+        elif key not in _KNOWN and _counts(value):
             yield key
-    tables = {"cache_creation": _WRITES.values(), "server_tool_use": _KNOWN_TOOLS}
-    for table, known in tables.items():
-        for key, value in (raw.get(table) or {}).items():
-            if value and key not in known:
-                yield f"{table}.{key}"
     for index, entry in enumerate(raw.get("iterations") or ()):
         yield from (f"iterations[{index}].{each}" for each in unknown_quantities(entry))
+
+
+def _counts(value: Any) -> bool:
+    """Return whether a value holds a number other than 0."""
+    if isinstance(value, (Mapping, list)):
+        return any(map(_counts, value.values() if isinstance(value, Mapping) else value))
+    return isinstance(value, (int, float)) and bool(value) and value is not True
 
 
 # The content

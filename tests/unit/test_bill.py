@@ -353,41 +353,35 @@ def test_a_usage_that_is_not_certain_costs_between_what_it_may_be() -> None:
     assert bounds(price(usage=usage, sampling=one)) == ("0.002", "0.004", "0.006")
 
 
-def test_the_advisor_of_a_fast_request_counts_as_standard_and_may_be_fast() -> None:
-    cost = price("claude-opus-5", sampling={"kind": "advisor"}, speed="fast")
+def test_a_model_that_inherits_a_speed_counts_as_standard_and_may_be_fast() -> None:
+    cost = price("claude-opus-5", sampling={"speed": "inherited-fast"}, speed="fast")
     assert bounds(cost) == ("30", "30", "60")
     assert cost.caveats == ("unknown-speed: claude-opus-5",)
 
 
-def test_an_advisor_that_has_no_fast_mode_is_exact() -> None:
-    cost = price("claude-sonnet-5", sampling={"kind": "advisor"}, speed="fast")
-    assert (*bounds(cost), cost.caveats) == ("12", "12", "12", ())
+@pytest.mark.parametrize(
+    ("model", "on", "usd"),
+    [("claude-sonnet-5", date(2026, 11, 22), "12"), ("claude-opus-4-7", date(2026, 5, 11), "30")],
+)
+def test_a_model_that_inherits_a_speed_that_it_never_had_is_exact(
+    model: str, on: date, usd: str
+) -> None:
+    cost = price(model, on=on, sampling={"speed": "inherited-fast"}, speed="fast")
+    assert (*bounds(cost), cost.caveats) == (usd, usd, usd, ())
 
 
 @pytest.mark.parametrize(
-    ("kind", "model", "usd"),
-    [
-        ("compaction", "claude-opus-5", "60"),
-        ("declined", "claude-opus-5", "60"),
-        ("declined", "claude-sonnet-5", "12"),
-    ],
+    ("own", "usd"), [(None, "60"), ("fast", "60"), ("standard", "30"), ("asked-fast", "30")]
 )
-def test_what_ran_beside_a_fast_answer_was_fast_where_its_model_can_be(
-    kind: str, model: str, usd: str
-) -> None:
-    assert price(model, sampling={"kind": kind}, speed="fast").usd == Decimal(usd)
+def test_a_pass_has_the_speed_of_the_answer_or_its_own(own: str | None, usd: str) -> None:
+    cost = price("claude-opus-5", sampling={"kind": "declined", "speed": own}, speed="fast")
+    assert cost.usd == Decimal(usd)
 
 
 # On demand it is all that was billed, and it takes the request's own speed.
 def test_a_fast_compaction_of_a_model_without_a_fast_mode_has_no_price() -> None:
     with pytest.raises(UnknownModelError, match="the rate card has no rates at that speed"):
         price("claude-sonnet-5", sampling={"kind": "compaction"}, speed="fast")
-
-
-@pytest.mark.parametrize("kind", ["declined", "advisor"])
-def test_what_ran_beside_a_fast_answer_before_its_model_could_be_fast_was_not(kind: str) -> None:
-    cost = price("claude-opus-4-7", on=date(2026, 5, 11), sampling={"kind": kind}, speed="fast")
-    assert (*bounds(cost), cost.caveats) == ("30", "30", "30", ())
 
 
 def test_a_declined_attempt_that_no_entry_tells_of_is_open_where_it_is_billed() -> None:

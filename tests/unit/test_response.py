@@ -295,19 +295,48 @@ def test_each_sampling_pass_has_a_band_of_its_own() -> None:
     assert call.billed_usage == call.usage
 
 
-def test_caches_of_the_passes_add_up_by_lifetime() -> None:
-    def written(total: int, short: int, long: int) -> dict[str, Any]:
-        parts = {"ephemeral_5m_input_tokens": short, "ephemeral_1h_input_tokens": long}
-        return {"cache_creation_input_tokens": total, "cache_creation": parts}
+def written(total: int, *split: int) -> dict[str, Any]:
+    """Cache writes of 5 minutes and of an hour; without a split nothing says how long."""
+    stated: dict[str, Any] = {"cache_creation_input_tokens": total}
+    if split:
+        names = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
+        stated["cache_creation"] = dict(zip(names, split, strict=True))
+    return stated
 
-    iterations = [
-        entry("message", 10, 1, **written(50_000, 0, 50_000)),
-        entry("message", 20, 2, **written(60_000, 60_000, 0), cache_read_input_tokens=50_000),
-    ]
-    top = usage(30, 3, **written(110_000, 60_000, 50_000), cache_read_input_tokens=50_000)
-    assert len(haiku(top | {"iterations": iterations}).sampling_calls) == 2
-    other = haiku(top | written(110_000, 110_000, 0) | {"iterations": iterations})
-    assert len(other.sampling_calls) == 1
+
+# A million tokens that Opus 5 writes are $6.25, for an hour $10. A stream's end states no split.
+@pytest.mark.parametrize(
+    ("top", "passes", "expected"),
+    [
+        ((0, 1_000_000), [(0, 500_000), (0, 500_000)], "10"),
+        ((), [(0, 500_000), (0, 500_000)], "10"),
+        ((0, 500_000), [(0, 500_000), (0, 500_000)], "10"),
+        ((0, 500_000), [(0, 500_000), (500_000, 0)], "8.125"),
+        ((0, 0), [(0, 1_000_000)], "10"),
+        ((0, 1_000_000), [(1_000_000, 0)], "6.25"),
+        ((0, 1_000_000), [(), ()], "10"),
+        ((), [(), ()], "6.25"),
+    ],
+)
+def test_each_pass_says_itself_how_long_its_writes_live(
+    top: tuple[int, ...], passes: list[tuple[int, ...]], expected: str
+) -> None:
+    each = 1_000_000 // len(passes)
+    iterations = [entry("message", 0, 0, **written(each, *split)) for split in passes]
+    raw = usage(0, 0, **written(1_000_000, *top), iterations=iterations)
+    call = priced(read_message(body(raw)))
+    assert call.usd == call.usd_low == call.usd_high == Decimal(expected)
+    assert call.caveats == ()
+
+
+def test_passes_with_other_lifetimes_than_the_top_level_keep_their_own_bands() -> None:
+    for split, top, expected in (
+        ((0, 60_000), (60_000, 60_000), "0.024003"),
+        ((), (), "0.015003"),
+    ):
+        iterations = [entry("message", 10, 1, **written(60_000, *split))] * 2
+        call = haiku(usage(20, 2, **written(120_000, *top), iterations=iterations))
+        assert call.usd == call.usd_low == call.usd_high == Decimal(expected)
 
 
 @pytest.mark.parametrize(
@@ -505,6 +534,151 @@ def test_a_declined_attempt_without_an_entry_is_open_only_where_it_is_billed(
     assert (call.usd, call.usd_high, call.caveats) == (Decimal("0.00866"), high, caveats)
 
 
+# Each pass of Fable 5 has a million tokens, at $10; the answer's by Opus 4.8 costs $5.
+@pytest.mark.parametrize("named", ["claude-fable-5", None])
+@pytest.mark.parametrize("passes", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("before", "category", "is_billed"),
+    [([TEXT], "cyber", True), ([], "bio", True), ([], "cyber", False)],
+)
+def test_an_attempt_that_was_declined_may_have_sampled_several_times(
+    before: list[dict[str, Any]], category: str, is_billed: bool, passes: int, named: str | None
+) -> None:
+    iterations = [
+        *[entry("message", 1_000_000, 0, model=named)] * passes,
+        entry("fallback_message", 1_000_000, 0, model="claude-opus-4-8"),
+    ]
+    content = [*before, fallback("claude-fable-5", "claude-opus-4-8", category), TEXT]
+    message = body(usage(1_000_000, 0, iterations=iterations), content=content)
+    call = priced(read_message(message))
+    assert call.usd == call.usd_low == call.usd_high == 5 + 10 * passes * is_billed
+    assert call.caveats == ()
+
+
+@pytest.mark.parametrize("named", ["claude-haiku-5-5", None])
+def test_the_passes_of_the_model_that_served_add_up_to_the_top_level(named: str | None) -> None:
+    iterations = [
+        entry("message", 1_000, 3, model="claude-fable-5" if named else None),
+        entry("message", 60_000, 50, model=named),
+        entry("fallback_message", 80_000, 50, model="claude-haiku-5-5"),
+    ]
+    content = [fallback("claude-fable-5", "claude-haiku-5-5", "cyber"), TEXT]
+    call = haiku(usage(140_000, 100, iterations=iterations), content=content)
+    assert call.usd == call.usd_low == call.usd_high == Decimal("0.01405")
+    assert [each.kind for each in call.sampling_calls] == ["message", "message", "declined"]
+
+
+def test_a_block_may_name_the_model_that_declined_by_an_alias() -> None:
+    iterations = [
+        entry("message", 1_000_000, 0, model="claude-opus-4-5-20251101"),
+        entry("message", 1_000_000, 0, model="claude-fable-5"),
+        entry("fallback_message", 1_000_000, 0, model="claude-opus-4-8"),
+    ]
+    content = [
+        fallback("claude-opus-4-5", "claude-fable-5", "bio"),
+        fallback("claude-fable-5", "claude-opus-4-8", "cyber"),
+        TEXT,
+    ]
+    message = body(usage(1_000_000, 0, iterations=iterations), content=content)
+    call = priced(read_message(message, model="claude-opus-4-5"))
+    assert (call.usd, call.usd_high, call.caveats) == (Decimal(10), Decimal(10), ())
+
+
+def test_a_block_belongs_to_the_attempt_that_it_names() -> None:
+    iterations = [
+        entry("message", 10, 0, model="claude-opus-5"),
+        entry("message", 20, 0, model="claude-fable-5"),
+        entry("fallback_message", 30, 0, model="claude-opus-4-8"),
+    ]
+    content = [fallback("claude-fable-5", "claude-opus-4-8", "cyber"), TEXT]
+    answer = read_message(body(usage(30, 0, iterations=iterations), content=content))
+    refusals = {each.model: each.refusal for each in answer.sampling_calls[1:]}
+    assert refusals == {"claude-opus-5": "no fallback block", "claude-fable-5": "cyber"}
+
+
+def test_of_passes_that_do_not_add_up_the_last_fallback_served() -> None:
+    message = fell_back("bio", named="claude-opus-4-8")
+    message["usage"]["input_tokens"] = 500
+    assert sampling_calls(read_message(message)) == [
+        ("message", "claude-opus-4-8", 500, 264),
+        ("declined", "claude-fable-5", 408, 0),
+    ]
+
+
+def test_without_the_content_nothing_says_whether_a_declined_attempt_is_billed() -> None:
+    message = fell_back("cyber", named="claude-opus-4-8") | {"content": []}
+    for day in (ON, date(2026, 9, 23)):
+        call = priced(read_message(message), day)
+        assert (call.usd, call.usd_low) == (Decimal("0.00866"), Decimal("0.00866"))
+        assert call.usd_high == Decimal("0.01274")
+        assert call.caveats == ("unknown-refusal: no fallback block",)
+
+
+# A million tokens of Fable 5.2, which declined, are $8, and of Opus 5, which served, $5, in fast
+# mode twice as much; Sonnet 5.5 at $2 has no fast mode. `named` is what the message names.
+@pytest.mark.parametrize(
+    ("asked", "to", "serving", "said", "named", "low", "high"),
+    [
+        ("fast", {}, "opus-5", None, None, "13", "26"),
+        ("fast", {"speed": "standard"}, "opus-5", "standard", "opus-5", "13", "21"),
+        ("fast", {"speed": None}, "opus-5", "fast", "fable-5-2", "21", "21"),
+        ("fast", {}, "opus-5", "fast", "fable-5-2", "21", "26"),
+        ("fast", {}, "opus-5", "fast", "opus-5", "18", "26"),
+        ("fast", {}, "sonnet-5-5", "fast", "fable-5-2", "18", "18"),
+        ("fast", {}, "sonnet-5-5", "standard", "sonnet-5-5", "10", "18"),
+        (None, {"speed": "fast"}, "opus-5", "fast", "opus-5", "18", "18"),
+        (None, {"speed": "fast"}, "opus-5", "standard", "fable-5-2", "13", "18"),
+        (None, {"speed": "fast"}, "sonnet-5-5", "standard", "fable-5-2", "10", None),
+        (None, {}, "opus-5", "standard", "fable-5-2", "13", "13"),
+    ],
+)
+def test_each_attempt_of_a_fallback_has_a_speed_of_its_own(
+    asked: str | None,
+    to: dict[str, Any],
+    serving: str,
+    said: str | None,
+    named: str | None,
+    low: str,
+    high: str | None,
+) -> None:
+    first, last = "claude-fable-5-2", f"claude-{serving}"
+    iterations = [
+        entry("message", 1_000_000, 0, model=first),
+        entry("fallback_message", 1_000_000, 0, model=last),
+    ]
+    message = body(
+        usage(1_000_000, 0, iterations=iterations, speed=said),
+        model=named and f"claude-{named}",
+        content=[fallback(first, last, "bio"), TEXT],
+    )
+    request: dict[str, Any] = {"model": first, "fallbacks": [{"model": last, **to}]}
+    request |= {"speed": asked} if asked else {}
+    call = priced(read_message(message, request=request))
+    assert (call.usd, call.usd_low) == (Decimal(low), Decimal(low))
+    assert call.usd_high == (None if high is None else Decimal(high))
+    assert {each.name for each in call.caveats} == (set() if low == high else {"unknown-speed"})
+    assert reprice(call, shipped_card(), on=ON) == call
+
+
+# As above, but Fable 5, which has no fast mode, declined, and Opus 4.8 served.
+@pytest.mark.parametrize(
+    ("said", "named", "expected", "high"),
+    [
+        ("fast", "claude-opus-4-8", "0.0214", "0.0214"),
+        ("standard", "claude-opus-4-8", "0.01274", "0.01274"),
+        ("standard", "claude-fable-5", "0.01274", "0.0214"),
+        (None, "claude-fable-5", "0.01274", "0.01274"),
+    ],
+)
+def test_without_the_request_the_speed_of_the_others_is_unknown(
+    said: str | None, named: str, expected: str, high: str
+) -> None:
+    message = fell_back("bio", named=named)
+    message["usage"]["speed"] = said
+    call = priced(read_message(message))
+    assert (call.usd, call.usd_high) == (Decimal(expected), Decimal(high))
+
+
 def test_a_chain_of_fallbacks_pairs_each_attempt_with_its_own_refusal() -> None:
     iterations = [
         entry("message", 100, 0),
@@ -649,6 +823,8 @@ def test_writes_without_a_split_live_as_long_as_the_request_asks() -> None:
     long = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
     assert usd(body(raw), request=long) == Decimal(10)
     assert usd(body(raw)) == Decimal("6.25")
+    passes = [entry("message", 0, 0, cache_creation_input_tokens=500_000)] * 2
+    assert usd(body(raw | {"iterations": passes}), request=long) == Decimal(10)
     split = {"cache_creation": {"ephemeral_5m_input_tokens": 1_000_000}}
     assert usd(body(raw | split), request=long) == Decimal("6.25")
 
@@ -822,6 +998,19 @@ def test_a_deployment_that_is_named_as_fast_may_have_been_fast() -> None:
     said = body(usage(1_000_000, 0, speed="fast"))
     call = priced(read_message(said, request=request))
     assert (call.usd, call.usd_high, call.caveats) == (Decimal(10), Decimal(10), ())
+
+
+def test_the_advisor_of_a_fast_answer_may_be_fast() -> None:
+    advice = entry("advisor_message", 1_000_000, 0, model="claude-opus-5")
+    for said, request, speed in (
+        ("fast", None, "inherited-fast"),
+        (None, {"speed": "fast"}, "inherited-fast"),
+        ("standard", {"speed": "fast"}, "inherited-fast"),
+        ("standard", None, None),
+    ):
+        raw = usage(1, 0, speed=said, iterations=[entry("message", 1, 0), advice])
+        call = read_message(body(raw, content=ADVISED), request=request)
+        assert call.sampling_calls[1].speed == speed
 
 
 def test_new_quantities_in_the_usage_are_named() -> None:

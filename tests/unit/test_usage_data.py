@@ -152,6 +152,12 @@ def test_a_long_value_is_cut_in_an_error() -> None:
         (raw(audio_input_tokens=9, oracle_requests=1), ["audio_input_tokens", "oracle_requests"]),
         (raw(cache_read_input_tokens=9, cache_creation_input_tokens=9), []),
         (raw(output_tokens_details={"thinking_tokens": 4}), []),
+        (raw(fallback_credit={"status": {"type": "redeemed"}, "shift": 4}), []),
+        (raw(cost=0.95, cost_details={"upstream_inference_cost": 19}, is_byok=True), []),
+        (raw(container_seconds=3_600), ["container_seconds"]),
+        (raw(code_execution={"hours": 0.5}), ["code_execution"]),
+        (raw(containers=[{"id": "x", "hours": 0}, {"hours": [2]}]), ["containers"]),
+        (raw(code_execution={"hours": 0, "region": "us", "none": None}, foo=[], bar="5"), []),
         (raw(iterations=[raw(type="message", model="m")]), []),
         (
             raw(iterations=[raw(), raw(type="message", audio_input_tokens=9)]),
