@@ -257,7 +257,7 @@ def test_what_a_pull_request_adds_to_the_default_branch_is_a_check_and_one_comme
 ) -> None:
     job.run(PUSH)
     assert job.status == 0, job.log
-    assert list(job.cache) == ["llmcost-baseline-" + "b" * 40]
+    assert list(job.cache) == ["llmcost-baseline@" + "b" * 40]
     assert github.checks == []
 
     write(job, 3000)
@@ -282,6 +282,18 @@ def test_what_a_pull_request_adds_to_the_default_branch_is_a_check_and_one_comme
     job.run(PULL_REQUEST)
     (comment,) = github.comments
     assert "Merging does not change the cost of the suite" in comment["body"]
+
+
+def test_a_suite_is_never_compared_with_one_whose_key_begins_like_its_own(job: Job) -> None:
+    job.run(PUSH)
+    write(job, 900_000)
+    job.run(PUSH, baseline_key="llmcost-baseline-agents")
+    write(job, 3000)
+    job.run(PULL_REQUEST, max_increase="10%")
+    assert (job.status, job.outputs["change-usd"]) == (1, "0.01"), job.log
+    job.run(PULL_REQUEST, baseline_key="llmcost-baseline@agents")
+    assert job.status == 2
+    assert "::error title=LLM cost::The baseline-key llmcost-baseline@agents has an @" in job.log
 
 
 def test_a_limit_on_the_increase_fails_the_job_after_everything_is_shown(

@@ -142,6 +142,13 @@ def test_every_run_of_pytest_has_a_key_to_replay_with(block: str) -> None:
     assert not runs or "ANTHROPIC_API_KEY: not-used" in block
 
 
+@pytest.mark.parametrize("block", [block for block in GITHUB if "restore-keys" in block])
+def test_no_workflow_takes_another_suites_baseline_by_the_beginning_of_its_key(block: str) -> None:
+    keys = re.findall(r"^ +(?:restore-)?keys?: (.*)$", block, re.MULTILINE)
+    assert {key.partition("@")[0] for key in keys} == {"llmcost-baseline"}
+    assert {key.partition("@")[2] for key in keys} == {"", "${{ github.sha }}"}
+
+
 REPLAYED = """
     import anthropic
     import pytest
