@@ -201,6 +201,8 @@ def evaluate(expression: str, known: Mapping[str, str]) -> str:
         return text.strip("'") if text.startswith("'") else known.get(text, "")
 
     def holds(text: str) -> bool:
+        if among := re.fullmatch(r"contains\(fromJSON\('(.*)'\), (.*)\)", text):
+            return value(among[2]) in json.loads(among[1])
         one, operator, two = text.split(" ")
         return (value(one) == value(two)) == (operator == "==")
 
@@ -294,6 +296,24 @@ def test_a_suite_is_never_compared_with_one_whose_key_begins_like_its_own(job: J
     job.run(PULL_REQUEST, baseline_key="llmcost-baseline@agents")
     assert job.status == 2
     assert "::error title=LLM cost::The baseline-key llmcost-baseline@agents has an @" in job.log
+
+
+@pytest.mark.parametrize("name", ["pull_request_target", "merge_group", "workflow_run"])
+def test_no_event_that_runs_a_change_is_taken_for_the_default_branch(job: Job, name: str) -> None:
+    job.run(PUSH)
+    before = {**job.cache}
+    write(job, 3000)
+    job.run({**PUSH, "github.event_name": name, "github.sha": "d" * 40}, max_increase="10%")
+    assert (job.status, job.outputs["change-usd"]) == (1, "0.01"), job.log
+    assert job.cache == before
+
+
+@pytest.mark.parametrize("name", ["schedule", "workflow_dispatch"])
+def test_a_run_of_the_default_branch_by_hand_or_by_the_clock_is_its_baseline(
+    job: Job, name: str
+) -> None:
+    job.run({**PUSH, "github.event_name": name})
+    assert (job.status, list(job.cache)) == (0, ["llmcost-baseline@" + "b" * 40])
 
 
 def test_a_limit_on_the_increase_fails_the_job_after_everything_is_shown(
