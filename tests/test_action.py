@@ -395,9 +395,10 @@ def test_a_command_that_finds_no_test_says_nothing_of_what_merging_costs(
     job: Job, github: GitHub
 ) -> None:
     job.run(PUSH)
-    for command, status in (("pytest gone.py", 4), ("pytest -k gone", 5)):
+    broken = "echo 'import gone' > test_broken.py && pytest"
+    for command, status in (("pytest gone.py", 4), ("pytest -k gone", 5), (broken, 2)):
         job.run(PULL_REQUEST, command=command)
-        assert job.status == status
+        assert (job.status, job.outputs["change-usd"]) == (status, "")
         check = github.checks.pop()
         title = "No test ran, so nothing is known of what merging costs"
         assert (check["conclusion"], check["output"]["title"]) == ("failure", title)

@@ -110,6 +110,7 @@ def merge_ledgers(
         started_at=min((run.started_at for run in runs if run.started_at), default=None),
         finished_at=max((run.finished_at for run in runs if run.finished_at), default=None),
         exit_status=max(worst or 0, 1) if is_broken else worst,
+        has_tests=any(run.has_tests for run in runs),
         workers=sum(run.workers for run in runs),
         commit=commits.pop() if len(commits) == 1 else "",
     )

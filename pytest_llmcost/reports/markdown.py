@@ -151,9 +151,10 @@ def _item(text: str) -> str:
 
 def describe_run(ledger: Ledger) -> str:
     """Say what merging adds, or without a baseline what the suite costs; then what is broken."""
+    state, budgets = run_wording.describe_budgets(ledger)
     if not ledger.run.has_tests:
-        return "No test ran, so nothing is known of what merging costs"
-    if comparison := ledger.comparison:
+        text, budgets = "No test ran, so nothing is known of what merging costs", state and budgets
+    elif comparison := ledger.comparison:
         change = comparisons.change_of(comparison)
         what, where = "the suite", "per run of the suite"
         if comparison.partial or comparison.failed:
@@ -174,7 +175,7 @@ def describe_run(ledger: Ledger) -> str:
         shown = plain_text.dollars(usd, is_least=ledger.totals.is_least, against=against)
         of = f" of {wording.limit_of(budget)}" if budget else ""
         text += " an unknown amount" if usd is None else f" {shown}{of}"
-    return " · ".join(filter(None, (text, run_wording.describe_budgets(ledger)[1])))
+    return " · ".join(filter(None, (text, budgets)))
 
 
 class _Owner(NamedTuple):

@@ -14,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from page_run import page_run
-from sample_reports import a_fixture, a_test, make_budget, make_call, make_report, suite_budget
+from sample_reports import (
+    OUTSIDE,
+    a_fixture,
+    a_test,
+    make_budget,
+    make_call,
+    make_report,
+    suite_budget,
+)
 from sample_run import sample_run
 
 from pytest_llmcost.budgets.budget import Budget, Verdict, judge_calls
@@ -76,6 +84,15 @@ class TestHeading:
     def test_says_how_the_suite_stands(self, usd: str | None, heading: str) -> None:
         report = make_report({a_test("t"): [make_call(usd)]}, budgets=[suite_budget("1")])
         assert self.heading(report) == heading
+
+    def test_says_that_no_test_ran_and_still_what_is_broken(self) -> None:
+        run = RunRecord(has_tests=False, exit_status=2)
+        title = "No test ran, so nothing is known of what merging costs"
+        for limit, heading in (("9", title), ("1", f"❌ {title} · 1 budget exceeded")):
+            report = make_report(
+                {OUTSIDE: [make_call("2")]}, budgets=[suite_budget(limit)], run=run
+            )
+            assert self.heading(report) == f"### {heading}"
 
     def test_has_no_green_sign_in_a_run_that_failed_otherwise(self) -> None:
         report = make_report({a_test("t"): [make_call("1")]}, budgets=[suite_budget("1")])

@@ -261,6 +261,12 @@ class TestRuns:
         ]
         assert merge_ledgers(named(*shards)).run.exit_status == merged
 
+    @pytest.mark.parametrize("tests", [(True, False), (False, True), (False, False)])
+    def test_have_tests_if_one_shard_has(self, tests: tuple[bool, bool]) -> None:
+        runs = [RunRecord(has_tests=each, exit_status=0 if each else 4) for each in tests]
+        merged = merge_ledgers(named(*(shard(at, run=run) for at, run in enumerate(runs))))
+        assert merged.run.has_tests is any(tests)
+
     def test_fail_when_the_ceiling_over_all_is_broken(self) -> None:
         shards = [shard(each, limit="2", run=RunRecord(exit_status=0)) for each in (1, 2)]
         assert merge_ledgers(named(*shards)).run.exit_status == 1
