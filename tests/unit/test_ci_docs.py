@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Project
+from sample_reports import a_test, make_call, make_report
 from standin import StandIn
 from warm_python import warm_bin
+
+from pytest_llmcost.ledger.ledger import write_ledger
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = ("start.md", *(f"how-to/{name}.md" for name in ("gate-a-pull-request", "shards", "gitlab")))
@@ -147,6 +150,34 @@ def test_no_workflow_takes_another_suites_baseline_by_the_beginning_of_its_key(b
     keys = re.findall(r"^ +(?:restore-)?keys?: (.*)$", block, re.MULTILINE)
     assert {key.partition("@")[0] for key in keys} == {"llmcost-baseline"}
     assert {key.partition("@")[2] for key in keys} == {"", "${{ github.sha }}"}
+
+
+def adding_up() -> Iterator[str]:
+    """What adds up the shards, of each forge."""
+    for block in map(yaml.safe_load, BLOCKS):
+        for step in block.get("jobs", {}).get("cost", {}).get("steps", ()):
+            if step.get("name") == "Add up":
+                yield step["run"]
+        if lines := block.get("cost", {}).get("script"):
+            first = next(at for at, line in enumerate(lines) if "llmcost merge" in line)
+            yield "\n".join((*lines[1 : first + 1], lines[-1]))
+
+
+@pytest.mark.parametrize("script", [*adding_up()], ids=["GitHub", "GitLab"])
+@pytest.mark.parametrize("shards", [4, 3])
+def test_only_the_sum_of_all_shards_can_become_the_baseline(
+    tmp_path: Path, script: str, shards: int
+) -> None:
+    """A job that passed may have written no ledger; both forges keep what a job that passed has."""
+    for number in range(shards):
+        part = make_report({a_test(f"t.py::{number}"): [make_call("0.1")]}, incomplete=["selected"])
+        write_ledger(part, tmp_path / "shards" / f"{number}.json")
+    done = subprocess.run(
+        ["bash", "-e", "-c", script], cwd=tmp_path, text=True, capture_output=True,
+        env={**os.environ, "PATH": f"{warm_bin()}{os.pathsep}{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert "merged" in done.stdout, done.stderr
+    assert (done.returncode == 0) is (shards == 4)
 
 
 REPLAYED = """
