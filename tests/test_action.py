@@ -486,6 +486,18 @@ def test_neither_comment_nor_check_where_they_are_not_wanted(job: Job, github: G
     assert (github.comments, github.checks, github.tokens) == ([], [], set())
 
 
+def test_a_pull_request_that_only_loses_a_guard_gets_its_comment(job: Job, github: GitHub) -> None:
+    job.run(PUSH)
+    job.run(PULL_REQUEST)
+    assert github.comments == []
+    app = job.path / "test_app.py"
+    app.write_text(app.read_text().replace('@max_cost("$1")\n', ""))
+    job.run(PULL_REQUEST)
+    (comment,) = github.comments
+    assert (job.status, job.outputs["change-usd"]) == (0, "0"), job.log
+    assert "1 guard vanished" in comment["body"]
+
+
 def test_the_comment_is_found_behind_a_hundred_others_and_no_persons_is_taken_for_it(
     job: Job, github: GitHub
 ) -> None:

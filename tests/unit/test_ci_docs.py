@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -178,6 +179,82 @@ def test_only_the_sum_of_all_shards_can_become_the_baseline(
     )  # fmt: skip
     assert "merged" in done.stdout, done.stderr
     assert (done.returncode == 0) is (shards == 4)
+
+
+GH = """#!/usr/bin/env python3
+# GitHub's command line, as far as the workflow of the comment uses it.
+import json, os, re, shutil, subprocess, sys
+
+words, state = sys.argv[1:], json.load(open(os.environ["STATE"]))
+if words[:2] == ["run", "download"]:
+    sys.exit(shutil.copytree(os.environ["ARTIFACT"], "llmcost") != "llmcost")
+url = next(each for each in words if each.startswith("repos/"))
+fields = dict(each.split("=", 1) for each in words if re.match("[a-z]+=", each))
+if "POST" in words or "PATCH" in words:
+    body = open(fields["body"][1:]).read()
+    state["written"] = [*state["written"], [url, body]]
+    json.dump(state, open(os.environ["STATE"], "w"))
+    sys.exit()
+if url.endswith("/pulls"):
+    answer = [each for each in state["pulls"] if each["head"]["label"] == fields["head"]]
+else:
+    answer = state["comments"]
+jq = ["jq", "-r", words[words.index("--jq") + 1]]
+sys.exit(subprocess.run(jq, input=json.dumps(answer), text=True).returncode)
+"""
+COMMENT = next(block for block in GITHUB if "workflow_run:" in block)
+NEW, EDITED = "repos/o/r/issues/7/comments", "repos/o/r/issues/comments/5"
+OURS = {"id": 5, "user": {"login": "github-actions[bot]"}, "body": "<!-- pytest-llmcost -->\nold"}
+
+
+def a_pull(number: int) -> dict[str, Any]:
+    return {"number": number, "head": {"label": "fork:topic"}}
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+@pytest.mark.parametrize(
+    ("comparison", "conclusion", "comments", "pulls", "written"),
+    [
+        ({"change_usd": "0.1"}, "success", [], [a_pull(7)], NEW),
+        ({"change_usd": "-0.1"}, "success", [], [a_pull(7)], ""),
+        ({"change_usd": None}, "success", [], [a_pull(7)], ""),
+        (None, "success", [], [a_pull(7)], ""),
+        (None, "failure", [], [a_pull(7)], NEW),
+        ({"change_usd": "0", "vanished": [{}]}, "success", [], [a_pull(7)], NEW),
+        ({"change_usd": "0"}, "success", [OURS], [a_pull(7)], EDITED),
+        ({"change_usd": "0.1"}, "success", [], [], ""),
+    ],
+    ids=[
+        *("adds", "saves", "unknown", "no baseline", "failed", "guard vanished", "update"),
+        "closed",
+    ],
+)  # fmt: skip
+def test_the_second_workflow_comments_on_what_its_run_has_found(
+    tmp_path: Path,
+    comparison: object,
+    conclusion: str,
+    comments: list[object],
+    pulls: list[object],
+    written: str,
+) -> None:
+    state, artifact = tmp_path / "state.json", tmp_path / "artifact"
+    state.write_text(json.dumps({"pulls": pulls, "comments": comments, "written": []}))
+    artifact.mkdir()
+    (artifact / "cost.json").write_text(json.dumps({"comparison": comparison}))
+    (artifact / "cost.md").write_text("what it costs")
+    (tmp_path / "gh").write_text(GH)
+    (tmp_path / "gh").chmod(0o755)
+    output = tmp_path / "output"
+    environment = {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "GITHUB_OUTPUT": str(output),
+        "STATE": str(state), "ARTIFACT": str(artifact), "GH_REPO": "o/r", "RUN": "1",
+        "CONCLUSION": conclusion, "HEAD": "fork:topic",
+    }  # fmt: skip
+    for script in scripts(yaml.safe_load(COMMENT)):
+        subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=environment, check=True)
+    assert output.read_text() == "found=true\n"
+    expected = [[written, "what it costs"]] if written else []
+    assert json.loads(state.read_text())["written"] == expected
 
 
 REPLAYED = """

@@ -50,7 +50,8 @@ comment() {
   jq -n --rawfile body "$FOLDER/cost.md" '{body: $body}' > "$body"
   if [ -n "$id" ]; then
     call PATCH "$repository/issues/comments/$id" "$body"
-  elif [ "$PASSED" != true ] || jq -en --arg change "${CHANGE_USD:-0}" '($change | tonumber) > 0' > /dev/null; then
+  elif [ "$PASSED" != true ] || jq -e '.comparison
+      | (.change_usd // "0" | tonumber) > 0 or (.vanished // [] != [])' "$FOLDER/cost.json" > /dev/null; then
     call POST "$repository/issues/$NUMBER/comments" "$body"
   fi
 }
