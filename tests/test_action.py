@@ -38,6 +38,8 @@ class GitHub:
     def __init__(self) -> None:
         self.comments: list[dict[str, Any]] = []
         self.checks: list[dict[str, Any]] = []
+        self.head = "a" * 40
+        """The last commit of the pull request."""
         self.tokens: set[str | None] = set()
         self.refused: tuple[str, ...] = ()
         """Methods that the token may not use."""
@@ -46,6 +48,8 @@ class GitHub:
         path, query = urlsplit(url).path, parse_qs(urlsplit(url).query)
         if method in self.refused:
             return 403, {"message": "Resource not accessible by integration"}
+        if (method, path) == ("GET", "/repos/octo/shop/pulls/7"):
+            return 200, {"head": {"sha": self.head}}
         if (method, path) == ("GET", "/repos/octo/shop/issues/7/comments"):
             page, size = int(query["page"][0]), int(query["per_page"][0])
             return 200, self.comments[(page - 1) * size : page * size]
@@ -484,6 +488,24 @@ def test_neither_comment_nor_check_where_they_are_not_wanted(job: Job, github: G
     write(job, 3000)
     job.run(PULL_REQUEST, comment="false", check="false")
     assert (github.comments, github.checks, github.tokens) == ([], [], set())
+
+
+def test_a_run_of_an_older_commit_leaves_the_comment_of_a_newer_one(
+    job: Job, github: GitHub
+) -> None:
+    job.run(PUSH)
+    write(job, 3000)
+    github.head = "d" * 40
+    job.run(PULL_REQUEST)
+    assert (job.status, github.comments) == (0, []), job.log
+    job.run({**PULL_REQUEST, "github.event.pull_request.head.sha": github.head})
+    (comment,) = github.comments
+    assert "ddddddd against" in comment["body"]
+    write(job, 5000)
+    job.run(PULL_REQUEST)
+    assert "ddddddd against" in comment["body"]
+    assert "No comment was written" not in job.log
+    assert [check["head_sha"][0] for check in github.checks] == ["a", "d", "a"]
 
 
 def test_a_pull_request_that_only_loses_a_guard_gets_its_comment(job: Job, github: GitHub) -> None:

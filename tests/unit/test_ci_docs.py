@@ -207,8 +207,8 @@ NEW, EDITED = "repos/o/r/issues/7/comments", "repos/o/r/issues/comments/5"
 OURS = {"id": 5, "user": {"login": "github-actions[bot]"}, "body": "<!-- pytest-llmcost -->\nold"}
 
 
-def a_pull(number: int) -> dict[str, Any]:
-    return {"number": number, "head": {"label": "fork:topic"}}
+def a_pull(number: int, sha: str = "new") -> dict[str, Any]:
+    return {"number": number, "head": {"label": "fork:topic", "sha": sha}}
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
@@ -222,14 +222,17 @@ def a_pull(number: int) -> dict[str, Any]:
         (None, "failure", [], [a_pull(7)], NEW),
         ({"change_usd": "0", "vanished": [{}]}, "success", [], [a_pull(7)], NEW),
         ({"change_usd": "0"}, "success", [OURS], [a_pull(7)], EDITED),
+        ({"change_usd": "0.1"}, "success", [OURS], [a_pull(7, "newer")], ""),
+        ({"change_usd": "0.1"}, "success", [], [a_pull(7), a_pull(9)], ""),
+        ({"change_usd": "0.1"}, "success", [], [a_pull(9, "newer"), a_pull(7)], NEW),
         ({"change_usd": "0.1"}, "success", [], [], ""),
     ],
     ids=[
         *("adds", "saves", "unknown", "no baseline", "failed", "guard vanished", "update"),
-        "closed",
+        *("older commit", "two pull requests", "one of them older", "closed"),
     ],
 )  # fmt: skip
-def test_the_second_workflow_comments_on_what_its_run_has_found(
+def test_the_second_workflow_comments_on_the_pull_request_and_commit_of_its_run(
     tmp_path: Path,
     comparison: object,
     conclusion: str,
@@ -248,7 +251,7 @@ def test_the_second_workflow_comments_on_what_its_run_has_found(
     environment = {
         "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "GITHUB_OUTPUT": str(output),
         "STATE": str(state), "ARTIFACT": str(artifact), "GH_REPO": "o/r", "RUN": "1",
-        "CONCLUSION": conclusion, "HEAD": "fork:topic",
+        "CONCLUSION": conclusion, "HEAD": "fork:topic", "COMMIT": "new",
     }  # fmt: skip
     for script in scripts(yaml.safe_load(COMMENT)):
         subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=environment, check=True)

@@ -45,6 +45,9 @@ find_comment() {
 
 comment() {
   local body id
+  # A run of an older commit that ends later, or is run again, has no news.
+  call GET "$repository/pulls/$NUMBER" || return
+  if [ "$(jq -r .head.sha "$answer")" != "$COMMIT" ]; then return; fi
   id=$(find_comment) || return
   body=$(mktemp)
   jq -n --rawfile body "$FOLDER/cost.md" '{body: $body}' > "$body"
