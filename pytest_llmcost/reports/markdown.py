@@ -348,14 +348,18 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner], cause: run_wording.NotCo
         if comparison.base_fetch:
             lines.append(clean(comparison.base_fetch, 500))
         command += f" --llmcost-baseline={path}"
-    # The limits by which the run was judged, each once.
-    options = dict[str, None]()
+    # The limits by which the run was judged, each once; of what is no amount, who set it.
+    options, others = dict[str, None](), dict[str, None]()
     for verdict in (mark.verdict for mark in run_wording.marks_of(ledger)):
         name, _, text = verdict.label.partition(" ")
         if name in _AMOUNTS and not verdict.origin.startswith("llmcost_"):
             options[_option(name, f"${plain_usd(verdict.limit)}")] = None
         elif base and name in ("max_increase", "max_test_increase", "vanished"):
             options[_option(name, clean(text, 40))] = None
+        elif verdict.scope != "increase" and verdict.origin.startswith(("--", "PYTEST_")):
+            others[clean(verdict.origin, 60)] = None
+    if others:
+        lines.append(f"# set {', '.join(others)} as in CI")
     lines.append(command + "".join(options))
     # Longer than any row of backticks in it, so that no name can end the block.
     fence = "`" * max(3, 1 + max(map(len, re.findall("`*", "\n".join(lines)))))

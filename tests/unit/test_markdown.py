@@ -390,6 +390,15 @@ class TestReproduce:
             "pytest --llmcost-price-date=2026-11-22"
         )
 
+    def test_another_setting_that_no_file_sets_is_named(self) -> None:
+        name = "PYTEST_LLMCOST_BUDGETS"
+        budgets = [
+            make_budget(limit, scope="path", pattern=path, label=path, origin=origin)
+            for limit, path, origin in (("1", "a/**", name), ("2", "b/**", name), ("3", "*", "ini"))
+        ]
+        report = make_report({a_test("t.py::a"): [make_call("2")]}, budgets=budgets)
+        assert f"```sh\n# set {name} as in CI\npytest " in render_markdown(report)
+
     def test_prices_of_the_users_own_are_named(self) -> None:
         report = make_report({a_test("t.py::a"): [make_call("1")]})
         card = replace(report.rate_card, version="2026-11-22+our\n```own.toml")
