@@ -184,6 +184,7 @@ def describe_budgets(ledger: Ledger) -> tuple[str, str]:
         failed = sum(
             test.outcome in ("failed", "error")
             and not any(each.fails(ledger.unverified) for each in own_verdicts(test))
+            and not any(call.is_uncounted for call in test.calls)  # which probably ended it
             for test in last_attempts(ledger.tests)
         )
         if failed and not (ledger.comparison or Comparison()).failed:  # which names them

@@ -104,6 +104,19 @@ class TestHeading:
         report = make_report({a_test("t"): [make_call("1")]}, run=RunRecord(exit_status=1))
         assert self.heading(report) == "### The suite costs $1.00 · the run failed"
 
+    def test_takes_a_test_that_lacks_a_count_for_none_that_failed_otherwise(self) -> None:
+        missing = make_call(
+            None, evidence="counted", caveats=sorted_caveats(["uncounted"]), sampling_calls=()
+        )
+        report = make_report(
+            {a_test("t.py::a"): [make_call("1")], a_test("t.py::b"): [missing]},
+            run=RunRecord(exit_status=1),
+        )
+        a, b = (replace(row, outcome="failed") for row in report.tests)
+        exceeded = replace(a, verdict=judge("0.5", make_call("1")))
+        heading = self.heading(replace(report, tests=(exceeded, b)))
+        assert heading == "### ❌ The suite costs at least $1.00 · 1 budget exceeded"
+
     def test_names_broken_rules_and_tests_that_failed_otherwise(self) -> None:
         report = make_report({a_test(f"t.py::{name}"): [make_call("1")] for name in "abc"})
         dear = judge("0.5", make_call("1"))
