@@ -169,12 +169,11 @@ def describe_run(ledger: Ledger) -> str:
             amount = f"{plain_text.dollars(abs(change))}{comparisons.growth_of(comparison)}"
             text = f"Merging {'adds' if change > 0 else 'saves'} {amount} {where}"
     else:
-        usd, budget = ledger.totals.usd, run_wording.suite_budget(ledger)
+        budget = run_wording.suite_budget(ledger)
         text = "The tests that ran cost" if ledger.incomplete else "The suite costs"
-        against = budget.limit if budget else None
-        shown = plain_text.dollars(usd, is_least=ledger.totals.is_least, against=against)
+        shown = run_wording.describe_bounds(ledger, against=budget.limit if budget else None)
         of = f" of {wording.limit_of(budget)}" if budget else ""
-        text += " an unknown amount" if usd is None else f" {shown}{of}"
+        text += f" {shown}{of}" if shown else " an unknown amount"
     return " · ".join(filter(None, (text, budgets)))
 
 

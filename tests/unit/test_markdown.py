@@ -85,6 +85,13 @@ class TestHeading:
         report = make_report({a_test("t"): [make_call(usd)]}, budgets=[suite_budget("1")])
         assert self.heading(report) == heading
 
+    def test_says_within_which_bounds_an_inexact_cost_lies(self) -> None:
+        inexact = make_call("0.5", usd_low=Decimal("0.4"), usd_high=Decimal("0.6"))
+        report = make_report({a_test("t"): [inexact]}, budgets=[suite_budget("1")])
+        assert self.heading(report) == (
+            "### ✅ The suite costs between $0.40 and $0.60 of $1.00 · within its budget"
+        )
+
     def test_says_that_no_test_ran_and_still_what_is_broken(self) -> None:
         run = RunRecord(has_tests=False, exit_status=2)
         title = "No test ran, so nothing is known of what merging costs"
