@@ -287,11 +287,19 @@ class TestRuns:
         )
 
     @pytest.mark.parametrize(
-        ("commits", "merged"), [(("1a2b3c4", "1a2b3c4"), "1a2b3c4"), (("1a2b3c4", "9f8e7d6"), "")]
+        ("commits", "merged"), [(("1a2b3c4", "1a2b3c4"), "1a2b3c4"), (("1a2b3c4", ""), "")]
     )
     def test_have_a_commit_if_it_is_one(self, commits: tuple[str, str], merged: str) -> None:
         shards = [shard(at, run=RunRecord(commit=each)) for at, each in enumerate(commits)]
         assert merge_ledgers(named(*shards)).run.commit == merged
+
+    def test_are_of_one_commit(self) -> None:
+        shards = [
+            shard(at, run=RunRecord(commit=each)) for at, each in enumerate(("1a2b3c4", "9f8e7d6"))
+        ]
+        why = "same commit: shard-0.json has 1a2b3c4, shard-1.json has 9f8e7d6"
+        with pytest.raises(LedgerError, match=why):
+            merge_ledgers(named(*shards))
 
     def test_are_incomplete_when_one_is(self) -> None:
         shards = named(shard(1, incomplete=["deselected"]), shard(2, incomplete=["interrupted"]))
