@@ -38,6 +38,8 @@ class GitHub:
     def __init__(self) -> None:
         self.comments: list[dict[str, Any]] = []
         self.checks: list[dict[str, Any]] = []
+        self.head = "a" * 40
+        """The last commit of the pull request."""
         self.tokens: set[str | None] = set()
         self.refused: tuple[str, ...] = ()
         """Methods that the token may not use."""
@@ -46,6 +48,8 @@ class GitHub:
         path, query = urlsplit(url).path, parse_qs(urlsplit(url).query)
         if method in self.refused:
             return 403, {"message": "Resource not accessible by integration"}
+        if (method, path) == ("GET", "/repos/octo/shop/pulls/7"):
+            return 200, {"head": {"sha": self.head}}
         if (method, path) == ("GET", "/repos/octo/shop/issues/7/comments"):
             page, size = int(query["page"][0]), int(query["per_page"][0])
             return 200, self.comments[(page - 1) * size : page * size]
@@ -201,6 +205,8 @@ def evaluate(expression: str, known: Mapping[str, str]) -> str:
         return text.strip("'") if text.startswith("'") else known.get(text, "")
 
     def holds(text: str) -> bool:
+        if among := re.fullmatch(r"contains\(fromJSON\('(.*)'\), (.*)\)", text):
+            return value(among[2]) in json.loads(among[1])
         one, operator, two = text.split(" ")
         return (value(one) == value(two)) == (operator == "==")
 
@@ -257,7 +263,7 @@ def test_what_a_pull_request_adds_to_the_default_branch_is_a_check_and_one_comme
 ) -> None:
     job.run(PUSH)
     assert job.status == 0, job.log
-    assert list(job.cache) == ["llmcost-baseline-" + "b" * 40]
+    assert list(job.cache) == ["llmcost-baseline@" + "b" * 40]
     assert github.checks == []
 
     write(job, 3000)
@@ -282,6 +288,36 @@ def test_what_a_pull_request_adds_to_the_default_branch_is_a_check_and_one_comme
     job.run(PULL_REQUEST)
     (comment,) = github.comments
     assert "Merging does not change the cost of the suite" in comment["body"]
+
+
+def test_a_suite_is_never_compared_with_one_whose_key_begins_like_its_own(job: Job) -> None:
+    job.run(PUSH)
+    write(job, 900_000)
+    job.run(PUSH, baseline_key="llmcost-baseline-agents")
+    write(job, 3000)
+    job.run(PULL_REQUEST, max_increase="10%")
+    assert (job.status, job.outputs["change-usd"]) == (1, "0.01"), job.log
+    job.run(PULL_REQUEST, baseline_key="llmcost-baseline@agents")
+    assert job.status == 2
+    assert "::error title=LLM cost::The baseline-key llmcost-baseline@agents has an @" in job.log
+
+
+@pytest.mark.parametrize("name", ["pull_request_target", "merge_group", "workflow_run"])
+def test_no_event_that_runs_a_change_is_taken_for_the_default_branch(job: Job, name: str) -> None:
+    job.run(PUSH)
+    before = {**job.cache}
+    write(job, 3000)
+    job.run({**PUSH, "github.event_name": name, "github.sha": "d" * 40}, max_increase="10%")
+    assert (job.status, job.outputs["change-usd"]) == (1, "0.01"), job.log
+    assert job.cache == before
+
+
+@pytest.mark.parametrize("name", ["schedule", "workflow_dispatch"])
+def test_a_run_of_the_default_branch_by_hand_or_by_the_clock_is_its_baseline(
+    job: Job, name: str
+) -> None:
+    job.run({**PUSH, "github.event_name": name})
+    assert (job.status, list(job.cache)) == (0, ["llmcost-baseline@" + "b" * 40])
 
 
 def test_a_limit_on_the_increase_fails_the_job_after_everything_is_shown(
@@ -363,9 +399,10 @@ def test_a_command_that_finds_no_test_says_nothing_of_what_merging_costs(
     job: Job, github: GitHub
 ) -> None:
     job.run(PUSH)
-    for command, status in (("pytest gone.py", 4), ("pytest -k gone", 5)):
+    broken = "echo 'import gone' > test_broken.py && pytest"
+    for command, status in (("pytest gone.py", 4), ("pytest -k gone", 5), (broken, 2)):
         job.run(PULL_REQUEST, command=command)
-        assert job.status == status
+        assert (job.status, job.outputs["change-usd"]) == (status, "")
         check = github.checks.pop()
         title = "No test ran, so nothing is known of what merging costs"
         assert (check["conclusion"], check["output"]["title"]) == ("failure", title)
@@ -451,6 +488,36 @@ def test_neither_comment_nor_check_where_they_are_not_wanted(job: Job, github: G
     write(job, 3000)
     job.run(PULL_REQUEST, comment="false", check="false")
     assert (github.comments, github.checks, github.tokens) == ([], [], set())
+
+
+def test_a_run_of_an_older_commit_leaves_the_comment_of_a_newer_one(
+    job: Job, github: GitHub
+) -> None:
+    job.run(PUSH)
+    write(job, 3000)
+    github.head = "d" * 40
+    job.run(PULL_REQUEST)
+    assert (job.status, github.comments) == (0, []), job.log
+    job.run({**PULL_REQUEST, "github.event.pull_request.head.sha": github.head})
+    (comment,) = github.comments
+    assert "ddddddd against" in comment["body"]
+    write(job, 5000)
+    job.run(PULL_REQUEST)
+    assert "ddddddd against" in comment["body"]
+    assert "No comment was written" not in job.log
+    assert [check["head_sha"][0] for check in github.checks] == ["a", "d", "a"]
+
+
+def test_a_pull_request_that_only_loses_a_guard_gets_its_comment(job: Job, github: GitHub) -> None:
+    job.run(PUSH)
+    job.run(PULL_REQUEST)
+    assert github.comments == []
+    app = job.path / "test_app.py"
+    app.write_text(app.read_text().replace('@max_cost("$1")\n', ""))
+    job.run(PULL_REQUEST)
+    (comment,) = github.comments
+    assert (job.status, job.outputs["change-usd"]) == (0, "0"), job.log
+    assert "1 guard vanished" in comment["body"]
 
 
 def test_the_comment_is_found_behind_a_hundred_others_and_no_persons_is_taken_for_it(

@@ -91,7 +91,8 @@ def _trend(ledger: Ledger) -> Iterator[dict[str, Any]]:
 
 def _outputs(ledger: Ledger) -> dict[str, str]:
     """Return what a step of GitHub Actions hands on; empty is what is not known."""
-    comparison = ledger.comparison or Comparison(base_usd=None, head_usd=None)
+    comparison = ledger.comparison if ledger.run.has_tests else None
+    comparison = comparison or Comparison(base_usd=None, head_usd=None)
     base, change, share = comparison.base_usd, change_of(comparison), ""
     if base and change is not None and not comparison.base_is_least:
         share = str((change * 100 / base).quantize(Decimal("0.1")))

@@ -36,7 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> int:
     """Merge, write and judge; return 1 if a budget is exceeded or could not be checked.
 
-    A suite is not whole if one of its shards lost calls.
+    A suite is not whole if one of its shards was interrupted, stopped, or lost calls.
     """
     usd, limit = arguments.max_suite, None
     if usd is not None:
@@ -72,5 +72,5 @@ def run(arguments: Namespace) -> int:
         console.write_document(render_json(ledger).decode().rstrip("\n"))
         console.note(*lines)
     is_broken = any(each.fails(ledger.unverified) for each in ledger.verdicts)
-    has_lost = arguments.whole and ledger.lost_calls
-    return 1 if is_broken or has_lost or broken else 0
+    is_not_whole = arguments.whole and not ledger.complete
+    return 1 if is_broken or is_not_whole or broken else 0

@@ -69,7 +69,8 @@ def run(arguments: Namespace) -> int:
         """Write a round budget above the most that it may have cost."""
         high = amounts["usd"].high
         if high is None or name in stopped:
-            why = "its cost is unknown" if high is None else "a test did not run to its end"
+            why = "a test is expected to fail, was skipped, or did not run to its end"
+            why = "its cost is unknown" if high is None else why
             missing.append(f"{clean(name)}: no budget, because {why}")
             return None
         return write_round_usd(high * factor)

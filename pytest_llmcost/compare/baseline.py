@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from datetime import date
 from decimal import Decimal
 from functools import partial, reduce
 from itertools import chain
+from operator import add
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
@@ -186,21 +187,20 @@ def compare(
     if not is_priced_alike:
         before = {key: replace(it, calls=tuple(map(price, it.calls))) for key, it in then.items()}
     found = list(_changes(before, now, base, head, tuple(test_limits), fates))
-    whole = sum((added for added, _ in found), Amounts())
+    lost = [Amounts().with_lost_calls(each.lost_calls) for each in (base, head)]
+    whole = sum((added for added, _ in found), lost[1] - lost[0])
     changes = [change for _, change in found if change is not None]
 
     def order(change: Change) -> tuple[bool, Decimal, str, str]:
         return change.usd is not None, -(change.usd or _ZERO), change.kind, change.name
 
-    would_be, is_now = _whole(before), _whole(now)
+    would_be, is_now = _whole(before) + lost[0], _whole(now) + lost[1]
     was = would_be if before is then else _whole(then)
     costs, bounds = _costs(would_be, is_now), whole["usd"]
     then_usd, base_usd, price_change = was.usd, costs["base_usd"], None
     if then_usd is not None and base_usd is not None and was.unpriced == would_be.unpriced:
         price_change = EXACT.subtract(base_usd, then_usd)
-    verdicts = [
-        judge_increase(limit, would_be, whole.with_lost_calls(head.lost_calls)) for limit in limits
-    ]
+    verdicts = [judge_increase(limit, would_be, whole) for limit in limits]
     gone = () if vanished == "off" else tuple(find_vanished(base, head, fates))
     if gone and vanished == "fail":
         verdicts.append(judge_vanished(len(gone), vanished_origin))
@@ -219,7 +219,7 @@ def compare(
         high_usd=bounds.high,
         tokens=_differing_tokens(whole),
         unchanged=len({*before, *now}) - len(changes),
-        by_tag=_changed_tags(before, now),
+        by_tag=_changed_tags(before, now, lost),
         changes=tuple(sorted(changes, key=order)),
         prefixes=_changed_prefixes(then, now, base, head, card),
         vanished=gone,
@@ -347,14 +347,17 @@ def _failed(base: Ledger, head: Ledger, fates: Fates | None) -> Iterator[str]:
         yield from without_row & (fates.not_passed - fates.skipped)
 
 
-def _changed_tags(before: Spenders, now: Spenders) -> dict[str, BeforeAndAfter]:
+def _changed_tags(
+    before: Spenders, now: Spenders, lost: Sequence[Amounts]
+) -> dict[str, BeforeAndAfter]:
     found: dict[str, tuple[list[Call], list[Call]]] = {}
     for side, spenders in enumerate((before, now)):
         for spender in spenders.values():
             for call in spender.calls:
                 for tag in call.tags:
                     found.setdefault(tag, ([], []))[side].append(call)
-    tags = {tag: BeforeAndAfter(**_costs(*map(Amounts.of, found[tag]))) for tag in sorted(found)}
+    sums = {tag: map(add, map(Amounts.of, found[tag]), lost) for tag in sorted(found)}
+    tags = {tag: BeforeAndAfter(**_costs(*sides)) for tag, sides in sums.items()}
     return {tag: each for tag, each in tags.items() if each.base_usd != each.head_usd}
 
 

@@ -327,14 +327,11 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     started_at: str | None = None
     finished_at: str | None = None
     exit_status: int | None = None
+    has_tests: bool = True
+    """Whether a test began; true in a ledger of a version that did not say."""
     workers: int = 0
     commit: str = ""
     """What was tested, where CI says so; of a pull request its last commit."""
-
-    @property
-    def has_tests(self) -> bool:
-        """Whether pytest found a test to run: neither of its exit statuses says otherwise."""
-        return self.exit_status not in (4, 5)  # a usage error, and no tests collected
 
 
 class CardId(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,8 +46,8 @@ def merge_ledgers(
     figures need prices, so `compare/other_model.py` adds them, as to a run.
 
     Raises:
-        LedgerError: one attempt of a test in two of them; shards of different prices, settings or
-            budgets. Names the files.
+        LedgerError: one attempt of a test in two of them; shards of different commits, prices,
+            settings or budgets. Names the files.
     """
     seen: list[tuple[str, Ledger]] = []
     payloads: dict[str, PayloadFacts] = {}
@@ -110,6 +110,7 @@ def merge_ledgers(
         started_at=min((run.started_at for run in runs if run.started_at), default=None),
         finished_at=max((run.finished_at for run in runs if run.finished_at), default=None),
         exit_status=max(worst or 0, 1) if is_broken else worst,
+        has_tests=any(run.has_tests for run in runs),
         workers=sum(run.workers for run in runs),
         commit=commits.pop() if len(commits) == 1 else "",
     )
@@ -154,6 +155,8 @@ def _check_alike(first: str, one: Ledger, source: str, two: Ledger) -> None:
     """Refuse shards whose figures cannot be added up, or whose verdicts mean different things."""
     ours, theirs = (
         {
+            # Where CI says it.
+            "commit": each.run.commit or one.run.commit or two.run.commit,
             "price date": each.price_date,
             "cache state": each.cache_state,
             "rate card": f"{each.rate_card.version} (sha256 {each.rate_card.sha256[:12]})",
@@ -168,7 +171,7 @@ def _check_alike(first: str, one: Ledger, source: str, two: Ledger) -> None:
         if ours[name] != theirs[name]:
             raise LedgerError(
                 f"shards must have the same {name}: {first} has {ours[name]}, {source} has "
-                f"{theirs[name]}; run all shards with the same settings"
+                f"{theirs[name]}; run all shards of one commit with the same settings"
             )
 
 

@@ -20,7 +20,7 @@ from pytest_llmcost.plugin.item_hooks import ItemHooks, watch_reports
 from pytest_llmcost.plugin.options import MARKERS, add_options, check_rootdir, read_settings
 from pytest_llmcost.plugin.pytest_recording import refusal, refuse_cassetter
 from pytest_llmcost.plugin.session import KEY, Session, check_settings
-from pytest_llmcost.plugin.session_hooks import SessionHooks
+from pytest_llmcost.plugin.session_hooks import FirstTest, SessionHooks
 
 if TYPE_CHECKING:
     import anthropic
@@ -96,6 +96,7 @@ def pytest_configure(config: pytest.Config) -> None:
     register(ItemHooks(session), "llmcost-items")
     if session.worker is None:
         register(SessionHooks(session), "llmcost-session")
+        register(FirstTest(session), "llmcost-first-test")
     # With xdist, also if no workers are asked for yet: a plugin that is configured later may do so.
     if session.worker is not None or hasattr(config.option, "numprocesses"):
         from pytest_llmcost.plugin.xdist import Controller, Worker

@@ -125,7 +125,7 @@ class RunEnd:
         """
         session, ledger, old = self.session, self.ledger, self.session.base
         if not ledger.run.has_tests:
-            raise LedgerError(f"{baseline}: not updated, because no test was collected")
+            raise LedgerError(f"{baseline}: not updated, because no test ran")
         for why in _namesakes(ledger):
             raise LedgerError(f"{baseline}: not updated, because {why}")
         kept = set() if old is None else {test.nodeid for test in old.tests} & session.not_passed
@@ -253,6 +253,7 @@ def _sum_up(session: Session) -> Ledger:
         run=RunRecord(
             started_at=session.started_at,
             finished_at=utc_now(),
+            has_tests=session.has_tests,
             workers=session.workers,
             commit=_commit(),
         ),

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pytest_llmcost.concurrency import cached_property
 from pytest_llmcost.plugin.session import Hooks
 
 _KEY = "llmcost"
@@ -82,6 +83,11 @@ class Controller(Hooks):
 class WorkerReports(Hooks):
     """The hook in the process that workers report to, once there is one."""
 
+    @cached_property
+    def _in_baseline(self) -> set[str]:
+        base = self.session.base
+        return {test.nodeid for test in base.tests} if base else set()
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take news off a report: plugins that write reports down have no use for them."""
@@ -89,6 +95,11 @@ class WorkerReports(Hooks):
         node, worker = getattr(report, "node", None), getattr(report, "worker_id", None)
         if fragment is not None:
             self.session.ledger.absorb(json.loads(fragment), worker=worker)
+        if report.failed and self.session.base is not None:
+            # A worker that crashes, now or later, never tells which of its tests have failed.
+            whole = f"{report.nodeid}@"  # behind which xdist puts the name of a group
+            names = {whole[:at] for at, each in enumerate(whole) if each == "@"}
+            self.session.not_passed.update(names & self._in_baseline)
         is_crash = report.when not in ("setup", "call", "teardown")
         if is_crash and node is not None and self.session.has_spending:
             # The test has killed its worker; its set-up had passed.

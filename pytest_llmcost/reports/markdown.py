@@ -151,9 +151,10 @@ def _item(text: str) -> str:
 
 def describe_run(ledger: Ledger) -> str:
     """Say what merging adds, or without a baseline what the suite costs; then what is broken."""
+    state, budgets = run_wording.describe_budgets(ledger)
     if not ledger.run.has_tests:
-        return "No test ran, so nothing is known of what merging costs"
-    if comparison := ledger.comparison:
+        text, budgets = "No test ran, so nothing is known of what merging costs", state and budgets
+    elif comparison := ledger.comparison:
         change = comparisons.change_of(comparison)
         what, where = "the suite", "per run of the suite"
         if comparison.partial or comparison.failed:
@@ -168,13 +169,12 @@ def describe_run(ledger: Ledger) -> str:
             amount = f"{plain_text.dollars(abs(change))}{comparisons.growth_of(comparison)}"
             text = f"Merging {'adds' if change > 0 else 'saves'} {amount} {where}"
     else:
-        usd, budget = ledger.totals.usd, run_wording.suite_budget(ledger)
+        budget = run_wording.suite_budget(ledger)
         text = "The tests that ran cost" if ledger.incomplete else "The suite costs"
-        against = budget.limit if budget else None
-        shown = plain_text.dollars(usd, is_least=ledger.totals.is_least, against=against)
+        shown = run_wording.describe_bounds(ledger, against=budget.limit if budget else None)
         of = f" of {wording.limit_of(budget)}" if budget else ""
-        text += " an unknown amount" if usd is None else f" {shown}{of}"
-    return " · ".join(filter(None, (text, run_wording.describe_budgets(ledger)[1])))
+        text += f" {shown}{of}" if shown else " an unknown amount"
+    return " · ".join(filter(None, (text, budgets)))
 
 
 class _Owner(NamedTuple):
@@ -347,14 +347,18 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner], cause: run_wording.NotCo
         if comparison.base_fetch:
             lines.append(clean(comparison.base_fetch, 500))
         command += f" --llmcost-baseline={path}"
-    # The limits by which the run was judged, each once.
-    options = dict[str, None]()
+    # The limits by which the run was judged, each once; of what is no amount, who set it.
+    options, others = dict[str, None](), dict[str, None]()
     for verdict in (mark.verdict for mark in run_wording.marks_of(ledger)):
         name, _, text = verdict.label.partition(" ")
         if name in _AMOUNTS and not verdict.origin.startswith("llmcost_"):
             options[_option(name, f"${plain_usd(verdict.limit)}")] = None
         elif base and name in ("max_increase", "max_test_increase", "vanished"):
             options[_option(name, clean(text, 40))] = None
+        elif verdict.scope != "increase" and verdict.origin.startswith(("--", "PYTEST_")):
+            others[clean(verdict.origin, 60)] = None
+    if others:
+        lines.append(f"# set {', '.join(others)} as in CI")
     lines.append(command + "".join(options))
     # Longer than any row of backticks in it, so that no name can end the block.
     fence = "`" * max(3, 1 + max(map(len, re.findall("`*", "\n".join(lines)))))

@@ -90,15 +90,15 @@ def _why_not_exact(ledger: Ledger) -> Iterator[str]:
         about = "another reason"
 
 
-def describe_bounds(ledger: Ledger, *, live: bool = False) -> str:
+def describe_bounds(ledger: Ledger, *, live: bool = False, against: Decimal | None = None) -> str:
     """Say within which bounds the cost of a run, or of its live calls, lies; empty if unknown."""
     live_calls = (call for call in calls_of(ledger) if is_live(call))
     usd = (Amounts.of(live_calls) if live else amounts_of(ledger))["usd"]
     low, high = usd.low, None if ledger.lost_calls else usd.high
     if high is None:
-        return f"at least {dollars(low)}" if low else ""
+        return f"at least {dollars(low, against=against)}" if low else ""
     bounds = f"between {dollars(low, against=high)} and {dollars(high, against=low)}"
-    return bounds if low != high else dollars(low)
+    return bounds if low != high else dollars(low, against=against)
 
 
 def suite_budget(ledger: Ledger) -> Verdict | None:
@@ -184,6 +184,7 @@ def describe_budgets(ledger: Ledger) -> tuple[str, str]:
         failed = sum(
             test.outcome in ("failed", "error")
             and not any(each.fails(ledger.unverified) for each in own_verdicts(test))
+            and not any(call.is_uncounted for call in test.calls)  # which probably ended it
             for test in last_attempts(ledger.tests)
         )
         if failed and not (ledger.comparison or Comparison()).failed:  # which names them

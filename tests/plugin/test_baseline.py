@@ -233,7 +233,7 @@ def test_a_run_that_finds_no_tests_is_no_baseline_and_no_history(
     how = ("--llmcost-update-baseline", "--llmcost-history=history.jsonl")
     result = accepted.run(where, "--llmcost-baseline=base.json", *how)
     assert result.ret != 0
-    assert "base.json: not updated, because no test was collected" in "".join(
+    assert "base.json: not updated, because no test ran" in "".join(
         [*result.outlines, *result.errlines]
     )
     assert (accepted.path / "base.json").read_bytes() == base

@@ -382,6 +382,41 @@ def test_a_test_that_took_its_worker_down_has_failed_also_in_a_group(
     assert "worker-crashed" in ledger["incomplete"]
 
 
+@pytest.mark.parametrize("dist", ["load", "loadgroup"])
+def test_a_test_that_a_crashed_worker_never_told_of_has_failed_beside_the_baseline(
+    tmp_path: Path, dist: str
+) -> None:
+    suite = """
+        import os
+        import pytest
+        from app import ask
+
+        HOW = os.environ.get("HOW")
+
+        @pytest.mark.xdist_group("x@y")
+        def test_fails_before_it_calls():
+            assert HOW != "crash"
+            ask(1)
+
+        @pytest.mark.xdist_group("x@y")
+        def test_killed_before_it_calls():
+            if HOW == "crash":
+                os._exit(0)
+            ask(2)
+
+        def test_same():
+            ask(3)
+    """
+    write_files(tmp_path, {"app.py": UNLUCKY["app.py"], "test_app.py": suite})
+    run_suite(tmp_path, "--llmcost-baseline=base.json", "--llmcost-update-baseline")
+    args = ("-n1", f"--dist={dist}", "--max-worker-restart=0", "--llmcost-baseline=base.json")
+    comparison = run_suite(tmp_path, *args, plugins=XDIST, env={"HOW": "crash"}).ledger()[
+        "comparison"
+    ]
+    names = ("test_fails_before_it_calls", "test_killed_before_it_calls")
+    assert comparison["failed"] == [f"test_app.py::{name}" for name in names]
+
+
 def test_an_interrupted_worker_is_booked_once_though_xdist_tells_of_it_twice(
     unlucky: tuple[Path, dict[str, Any]],
 ) -> None:

@@ -125,6 +125,7 @@ def test_a_suite_whose_child_has_broken_its_budget_does_not_pass(
     (verdict,) = ledger["verdicts"]
     assert (verdict["state"], ledger["lost_calls"]) == ("exceeded", [])
     assert result.ret == ledger["run"]["exit_status"] == pytest.ExitCode.TESTS_FAILED
+    assert ledger["run"]["has_tests"]
 
 
 def test_a_child_that_did_not_come_back_leaves_the_run_without_an_upper_bound(

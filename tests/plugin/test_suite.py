@@ -195,8 +195,10 @@ def test_collection_errors_keep_their_status_and_the_run_is_not_complete(
     ledger = project.ledger()
     assert ledger["incomplete"] == ledger["lost_calls"] == ["collection-errors"]
     assert len(ledger["outside_tests"]) == 1
+    assert not ledger["run"]["has_tests"]
     result = project.run(*args, "--continue-on-collection-errors")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert project.ledger()["run"]["has_tests"]
     assert project.ledger()["incomplete"] == ["collection-errors"]
 
 

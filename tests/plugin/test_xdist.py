@@ -88,6 +88,7 @@ def reported(ledger: dict[str, Any]) -> dict[str, Any]:
         "price_date": ledger["price_date"],
         "rate_card": ledger["rate_card"],
         "exit_status": ledger["run"]["exit_status"],
+        "has_tests": ledger["run"]["has_tests"],
         "payloads": ledger["payloads"],
         "usd": totals["usd"],
     }

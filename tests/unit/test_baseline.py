@@ -162,6 +162,21 @@ class TestComparison:
         change = only_change(compare(report({}), report({owner: [call(1)]}), CARD))
         assert change.name == "tests/test_a.py::client[x] (module fixture)"
 
+    @pytest.mark.parametrize("side", ["base", "head"])
+    def test_of_a_run_that_lost_calls_has_no_known_change(self, side: str) -> None:
+        spent: dict[Any, Iterable[Call]] = {
+            A: [call(1000, tags=("a",))],
+            B: [call(500, "1:b", tags=("a",))],
+        }
+        whole, part = report(spent), report({A: spent[A]}, lost_calls=["worker-crashed"])
+        base, head = (part, whole) if side == "base" else (whole, part)
+        comparison = compare(base, head, CARD)
+        assert (comparison.change_usd, comparison.tokens) == (None, {})
+        bounds = (comparison.low_usd, comparison.high_usd)
+        assert bounds == ((None, tokens_usd(500)) if side == "base" else (tokens_usd(-500), None))
+        for each in (comparison, comparison.by_tag["a"]):
+            assert (each.base_is_least, each.head_is_least) == (side == "base", side == "head")
+
     def test_covers_calls_outside_tests(self) -> None:
         change = only_change(compare(report({}), report({OUTSIDE: [call(1)]}), CARD))
         assert (change.kind, change.usd) == ("outside", tokens_usd(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,8 +15,11 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Project
+from sample_reports import a_test, make_call, make_report
 from standin import StandIn
 from warm_python import warm_bin
+
+from pytest_llmcost.ledger.ledger import write_ledger
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = ("start.md", *(f"how-to/{name}.md" for name in ("gate-a-pull-request", "shards", "gitlab")))
@@ -140,6 +144,120 @@ def test_every_run_of_pytest_has_a_key_to_replay_with(block: str) -> None:
         script for script in scripts(yaml.safe_load(block)) if re.search(r"\bpytest\b(?!-)", script)
     ]
     assert not runs or "ANTHROPIC_API_KEY: not-used" in block
+
+
+@pytest.mark.parametrize("block", [block for block in GITHUB if "restore-keys" in block])
+def test_no_workflow_takes_another_suites_baseline_by_the_beginning_of_its_key(block: str) -> None:
+    keys = re.findall(r"^ +(?:restore-)?keys?: (.*)$", block, re.MULTILINE)
+    assert {key.partition("@")[0] for key in keys} == {"llmcost-baseline"}
+    assert {key.partition("@")[2] for key in keys} == {"", "${{ github.sha }}"}
+
+
+def adding_up() -> Iterator[str]:
+    """What adds up the shards, of each forge."""
+    for block in map(yaml.safe_load, BLOCKS):
+        for step in block.get("jobs", {}).get("cost", {}).get("steps", ()):
+            if step.get("name") == "Add up":
+                yield step["run"]
+        if lines := block.get("cost", {}).get("script"):
+            first = next(at for at, line in enumerate(lines) if "llmcost merge" in line)
+            yield "\n".join((*lines[1 : first + 1], lines[-1]))
+
+
+@pytest.mark.parametrize("script", [*adding_up()], ids=["GitHub", "GitLab"])
+@pytest.mark.parametrize("shards", [4, 3])
+def test_only_the_sum_of_all_shards_can_become_the_baseline(
+    tmp_path: Path, script: str, shards: int
+) -> None:
+    """A job that passed may have written no ledger; both forges keep what a job that passed has."""
+    for number in range(shards):
+        part = make_report({a_test(f"t.py::{number}"): [make_call("0.1")]}, incomplete=["selected"])
+        write_ledger(part, tmp_path / "shards" / f"{number}.json")
+    done = subprocess.run(
+        ["bash", "-e", "-c", script], cwd=tmp_path, text=True, capture_output=True,
+        env={**os.environ, "PATH": f"{warm_bin()}{os.pathsep}{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert "merged" in done.stdout, done.stderr
+    assert (done.returncode == 0) is (shards == 4)
+
+
+GH = """#!/usr/bin/env python3
+# GitHub's command line, as far as the workflow of the comment uses it.
+import json, os, re, shutil, subprocess, sys
+
+words, state = sys.argv[1:], json.load(open(os.environ["STATE"]))
+if words[:2] == ["run", "download"]:
+    sys.exit(shutil.copytree(os.environ["ARTIFACT"], "llmcost") != "llmcost")
+url = next(each for each in words if each.startswith("repos/"))
+fields = dict(each.split("=", 1) for each in words if re.match("[a-z]+=", each))
+if "POST" in words or "PATCH" in words:
+    body = open(fields["body"][1:]).read()
+    state["written"] = [*state["written"], [url, body]]
+    json.dump(state, open(os.environ["STATE"], "w"))
+    sys.exit()
+if url.endswith("/pulls"):
+    answer = [each for each in state["pulls"] if each["head"]["label"] == fields["head"]]
+else:
+    answer = state["comments"]
+jq = ["jq", "-r", words[words.index("--jq") + 1]]
+sys.exit(subprocess.run(jq, input=json.dumps(answer), text=True).returncode)
+"""
+COMMENT = next(block for block in GITHUB if "workflow_run:" in block)
+NEW, EDITED = "repos/o/r/issues/7/comments", "repos/o/r/issues/comments/5"
+OURS = {"id": 5, "user": {"login": "github-actions[bot]"}, "body": "<!-- pytest-llmcost -->\nold"}
+
+
+def a_pull(number: int, sha: str = "new") -> dict[str, Any]:
+    return {"number": number, "head": {"label": "fork:topic", "sha": sha}}
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+@pytest.mark.parametrize(
+    ("comparison", "conclusion", "comments", "pulls", "written"),
+    [
+        ({"change_usd": "0.1"}, "success", [], [a_pull(7)], NEW),
+        ({"change_usd": "-0.1"}, "success", [], [a_pull(7)], ""),
+        ({"change_usd": None}, "success", [], [a_pull(7)], ""),
+        (None, "success", [], [a_pull(7)], ""),
+        (None, "failure", [], [a_pull(7)], NEW),
+        ({"change_usd": "0", "vanished": [{}]}, "success", [], [a_pull(7)], NEW),
+        ({"change_usd": "0"}, "success", [OURS], [a_pull(7)], EDITED),
+        ({"change_usd": "0.1"}, "success", [OURS], [a_pull(7, "newer")], ""),
+        ({"change_usd": "0.1"}, "success", [], [a_pull(7), a_pull(9)], ""),
+        ({"change_usd": "0.1"}, "success", [], [a_pull(9, "newer"), a_pull(7)], NEW),
+        ({"change_usd": "0.1"}, "success", [], [], ""),
+    ],
+    ids=[
+        *("adds", "saves", "unknown", "no baseline", "failed", "guard vanished", "update"),
+        *("older commit", "two pull requests", "one of them older", "closed"),
+    ],
+)  # fmt: skip
+def test_the_second_workflow_comments_on_the_pull_request_and_commit_of_its_run(
+    tmp_path: Path,
+    comparison: object,
+    conclusion: str,
+    comments: list[object],
+    pulls: list[object],
+    written: str,
+) -> None:
+    state, artifact = tmp_path / "state.json", tmp_path / "artifact"
+    state.write_text(json.dumps({"pulls": pulls, "comments": comments, "written": []}))
+    artifact.mkdir()
+    (artifact / "cost.json").write_text(json.dumps({"comparison": comparison}))
+    (artifact / "cost.md").write_text("what it costs")
+    (tmp_path / "gh").write_text(GH)
+    (tmp_path / "gh").chmod(0o755)
+    output = tmp_path / "output"
+    environment = {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "GITHUB_OUTPUT": str(output),
+        "STATE": str(state), "ARTIFACT": str(artifact), "GH_REPO": "o/r", "RUN": "1",
+        "CONCLUSION": conclusion, "HEAD": "fork:topic", "COMMIT": "new",
+    }  # fmt: skip
+    for script in scripts(yaml.safe_load(COMMENT)):
+        subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=environment, check=True)
+    assert output.read_text() == "found=true\n"
+    expected = [[written, "what it costs"]] if written else []
+    assert json.loads(state.read_text())["written"] == expected
 
 
 REPLAYED = """

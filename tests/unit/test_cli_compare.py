@@ -145,6 +145,20 @@ def test_an_increase_that_cannot_be_told_fails(
     assert "cannot check the $0.000325 (1 %) increase limit set by --max-increase" in out
 
 
+@pytest.mark.parametrize(("setting", "status"), [("fail", 1), ("warn", 0)])
+def test_the_setting_of_the_run_decides_whether_an_increase_that_cannot_be_told_fails(
+    ledgers: list[str], tmp_path: Path, setting: str, status: int
+) -> None:
+    unknown = replace(
+        make_report({a_test("t.py::test_grows"): [call(5, model="claude-next")]}),
+        price_date=ON, rate_card=CARD, unverified=setting,
+    )  # fmt: skip
+    write_ledger(unknown, tmp_path / "new.json")
+    judged = ["compare", ledgers[0], str(tmp_path / "new.json")]
+    assert main([*judged, "--max-increase", "$1"]) == status
+    assert main([*judged, "--vanished=fail"]) == 1, "what is exceeded fails, whatever the setting"
+
+
 def test_equal_runs_differ_in_nothing(
     ledgers: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -145,7 +145,7 @@ def test_of_a_test_that_stopped_halfway_it_proposes_nothing_and_says_so(
         "    t/b.py = $0.013",
         "    t/c.py = $0.025",
     ]
-    why = "no budget, because a test did not run to its end"
+    why = "no budget, because a test is expected to fail, was skipped, or did not run to its end"
     tests = ("t/a.py::test_fails", "t/c.py::test_skips", "t/d.py::test_is_interrupted")
     names = (*tests, "t/a.py", "t/d.py")
     assert err.splitlines() == [f"llmcost: {name}: {why}" for name in names]

@@ -469,7 +469,7 @@ class TestFiles:
             "rate_card", "totals", "verdicts", "comparison", "payloads", "tests", "fixtures",
             "outside_tests",
         } <= set(data)  # fmt: skip
-        run = {"started_at", "finished_at", "exit_status", "workers", "commit"}
+        run = {"started_at", "finished_at", "exit_status", "has_tests", "workers", "commit"}
         assert set(data["run"]) == run
         assert {
             "nodeid",

@@ -14,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from page_run import page_run
-from sample_reports import a_fixture, a_test, make_budget, make_call, make_report, suite_budget
+from sample_reports import (
+    OUTSIDE,
+    a_fixture,
+    a_test,
+    make_budget,
+    make_call,
+    make_report,
+    suite_budget,
+)
 from sample_run import sample_run
 
 from pytest_llmcost.budgets.budget import Budget, Verdict, judge_calls
@@ -77,6 +85,22 @@ class TestHeading:
         report = make_report({a_test("t"): [make_call(usd)]}, budgets=[suite_budget("1")])
         assert self.heading(report) == heading
 
+    def test_says_within_which_bounds_an_inexact_cost_lies(self) -> None:
+        inexact = make_call("0.5", usd_low=Decimal("0.4"), usd_high=Decimal("0.6"))
+        report = make_report({a_test("t"): [inexact]}, budgets=[suite_budget("1")])
+        assert self.heading(report) == (
+            "### ✅ The suite costs between $0.40 and $0.60 of $1.00 · within its budget"
+        )
+
+    def test_says_that_no_test_ran_and_still_what_is_broken(self) -> None:
+        run = RunRecord(has_tests=False, exit_status=2)
+        title = "No test ran, so nothing is known of what merging costs"
+        for limit, heading in (("9", title), ("1", f"❌ {title} · 1 budget exceeded")):
+            report = make_report(
+                {OUTSIDE: [make_call("2")]}, budgets=[suite_budget(limit)], run=run
+            )
+            assert self.heading(report) == f"### {heading}"
+
     def test_has_no_green_sign_in_a_run_that_failed_otherwise(self) -> None:
         report = make_report({a_test("t"): [make_call("1")]}, budgets=[suite_budget("1")])
         failed = replace(report, run=replace(report.run, exit_status=1))
@@ -86,6 +110,19 @@ class TestHeading:
     def test_says_of_a_run_without_a_budget_that_it_failed(self) -> None:
         report = make_report({a_test("t"): [make_call("1")]}, run=RunRecord(exit_status=1))
         assert self.heading(report) == "### The suite costs $1.00 · the run failed"
+
+    def test_takes_a_test_that_lacks_a_count_for_none_that_failed_otherwise(self) -> None:
+        missing = make_call(
+            None, evidence="counted", caveats=sorted_caveats(["uncounted"]), sampling_calls=()
+        )
+        report = make_report(
+            {a_test("t.py::a"): [make_call("1")], a_test("t.py::b"): [missing]},
+            run=RunRecord(exit_status=1),
+        )
+        a, b = (replace(row, outcome="failed") for row in report.tests)
+        exceeded = replace(a, verdict=judge("0.5", make_call("1")))
+        heading = self.heading(replace(report, tests=(exceeded, b)))
+        assert heading == "### ❌ The suite costs at least $1.00 · 1 budget exceeded"
 
     def test_names_broken_rules_and_tests_that_failed_otherwise(self) -> None:
         report = make_report({a_test(f"t.py::{name}"): [make_call("1")] for name in "abc"})
@@ -372,6 +409,15 @@ class TestReproduce:
         assert command(replace(suite, origin="llmcost_max_suite")) == (
             "pytest --llmcost-price-date=2026-11-22"
         )
+
+    def test_another_setting_that_no_file_sets_is_named(self) -> None:
+        name = "PYTEST_LLMCOST_BUDGETS"
+        budgets = [
+            make_budget(limit, scope="path", pattern=path, label=path, origin=origin)
+            for limit, path, origin in (("1", "a/**", name), ("2", "b/**", name), ("3", "*", "ini"))
+        ]
+        report = make_report({a_test("t.py::a"): [make_call("2")]}, budgets=budgets)
+        assert f"```sh\n# set {name} as in CI\npytest " in render_markdown(report)
 
     def test_prices_of_the_users_own_are_named(self) -> None:
         report = make_report({a_test("t.py::a"): [make_call("1")]})

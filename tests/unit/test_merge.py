@@ -261,6 +261,12 @@ class TestRuns:
         ]
         assert merge_ledgers(named(*shards)).run.exit_status == merged
 
+    @pytest.mark.parametrize("tests", [(True, False), (False, True), (False, False)])
+    def test_have_tests_if_one_shard_has(self, tests: tuple[bool, bool]) -> None:
+        runs = [RunRecord(has_tests=each, exit_status=0 if each else 4) for each in tests]
+        merged = merge_ledgers(named(*(shard(at, run=run) for at, run in enumerate(runs))))
+        assert merged.run.has_tests is any(tests)
+
     def test_fail_when_the_ceiling_over_all_is_broken(self) -> None:
         shards = [shard(each, limit="2", run=RunRecord(exit_status=0)) for each in (1, 2)]
         assert merge_ledgers(named(*shards)).run.exit_status == 1
@@ -281,11 +287,19 @@ class TestRuns:
         )
 
     @pytest.mark.parametrize(
-        ("commits", "merged"), [(("1a2b3c4", "1a2b3c4"), "1a2b3c4"), (("1a2b3c4", "9f8e7d6"), "")]
+        ("commits", "merged"), [(("1a2b3c4", "1a2b3c4"), "1a2b3c4"), (("1a2b3c4", ""), "")]
     )
     def test_have_a_commit_if_it_is_one(self, commits: tuple[str, str], merged: str) -> None:
         shards = [shard(at, run=RunRecord(commit=each)) for at, each in enumerate(commits)]
         assert merge_ledgers(named(*shards)).run.commit == merged
+
+    def test_are_of_one_commit(self) -> None:
+        shards = [
+            shard(at, run=RunRecord(commit=each)) for at, each in enumerate(("1a2b3c4", "9f8e7d6"))
+        ]
+        why = "same commit: shard-0.json has 1a2b3c4, shard-1.json has 9f8e7d6"
+        with pytest.raises(LedgerError, match=why):
+            merge_ledgers(named(*shards))
 
     def test_are_incomplete_when_one_is(self) -> None:
         shards = named(shard(1, incomplete=["deselected"]), shard(2, incomplete=["interrupted"]))

@@ -11,6 +11,12 @@ reports=(llmcost/cost.json llmcost/cost.md llmcost/cost.html)
 compared=llmcost/baseline.json
 status=0
 
+# The cache restores by the beginning of a key, so only what ends every key tells two suites apart.
+if [[ $BASELINE_KEY == *@* ]]; then
+  echo "::error title=LLM cost::The baseline-key $BASELINE_KEY has an @, which ends the key in the cache; choose another one."
+  exit 2
+fi
+
 for report in "${reports[@]}" "$compared"; do
   if [ ! "$report" -ef "$LEDGER" ]; then rm -f "$report"; fi
 done

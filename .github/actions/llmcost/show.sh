@@ -45,12 +45,16 @@ find_comment() {
 
 comment() {
   local body id
+  # A run of an older commit that ends later, or is run again, has no news.
+  call GET "$repository/pulls/$NUMBER" || return
+  if [ "$(jq -r .head.sha "$answer")" != "$COMMIT" ]; then return; fi
   id=$(find_comment) || return
   body=$(mktemp)
   jq -n --rawfile body "$FOLDER/cost.md" '{body: $body}' > "$body"
   if [ -n "$id" ]; then
     call PATCH "$repository/issues/comments/$id" "$body"
-  elif [ "$PASSED" != true ] || jq -en --arg change "${CHANGE_USD:-0}" '($change | tonumber) > 0' > /dev/null; then
+  elif [ "$PASSED" != true ] || jq -e '.comparison
+      | (.change_usd // "0" | tonumber) > 0 or (.vanished // [] != [])' "$FOLDER/cost.json" > /dev/null; then
     call POST "$repository/issues/$NUMBER/comments" "$body"
   fi
 }
