@@ -234,9 +234,15 @@ class ItemHooks(Hooks):
 
             # After a test with fake files pyfakefs forgets the modules that were imported in it.
             # Those from before keep what they had of these; classes of a second copy are others.
+            import_module("filelock")
             for module in walk_packages(pytest_llmcost.__path__, "pytest_llmcost."):
                 if not module.name.startswith(("pytest_llmcost.cli", "pytest_llmcost.reconcile")):
                     import_module(module.name)
+            # Their files stay real, or counts would be recorded in fake ones.
+            known, names = sys.modules.items(), ("pytest_llmcost", "filelock")
+            ours = [each for name, each in known if name.startswith(names)]
+            patcher = getattr(sys.modules.get("pyfakefs.fake_filesystem_unittest"), "Patcher", None)
+            getattr(patcher, "SKIPMODULES", set[ModuleType]()).update(ours)
 
     # Phases
 

@@ -85,3 +85,20 @@ def test_a_suite_that_loads_no_client_pays_nothing_for_its_fake_files(project: P
     """,
     )
     project.pytester.runpytest_subprocess("-p", "llmcost").assert_outcomes(passed=1)
+
+
+def test_counts_are_recorded_in_real_files(project: Project, standin: StandIn) -> None:
+    pytest.importorskip("pyfakefs")
+    project.online(standin).write(
+        test_app="""
+    import httpx
+
+    def test_it(fs, llmcost):
+        llmcost.count(model="claude-opus-4-7", messages=[{"role": "user", "content": "Hi"}])
+    """
+    )
+    for mode in ("rewrite", "none"):
+        result = project.run_apart(
+            f"--llmcost-record-mode={mode}", plugins=("pyfakefs.pytest_plugin",)
+        )
+        result.assert_outcomes(passed=1)
