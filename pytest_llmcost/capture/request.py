@@ -124,6 +124,8 @@ class _Outcome:
     """Whether a library below its client has sent it, and no refusal came yet."""
     is_in_mock: bool = False
     """Whether it has come to a mock transport; what is sent in it is a call of its own."""
+    outcome_below: object = None
+    """The response or error that a transport below its client has brought last."""
     is_answered_inside: bool = False
     """Whether its response is the very one of a call inside its `send`, which counts instead."""
     ids_inside: tuple[str, ...] = ()

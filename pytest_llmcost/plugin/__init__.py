@@ -47,6 +47,11 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     has_plugin = early_config.pluginmanager.has_plugin
     if has_plugin("vcr") and has_plugin("recording"):
         raise refusal("pytest-vcr", "pytest-recording raises an error")
+    # Python itself loads us and our files, most of them in the midst of a test. pytest's loader,
+    # by which it rewrites the `assert` of plugins, would go by what a test puts in place of `open`.
+    # Private; if it is gone, such a test fails at its first request.
+    loader = early_config.pluginmanager.rewrite_hook
+    getattr(loader, "_must_rewrite", {""}).discard("pytest_llmcost")
     session = _begin(early_config)
     session.options_of_plugins.update(vars(early_config.known_args_namespace))
 

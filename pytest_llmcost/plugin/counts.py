@@ -56,6 +56,7 @@ class Counts:
         hook: Callable[[str], pluggy.HookCaller],
         make_client: Callable[[], object],
         note_error: Callable[[str, CountError], None],
+        recording: Callable[[], AbstractContextManager[object]],
     ) -> None:
         """Open nothing yet: neither client nor cassette. `hook` returns one of ours by its name."""
         self._config = config
@@ -63,6 +64,7 @@ class Counts:
         self._card = card
         self._hook = hook
         self._note_error = note_error
+        self._recording = recording
         self._sources: dict[Owner, tuple[CountCassette, RecordMode, Asker]] = {}
         self._asked: dict[str, set[str]] = {}
         """Fingerprints by the asker's name, over all attempts of a test or set-ups of a fixture."""
@@ -205,8 +207,14 @@ class Counts:
                 terminal.flush()
 
     def _source(self, owner: Owner) -> tuple[CountCassette, RecordMode, Asker]:
-        if owner in self._sources:
-            return self._sources[owner]
+        source = self._sources.get(owner)
+        if source is None:
+            with self._recording():  # pytest makes fixtures in one thread at a time
+                made = self._sources.get(owner) or self._open(owner)
+                source = self._sources.setdefault(owner, made)
+        return source
+
+    def _open(self, owner: Owner) -> tuple[CountCassette, RecordMode, Asker]:
         config = self._config
         if isinstance(owner, TestAttempt):
             name = node = owner.nodeid
@@ -231,8 +239,7 @@ class Counts:
         if self._settings.origin("cache") not in ("default", "llmcost_cache"):
             command += f" --llmcost-cache={self._settings.cache}"
         asker = Asker(name, command)
-        source = self._sources[owner] = (cassette, mode, asker)
-        return source
+        return cassette, mode, asker
 
 
 @contextmanager

@@ -114,6 +114,18 @@ class ItemHooks(Hooks):
                 "a plugin or in the rootdir conftest"
             )
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self, session: pytest.Session) -> None:
+        """Watch which files plugins leave out, where one may."""
+        hook, plugins = session.config.hook.pytest_ignore_collect, []
+        for each in hook.get_hookimpls():
+            module = getattr(each.function, "__globals__", {})
+            if not (_is_conftest(module) or module.get("__name__") == "_pytest.main"):
+                plugins.append(each.plugin)
+        if plugins:
+            watch = _IgnoredFiles(self.session, session, plugins)
+            session.config.pluginmanager.register(watch, "llmcost-ignored-files")
+
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
         self, collector: pytest.Collector
@@ -222,9 +234,15 @@ class ItemHooks(Hooks):
 
             # After a test with fake files pyfakefs forgets the modules that were imported in it.
             # Those from before keep what they had of these; classes of a second copy are others.
+            import_module("filelock")
             for module in walk_packages(pytest_llmcost.__path__, "pytest_llmcost."):
                 if not module.name.startswith(("pytest_llmcost.cli", "pytest_llmcost.reconcile")):
                     import_module(module.name)
+            # Their files stay real, or counts would be recorded in fake ones.
+            known, names = sys.modules.items(), ("pytest_llmcost", "filelock")
+            ours = [each for name, each in known if name.startswith(names)]
+            patcher = getattr(sys.modules.get("pyfakefs.fake_filesystem_unittest"), "Patcher", None)
+            getattr(patcher, "SKIPMODULES", set[ModuleType]()).update(ours)
 
     # Phases
 
@@ -388,6 +406,34 @@ class ItemHooks(Hooks):
 
         add(end)  # finalizers run last in, first out: this one after the fixture's own
         vars(fixturedef)["addfinalizer"] = add_owned
+
+
+class _IgnoredFiles(Hooks):
+    """What plugins leave out, such as those that run only what a change affects."""
+
+    def __init__(
+        self, session: Session, pytest_session: pytest.Session, plugins: Sequence[object]
+    ) -> None:
+        super().__init__(session)
+        self._pytest = pytest_session
+        subset = pytest_session.config.pluginmanager.subset_hook_caller
+        self._is_ignored_by_suite = subset("pytest_ignore_collect", [*plugins, self])
+        """Whether pytest, its settings or a conftest leaves a path out."""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_ignore_collect(
+        self, collection_path: Path, config: pytest.Config
+    ) -> Generator[None, bool | None, bool | None]:
+        """Take the run for a part if a plugin alone leaves out a test file, or a folder."""
+        is_ignored, path = (yield), collection_path
+        # Not what is hidden: hypothesis leaves its own folder out if `norecursedirs` does not.
+        if is_ignored and not path.name.startswith("."):
+            collect = self._pytest.gethookproxy(path).pytest_collect_file
+            if not self._is_ignored_by_suite(collection_path=path, config=config) and (
+                path.is_dir() or collect(file_path=path, parent=self._pytest)
+            ):
+                self.session.incomplete.add("deselected")
+        return is_ignored
 
 
 def _is_refusal(error: BaseException) -> bool:

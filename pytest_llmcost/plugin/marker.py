@@ -31,7 +31,7 @@ from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.files import path_in_project
 from pytest_llmcost.money import format_whole_usd, show_value
 from pytest_llmcost.plugin.options import ARGUMENTS, MARKER, TAG_MARKER
-from pytest_llmcost.plugin.owners import nodeid_of
+from pytest_llmcost.plugin.owners import location_of, nodeid_of
 from pytest_llmcost.prices.bill import CacheState
 from pytest_llmcost.settings import CACHE_STATES, Settings
 
@@ -266,8 +266,8 @@ _PYTESTMARK = re.compile(r"pytestmark\b[^=]*=")
 def _place(node: _pytest.nodes.Node, obj: object) -> str:
     """Return where a marker stands, `file:line` as far as it is known."""
     if isinstance(node, pytest.Item):
-        shown, line, _ = node.location
-        return shown if line is None else f"{shown}:{line + 1}"
+        shown, line = location_of(node)
+        return shown if line is None else f"{shown}:{line}"
     path, suffix = node.path, ""
     marked = obj or getattr(node, "obj", None)
     if inspect.isclass(marked):

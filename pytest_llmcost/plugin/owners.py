@@ -17,10 +17,12 @@ from hashlib import sha256
 from inspect import currentframe, unwrap
 from itertools import takewhile
 from operator import ne
+from pathlib import Path
 from traceback import walk_stack
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pytest_llmcost.concurrency import cached_property
+from pytest_llmcost.files import path_in_project
 from pytest_llmcost.plugin.options import TAG_MARKER
 
 if TYPE_CHECKING:
@@ -110,8 +112,7 @@ class TestAttempt(Owner):
         """Its name in the ledger."""
         from pytest_llmcost.ledger.builder import TestOwner
 
-        path, line, _ = self.item.location
-        line = None if line is None else line + 1
+        path, line = location_of(self.item)
         return TestOwner(nodeid=self.nodeid, path=path, line=line, attempt=self.number)
 
 
@@ -167,6 +168,15 @@ def nodeid_of(item: pytest.Item) -> str:
         if item.nodeid.startswith(f"{own}@"):
             return own
     return item.nodeid
+
+
+def location_of(item: pytest.Item) -> tuple[str, int | None]:
+    """Return the file and the line at which a test stands, as files hold it."""
+    path, line, _ = item.location
+    # What stands in a package is not the test: pytest-bdd makes a function of its own of each.
+    if not {"site-packages", "dist-packages"}.isdisjoint(Path(path).parts):
+        return path_in_project(item.path, item.config.rootpath), None
+    return path, None if line is None else line + 1
 
 
 def _needed_by(fixture: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> set[str]:

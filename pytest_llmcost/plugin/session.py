@@ -201,7 +201,13 @@ class Session(_Findings):
         from pytest_llmcost.plugin.counts import Counts
 
         return Counts(
-            self.config, self.settings, self.card, self.hook, self._make_client, self.note_error
+            self.config,
+            self.settings,
+            self.card,
+            self.hook,
+            self._make_client,
+            self.note_error,
+            self.recording,
         )
 
     @cached_property

@@ -22,7 +22,7 @@ from pytest_llmcost.money import exactly
 from pytest_llmcost.plugin.calls import calls_in, calls_of
 from pytest_llmcost.plugin.counts import count_command
 from pytest_llmcost.plugin.marker import limits_of
-from pytest_llmcost.plugin.owners import Owner, TestAttempt, nodeid_of
+from pytest_llmcost.plugin.owners import Owner, TestAttempt, location_of, nodeid_of
 from pytest_llmcost.plugin.session import Hooks, Session
 from pytest_llmcost.reports.junit import test_properties, with_properties
 from pytest_llmcost.reports.wording import (
@@ -236,7 +236,7 @@ def _explain(
         # For the line in the summary, where pytest has a type; annotations point at the test.
         if crash is not None and crash.message.startswith("Failed: "):
             crash.message = error.short
-            crash.path, crash.lineno = str(item.path), (item.location[1] or 0) + 1
+            crash.path, crash.lineno = str(item.path), location_of(item)[1] or 1
         return
     if crash is not None and isinstance(error, (LlmCostError, LiveCapError)):
         crash.message = _sendable(str(error))  # its module path would fill the summary's line

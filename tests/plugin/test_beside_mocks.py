@@ -197,6 +197,76 @@ def test_mock_transports_of_both_libraries(project: Project) -> None:
     check(project, calls=2)
 
 
+PASSES_ON = """
+    import httpx, httpx2
+
+    class PassesOn(httpx.BaseTransport, httpx2.BaseTransport):
+        def __init__(self, inner):
+            self.inner = inner
+
+        def handle_request(self, request):
+            return self.inner.handle_request(request)
+
+    class SendsItself(PassesOn):
+        def handle_request(self, request):
+            mocked = super().handle_request(request)
+            return type(mocked)(200, content=mocked.read())
+"""
+
+
+@pytest.mark.parametrize(
+    ("plugins", "reply", "inner"),
+    [
+        (["respx"], "respx_mock.post(URL).mock(return_value=response)", "httpx.HTTPTransport()"),
+        (["pytest_httpx"], "httpx_mock.add_response(json=REPLY)", "httpx.HTTPTransport()"),
+        ([], "request", "httpx.MockTransport(lambda request: response)"),
+    ],
+)
+def test_a_mock_below_a_transport_that_passes_its_answer_on(
+    project: Project, plugins: list[str], reply: str, inner: str
+) -> None:
+    for plugin in plugins:
+        pytest.importorskip(plugin)
+    project.write(
+        app=SENT,
+        transports=PASSES_ON,
+        test_app=f"""
+        import httpx
+        import transports
+        from app import REPLY, URL, ask
+        from pytest_llmcost import max_cost
+
+        @max_cost("$1", live=False)
+        def test_passes_on({reply.partition(".")[0]}):
+            response = httpx.Response(200, json=REPLY)
+            {reply}
+            ask(transport=transports.PassesOn({inner}))
+        """,
+    )
+    check(project, *plugins)
+
+
+def test_a_transport_that_asks_a_mock_and_makes_a_response_of_its_own_may_have_sent(
+    project: Project,
+) -> None:
+    project.write(
+        app=SENT,
+        transports=PASSES_ON,
+        test_app="""
+        import httpx
+        import transports
+        from app import REPLY, ask
+        from pytest_llmcost import max_cost
+
+        @max_cost("$1", live=False)
+        def test_sends():
+            mock = httpx.MockTransport(lambda request: httpx.Response(200, json=REPLY))
+            ask(transport=transports.SendsItself(mock))
+        """,
+    )
+    project.run().assert_outcomes(failed=1)
+
+
 def test_pytest_socket_lets_mocks_through_and_blocks_the_rest(
     project: Project, standin: StandIn
 ) -> None:
@@ -339,8 +409,11 @@ ERRORS = """
 """
 
 
-def test_mocked_errors_are_requests_that_cost_nothing(project: Project) -> None:
-    project.write(test_app=ERRORS)
+@pytest.mark.parametrize("below", ["", "PassesOn"])
+def test_mocked_errors_are_requests_that_cost_nothing(project: Project, below: str) -> None:
+    mock = "httpx2.MockTransport(handler)"
+    head = "    from transports import PassesOn\n"
+    project.write(transports=PASSES_ON, test_app=head + ERRORS.replace(mock, f"{below}({mock})"))
     result = project.run("--llmcost-max-suite=$0.01", "--llmcost-report=r.json")
     result.assert_outcomes(passed=11)
     ledger = project.ledger("r.json")

@@ -62,9 +62,11 @@ def test_a_call_is_priced_although_there_are_no_files(
         ask(client)
     """,
     )
-    # In a new process, where the first call is what reads the rates, and all that it takes.
-    args = ("-p", "llmcost", "--llmcost-report=ledger.json", "--llmcost-max-suite=$1")
-    result = project.pytester.runpytest_subprocess(*args)
+    # In a new process, where the first call is what reads the rates, and all that it takes. pytest
+    # does this with each plugin that it finds by itself.
+    project.write(early='import pytest; pytest.register_assert_rewrite("pytest_llmcost")')
+    args = ("-p", "early", "-p", "llmcost", "--llmcost-report=ledger.json")
+    result = project.pytester.runpytest_subprocess(*args, "--llmcost-max-suite=$1")
     result.assert_outcomes(passed=2)
     assert result.ret == pytest.ExitCode.OK
     ledger = project.ledger()
@@ -83,3 +85,20 @@ def test_a_suite_that_loads_no_client_pays_nothing_for_its_fake_files(project: P
     """,
     )
     project.pytester.runpytest_subprocess("-p", "llmcost").assert_outcomes(passed=1)
+
+
+def test_counts_are_recorded_in_real_files(project: Project, standin: StandIn) -> None:
+    pytest.importorskip("pyfakefs")
+    project.online(standin).write(
+        test_app="""
+    import httpx
+
+    def test_it(fs, llmcost):
+        llmcost.count(model="claude-opus-4-7", messages=[{"role": "user", "content": "Hi"}])
+    """
+    )
+    for mode in ("rewrite", "none"):
+        result = project.run_apart(
+            f"--llmcost-record-mode={mode}", plugins=("pyfakefs.pytest_plugin",)
+        )
+        result.assert_outcomes(passed=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import dedent
+
 import pytest
 from conftest import Project
 from standin import StandIn
@@ -261,6 +263,32 @@ def test_items_that_are_no_functions(project: Project) -> None:
     result.stdout.fnmatch_lines(
         ["our own words: $0.005 is * over the $0.0000001 budget set by test_cases.yaml"]
     )
+
+
+def test_a_test_that_a_package_has_made_stands_in_its_own_file(project: Project) -> None:
+    """pytest-bdd makes a function of its own of each scenario."""
+    package = """
+        def scenario(test):
+            def made(llmcost):
+                test(llmcost)
+            return made
+    """
+    app = """
+        from scenarios import scenario
+
+        @max_cost("$0.001")
+        @scenario
+        def test_made(llmcost):
+            spend(llmcost)
+    """
+    files = {"venv__site-packages__scenarios": package, "test_app": dedent(SPENDS) + dedent(app)}
+    project.write(**files)
+    project.pytester.syspathinsert(project.path / "venv" / "site-packages")
+    result = project.run("--llmcost-report=ledger.json")
+    result.assert_outcomes(failed=1)
+    (test,) = project.ledger()["tests"]
+    assert (test["path"], test["line"]) == ("test_app.py", None)
+    result.stdout.fnmatch_lines(["*over the $0.001 budget set at test_app.py"])
 
 
 def test_a_marker_that_is_added_while_the_test_is_set_up_holds(project: Project) -> None:

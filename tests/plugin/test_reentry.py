@@ -310,3 +310,31 @@ def test_threads_that_send_changed_prompts_and_look_at_once_all_come_to_an_end(
     )
     count(changed).assert_outcomes(passed=1)
     assert sorted(evidence(changed)) == ["counted"] * 6 + ["recounted"]
+
+
+def test_threads_that_count_at_once_have_one_cassette_and_make_no_fixture_at_once(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        conftest="""
+            import time, pytest
+
+            @pytest.fixture
+            def default_cassette_name():
+                time.sleep(0.1)  # until the other threads are there, too
+                return "ours"
+        """,
+        test_app="""
+            from concurrent.futures import ThreadPoolExecutor
+
+            def test_it(llmcost):
+                def count(number):
+                    llmcost.count(model="claude-opus-4-7",
+                                  messages=[{"role": "user", "content": str(number)}])
+
+                with ThreadPoolExecutor(8) as pool:
+                    list(pool.map(count, range(8)))
+        """,
+    )
+    count(project).assert_outcomes(passed=1)
+    project.run("--llmcost-record-mode=none").assert_outcomes(passed=1)

@@ -592,6 +592,38 @@ def test_what_the_suite_itself_ignores_leaves_it_whole(project: Project) -> None
     assert project.ledger()["complete"] is True
 
 
+IGNORES = """
+    def pytest_ignore_collect(collection_path):
+        return True if collection_path.match("{}") else None
+"""
+
+
+@pytest.mark.parametrize(
+    ("plugin", "left_out", "incomplete"),
+    [
+        ("shard", "tests/test_other.py", ["deselected"]),
+        ("shard", "tests", ["deselected"]),
+        ("conftest", "tests/test_other.py", []),
+        # What is no test, or in a folder in which nobody looks for tests, as hypothesis' own.
+        ("shard", "tests/app.py", []),
+        ("shard", ".cases", []),
+    ],
+)
+def test_a_run_from_which_a_plugin_leaves_files_out_is_not_complete(
+    project: Project, plugin: str, left_out: str, incomplete: list[str]
+) -> None:
+    project.pytester.syspathinsert()
+    project.write(
+        pytest_ini="[pytest]\nnorecursedirs = build",
+        test_app=TWO,
+        tests__test_other=TWO,
+        tests__app="",
+        **{".cases__test_case": TWO, "shard": "", plugin: IGNORES.format(left_out)},
+    )
+    project.run("--llmcost-report=ledger.json", "-p", "shard")
+    assert project.ledger()["incomplete"] == incomplete
+
+
 def test_leaving_early_with_status_0_does_not_get_round_the_suite_s_ceiling(
     project: Project,
 ) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _CLIENTS = {
     "httpx": "httpx",
     "httpx2": "httpx",
+    "pytest_httpx._httpx_mock": "httpx",
     "http.client": "http_client",
     "urllib3.connectionpool": "urllib3",
     "requests.adapters": "urllib3",

@@ -7,7 +7,9 @@ whether the caller iterates over raw or decoded bytes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +41,11 @@ def wrap(module: ModuleType) -> None:
         for kind in _CONNECTIONS:
             wrap_method(getattr(module, kind, None), "handle_request", _wrap_wire)
             wrap_method(getattr(module, f"Async{kind}", None), "handle_async_request", _wrap_wire)
+    elif module.__name__.startswith("pytest_httpx"):
+        # It puts these, which are private, in the place of the transports' methods below.
+        mock, library = getattr(module, "HTTPXMock", None), _Library(sys.modules["httpx"])
+        wrap_method(mock, "_handle_request", partial(_wrap_mock, library.wrap_send))
+        wrap_method(mock, "_handle_async_request", partial(_wrap_mock, library.wrap_async_send))
     elif all(isinstance(getattr(module, name, None), type) for name in _CLASSES):
         library = _Library(module)
         wrap_method(module.Client, "send", library.wrap_send)
@@ -62,6 +69,14 @@ def _wrap_wire(original: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             current.is_on_wire = True
         return original(connection, request, *args, **options)  # a coroutine, where it is one
+
+    return handle
+
+
+def _wrap_mock(wrap: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    def handle(mock: Any, transport: Any, request: Any) -> Any:
+        __tracebackhide__ = True
+        return wrap(partial(original, mock))(transport, request)
 
     return handle
 
@@ -156,6 +171,7 @@ class _Sending:
         if captured.client is not self.client and not captured.is_over:
             # One attempt of a transport: its client tells the captured request what came of it.
             captured.is_in_mock = False
+            captured.outcome_below = response if error is None else error
             if error is None:
                 captured.is_on_wire |= "network_stream" in response.extensions
                 captured.is_unrefused = 200 <= response.status_code < 300
@@ -204,7 +220,10 @@ class _Sending:
         A response from a socket carries httpcore's `network_stream`; replayed and mocked ones do
         not: right in all cases tried, vcrpy 8 and 9, respx and pytest-httpx included. Without a
         response, its connection tells; a blocker of one's own may raise whatever it likes there.
+        Of a transport of another's this holds if it passes on what one of the library's brought.
         """
+        is_passed_on = captured.outcome_below is (error if response is None else response)
+        captured.outcome_below = None  # whose stream or traceback refers to the captured request
         if response is not None and "network_stream" in response.extensions:
             return True
         # Private, but the one way to the transport that serves this URL, in all versions tried.
@@ -212,11 +231,14 @@ class _Sending:
         transport = captured.client if find is None else find(self.request.url)
         if isinstance(transport, self.library.mocks):
             return False
-        if response is None and isinstance(transport, self.library.own) and error is not None:
+        is_own = is_passed_on or isinstance(transport, self.library.own)
+        if response is None and is_own and error is not None:
             return captured.is_on_wire and not is_connecting(error)
         # The library's own transport, but no socket: patched, to replay or to mock.
         if type(transport) in self.library.own and response is not None:
             return False
+        if is_passed_on:
+            return captured.is_on_wire  # which may be by an attempt before it
         # A transport of another's may send through a library that shows it, such as aiohttp.
         return captured.is_on_wire or None
 
