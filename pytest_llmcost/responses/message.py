@@ -122,13 +122,14 @@ class _Stated(msgspec.Struct, frozen=True, kw_only=True):
 
 prepare(_Stated)
 _TOKENS = tuple(name for name in _Stated.__struct_fields__ if name.endswith("_tokens"))
+_KNOWN_INSIDE = {"cache_creation": (*_WRITES.values(),), "server_tool_use": _KNOWN_TOOLS}
 _KNOWN = {
-    *(*_Stated.__struct_fields__, *_WRITES.values(), *_KNOWN_TOOLS),
+    *_Stated.__struct_fields__,
     "output_tokens_details",  # divides up `output_tokens`
     "fallback_credit",  # one that was redeemed is inside the numbers
     *("cost", "cost_details"),  # what a gateway charges
 }
-"""Fields of a usage, and of the objects in it, that no unknown price hangs on.
+"""Fields of a usage that no unknown price hangs on; of the objects in it, `_KNOWN_INSIDE`.
 
 Sources: the anthropic SDK's usage types, release 2.14.0, and
 https://openrouter.ai/docs/use-cases/usage-accounting, read 2026-11-27."""
@@ -604,9 +605,9 @@ def _caveats(raw: _Body, stated: _Stated, body: _Body, content: _Content) -> set
 def unknown_quantities(raw: _Body) -> Iterator[str]:
     """Name the quantities that no price is known for: each unknown field that holds a number."""
     for key, value in raw.items():
-        if key in ("cache_creation", "server_tool_use"):
+        if (known := _KNOWN_INSIDE.get(key)) is not None:
             inner = (value or {}).items()
-            yield from (f"{key}.{each}" for each, n in inner if each not in _KNOWN and _counts(n))
+            yield from (f"{key}.{each}" for each, n in inner if each not in known and _counts(n))
         elif key not in _KNOWN and _counts(value):
             yield key
     for index, entry in enumerate(raw.get("iterations") or ()):
