@@ -519,16 +519,20 @@ def _attempts(
     """Yield each pass that was declined, with the change of model that ended its attempt.
 
     The passes of one model in a row, as of a server tool's loop, are one attempt. Its change names
-    its model, or else no model of any pass: by an alias as in the request, or not at all. An
-    attempt that only the content names has no usage.
+    its model, or else no model of any pass: by an alias as in the request, or not at all. Passes
+    that name no model take one change after the other. An attempt that only the content names has
+    no usage.
     """
     left, models = list(changes), {each.model for each in declined}
     for model, passes in groupby(declined, key=lambda each: each.model):
-        own = [each for each in left if each.declined == model]
-        own = own or [each for each in left if each.declined not in models]
-        change = own[0] if own else _ModelChange(None, None, UNSEEN)
-        left = [each for each in left if each is not change]
-        yield from ((each, change) for each in passes)
+        change = _ModelChange(None, None, UNSEEN)
+        for index, each in enumerate(passes):
+            if not index or not model:
+                own = [other for other in left if other.declined == model]
+                own = own or [other for other in left if other.declined not in models]
+                change = own[0] if own else change
+                left = [other for other in left if other is not change]
+            yield each, change
     yield from ((_Stated(input_tokens=0, output_tokens=0), change) for change in left)
 
 

@@ -584,6 +584,23 @@ def test_a_block_may_name_the_model_that_declined_by_an_alias() -> None:
     assert (call.usd, call.usd_high, call.caveats) == (Decimal(10), Decimal(10), ())
 
 
+def test_attempts_without_a_model_are_declined_in_the_order_of_the_blocks() -> None:
+    iterations = [
+        entry("message", 1_000_000, 0),
+        entry("message", 1_000_000, 0),
+        entry("fallback_message", 1_000_000, 0, model="claude-opus-4-8"),
+    ]
+    content = [
+        fallback("claude-fable-5", "claude-opus-5", "bio"),
+        fallback("claude-opus-5", "claude-opus-4-8", "cyber"),
+        TEXT,
+    ]
+    call = priced(read_message(body(usage(1_000_000, 0, iterations=iterations), content=content)))
+    declined = {each.model: each.usd for each in call.sampling_calls[1:]}
+    assert declined == {"claude-fable-5": Decimal(10), "claude-opus-5": Decimal(0)}
+    assert (call.usd, call.usd_high, call.caveats) == (Decimal(15), Decimal(15), ())
+
+
 def test_a_block_belongs_to_the_attempt_that_it_names() -> None:
     iterations = [
         entry("message", 10, 0, model="claude-opus-5"),
