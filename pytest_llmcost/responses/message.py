@@ -37,8 +37,8 @@ from pytest_llmcost.prices.usage import (
     mapping,
     mappings,
     previous_message,
+    read_sampling,
     text_of,
-    tools_and_longest_reply,
 )
 from pytest_llmcost.responses.endpoints import Endpoint, bedrock_platform
 from pytest_llmcost.responses.stream import FILLINGS, StreamedMessage
@@ -248,7 +248,7 @@ def _read_message(
     raw = body.get("usage")
     if not raw:
         raise UsageDataError("the response has no usage", path="usage")
-    tools, longest_reply = tools_and_longest_reply(asked)
+    tools, _, longest_reply = read_sampling(asked)
     stated, content = _decode(raw), _Content(body)
     top, passes = stated.usage, stated.iterations or []
     if message.withdrawn and not passes:  # a compaction may leave less; its passes say so
