@@ -431,7 +431,10 @@ def _speed_of(asked: _Body, own: str | None, stated: str | None, model: str) -> 
     attempts = [{"speed": None, **asked}, *mappings(asked.get("fallbacks"))]
     speeds = [each["speed"] for each in attempts if each.get("model") == model and "speed" in each]
     how = "asked" if speeds else "inherited"
-    speeds = speeds or [(stated or "").removeprefix("asked-"), *(a.get("speed") for a in attempts)]
+    if not speeds:  # a fallback has that of the request, an advisor perhaps that of any attempt
+        answered = (stated or "").removeprefix("asked-")
+        every = [answered, *(each.get("speed") for each in attempts)]
+        speeds = [asked.get("speed")] if model else every
     faster = (each for each in map(text_of, speeds) if each not in (None, "standard"))
     return next((f"{how}-{each}" for each in faster), None)
 

@@ -677,6 +677,20 @@ def test_each_attempt_of_a_fallback_has_a_speed_of_its_own(
     assert reprice(call, shipped_card(), on=ON) == call
 
 
+def test_a_fallback_has_the_speed_of_the_request_and_not_of_another_fallback() -> None:
+    first, second, last = "claude-fable-5", "claude-opus-5", "claude-opus-4-8"
+    iterations = [
+        entry("message", 1_000_000, 0, model=first),
+        entry("message", 1_000_000, 0, model=second),
+        entry("fallback_message", 1_000_000, 0, model=last),
+    ]
+    content = [fallback(first, second, "bio"), fallback(second, last, "bio"), TEXT]
+    raw = usage(1_000_000, 0, iterations=iterations, speed="fast")
+    request = {"model": first, "fallbacks": [{"model": second}, {"model": last, "speed": "fast"}]}
+    call = priced(read_message(body(raw, model=last, content=content), request=request))
+    assert (call.usd, call.usd_high, call.caveats) == (Decimal(25), Decimal(25), ())
+
+
 # As above, but Fable 5, which has no fast mode, declined, and Opus 4.8 served.
 @pytest.mark.parametrize(
     ("said", "named", "expected", "high"),
