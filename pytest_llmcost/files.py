@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -62,7 +63,8 @@ def write_atomic(path: Path, chunks: Iterable[bytes]) -> None:
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     # Beside the file, because a rename is atomic only within one file system.
-    draft = target.with_name(f".{os.urandom(8).hex()}.llmcost.tmp")
+    # Not by `os.urandom`, of which a test may have put a mock in place that counts what it gives.
+    draft = target.with_name(f".{random.SystemRandom().getrandbits(64):016x}.llmcost.tmp")
     try:
         with draft.open("xb") as file:
             file.writelines(chunks)

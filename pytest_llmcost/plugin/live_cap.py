@@ -178,7 +178,7 @@ class LiveCap:
         most = payload.longest_reply
         if most is None:
             again = ", ".join(sorted(payload.samples_again))
-            why = f"{again} may call a model again" if again else "it has no max_tokens"
+            why = f"{again} may call a model again" if again else "it has no usable max_tokens"
             raise _UnboundedError(why)
         tokens = self._recorded_tokens(request, payload)
         how = f"a recorded count of its input, {most:,} output tokens"

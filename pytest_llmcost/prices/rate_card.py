@@ -63,7 +63,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PriceList(msgspec.Struct, frozen=True, kw_only=True):
-    """What requests of one model, kind and terms cost on one day."""
+    """What requests of one model, speed and terms cost on one day."""
 
     bands: tuple[Rates, ...]
     """One for each length band, the lowest first."""

@@ -265,14 +265,6 @@ def read_sampling(
     return tools, again, reply_limit(request) if is_one else None
 
 
-def tools_and_longest_reply(
-    request: Mapping[str, Any],
-) -> tuple[list[Mapping[str, Any]], int | None]:
-    """Return a request's tools, and the most output tokens that it can be billed."""
-    tools, _, longest = read_sampling(request)
-    return tools, longest
-
-
 _TRIGGER = {"type": "input_tokens", "value": 150_000}
 
 

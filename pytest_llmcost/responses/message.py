@@ -37,8 +37,8 @@ from pytest_llmcost.prices.usage import (
     mapping,
     mappings,
     previous_message,
+    read_sampling,
     text_of,
-    tools_and_longest_reply,
 )
 from pytest_llmcost.responses.endpoints import Endpoint, bedrock_platform
 from pytest_llmcost.responses.stream import FILLINGS, StreamedMessage
@@ -122,13 +122,14 @@ class _Stated(msgspec.Struct, frozen=True, kw_only=True):
 
 prepare(_Stated)
 _TOKENS = tuple(name for name in _Stated.__struct_fields__ if name.endswith("_tokens"))
+_KNOWN_INSIDE = {"cache_creation": (*_WRITES.values(),), "server_tool_use": _KNOWN_TOOLS}
 _KNOWN = {
-    *(*_Stated.__struct_fields__, *_WRITES.values(), *_KNOWN_TOOLS),
+    *_Stated.__struct_fields__,
     "output_tokens_details",  # divides up `output_tokens`
     "fallback_credit",  # one that was redeemed is inside the numbers
     *("cost", "cost_details"),  # what a gateway charges
 }
-"""Fields of a usage, and of the objects in it, that no unknown price hangs on.
+"""Fields of a usage that no unknown price hangs on; of the objects in it, `_KNOWN_INSIDE`.
 
 Sources: the anthropic SDK's usage types, release 2.14.0, and
 https://openrouter.ai/docs/use-cases/usage-accounting, read 2026-11-27."""
@@ -247,7 +248,7 @@ def _read_message(
     raw = body.get("usage")
     if not raw:
         raise UsageDataError("the response has no usage", path="usage")
-    tools, longest_reply = tools_and_longest_reply(asked)
+    tools, _, longest_reply = read_sampling(asked)
     stated, content = _decode(raw), _Content(body)
     top, passes = stated.usage, stated.iterations or []
     if message.withdrawn and not passes:  # a compaction may leave less; its passes say so
@@ -430,7 +431,10 @@ def _speed_of(asked: _Body, own: str | None, stated: str | None, model: str) -> 
     attempts = [{"speed": None, **asked}, *mappings(asked.get("fallbacks"))]
     speeds = [each["speed"] for each in attempts if each.get("model") == model and "speed" in each]
     how = "asked" if speeds else "inherited"
-    speeds = speeds or [(stated or "").removeprefix("asked-"), *(a.get("speed") for a in attempts)]
+    if not speeds:  # a fallback has that of the request, an advisor perhaps that of any attempt
+        answered = (stated or "").removeprefix("asked-")
+        every = [answered, *(each.get("speed") for each in attempts)]
+        speeds = [asked.get("speed")] if model else every
     faster = (each for each in map(text_of, speeds) if each not in (None, "standard"))
     return next((f"{how}-{each}" for each in faster), None)
 
@@ -518,16 +522,20 @@ def _attempts(
     """Yield each pass that was declined, with the change of model that ended its attempt.
 
     The passes of one model in a row, as of a server tool's loop, are one attempt. Its change names
-    its model, or else no model of any pass: by an alias as in the request, or not at all. An
-    attempt that only the content names has no usage.
+    its model, or else no model of any pass: by an alias as in the request, or not at all. Passes
+    that name no model take one change after the other. An attempt that only the content names has
+    no usage.
     """
     left, models = list(changes), {each.model for each in declined}
     for model, passes in groupby(declined, key=lambda each: each.model):
-        own = [each for each in left if each.declined == model]
-        own = own or [each for each in left if each.declined not in models]
-        change = own[0] if own else _ModelChange(None, None, UNSEEN)
-        left = [each for each in left if each is not change]
-        yield from ((each, change) for each in passes)
+        change = _ModelChange(None, None, UNSEEN)
+        for index, each in enumerate(passes):
+            if not index or not model:
+                own = [other for other in left if other.declined == model]
+                own = own or [other for other in left if other.declined not in models]
+                change = own[0] if own else change
+                left = [other for other in left if other is not change]
+            yield each, change
     yield from ((_Stated(input_tokens=0, output_tokens=0), change) for change in left)
 
 
@@ -604,9 +612,9 @@ def _caveats(raw: _Body, stated: _Stated, body: _Body, content: _Content) -> set
 def unknown_quantities(raw: _Body) -> Iterator[str]:
     """Name the quantities that no price is known for: each unknown field that holds a number."""
     for key, value in raw.items():
-        if key in ("cache_creation", "server_tool_use"):
+        if (known := _KNOWN_INSIDE.get(key)) is not None:
             inner = (value or {}).items()
-            yield from (f"{key}.{each}" for each, n in inner if each not in _KNOWN and _counts(n))
+            yield from (f"{key}.{each}" for each, n in inner if each not in known and _counts(n))
         elif key not in _KNOWN and _counts(value):
             yield key
     for index, entry in enumerate(raw.get("iterations") or ()):

@@ -510,6 +510,7 @@ NO_WORST_CASE = {
         'tools=[{"type": "bash_20990101", "name": "bash"}]',
         "how many tokens bash_20990101 adds to the prompt is unknown",
     ),
+    "max_tokens_of_another_kind": ('extra_body={"max_tokens": "9"}', "has no usable max_tokens"),
     "image_by_address": (
         'messages=[{"role": "user", "content": [{"type": "image", "source": '
         '{"type": "url", "url": "https://a.test/b.png"}}]}]',

@@ -249,6 +249,14 @@ def test_saving_without_news_touches_nothing(path: Path) -> None:
     assert path.stat().st_mtime == 1
 
 
+def test_saving_takes_nothing_of_what_a_test_puts_in_place_of_random_bytes(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "urandom", lambda _: pytest.fail("they are the test's own"))
+    files.write_atomic(path, [b"new"])
+    assert path.read_bytes() == b"new"
+
+
 def test_two_cassettes_on_one_file_merge(path: Path) -> None:
     one, two = CountCassette(path), CountCassette(path)
     one.put(entry("aa", 7, "test_one"))

@@ -584,6 +584,23 @@ def test_a_block_may_name_the_model_that_declined_by_an_alias() -> None:
     assert (call.usd, call.usd_high, call.caveats) == (Decimal(10), Decimal(10), ())
 
 
+def test_attempts_without_a_model_are_declined_in_the_order_of_the_blocks() -> None:
+    iterations = [
+        entry("message", 1_000_000, 0),
+        entry("message", 1_000_000, 0),
+        entry("fallback_message", 1_000_000, 0, model="claude-opus-4-8"),
+    ]
+    content = [
+        fallback("claude-fable-5", "claude-opus-5", "bio"),
+        fallback("claude-opus-5", "claude-opus-4-8", "cyber"),
+        TEXT,
+    ]
+    call = priced(read_message(body(usage(1_000_000, 0, iterations=iterations), content=content)))
+    declined = {each.model: each.usd for each in call.sampling_calls[1:]}
+    assert declined == {"claude-fable-5": Decimal(10), "claude-opus-5": Decimal(0)}
+    assert (call.usd, call.usd_high, call.caveats) == (Decimal(15), Decimal(15), ())
+
+
 def test_a_block_belongs_to_the_attempt_that_it_names() -> None:
     iterations = [
         entry("message", 10, 0, model="claude-opus-5"),
@@ -658,6 +675,20 @@ def test_each_attempt_of_a_fallback_has_a_speed_of_its_own(
     assert call.usd_high == (None if high is None else Decimal(high))
     assert {each.name for each in call.caveats} == (set() if low == high else {"unknown-speed"})
     assert reprice(call, shipped_card(), on=ON) == call
+
+
+def test_a_fallback_has_the_speed_of_the_request_and_not_of_another_fallback() -> None:
+    first, second, last = "claude-fable-5", "claude-opus-5", "claude-opus-4-8"
+    iterations = [
+        entry("message", 1_000_000, 0, model=first),
+        entry("message", 1_000_000, 0, model=second),
+        entry("fallback_message", 1_000_000, 0, model=last),
+    ]
+    content = [fallback(first, second, "bio"), fallback(second, last, "bio"), TEXT]
+    raw = usage(1_000_000, 0, iterations=iterations, speed="fast")
+    request = {"model": first, "fallbacks": [{"model": second}, {"model": last, "speed": "fast"}]}
+    call = priced(read_message(body(raw, model=last, content=content), request=request))
+    assert (call.usd, call.usd_high, call.caveats) == (Decimal(25), Decimal(25), ())
 
 
 # As above, but Fable 5, which has no fast mode, declined, and Opus 4.8 served.

@@ -154,6 +154,13 @@ def test_a_long_value_is_cut_in_an_error() -> None:
         (raw(output_tokens_details={"thinking_tokens": 4}), []),
         (raw(fallback_credit={"status": {"type": "redeemed"}, "shift": 4}), []),
         (raw(cost=0.95, cost_details={"upstream_inference_cost": 19}, is_byok=True), []),
+        (
+            raw(web_search_requests=2, cache_creation={"input_tokens": 4}),
+            [
+                "web_search_requests",
+                "cache_creation.input_tokens",
+            ],
+        ),
         (raw(container_seconds=3_600), ["container_seconds"]),
         (raw(code_execution={"hours": 0.5}), ["code_execution"]),
         (raw(containers=[{"id": "x", "hours": 0}, {"hours": [2]}]), ["containers"]),
