@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from datetime import date
 from decimal import Decimal
 from functools import partial, reduce
 from itertools import chain
-from operator import add
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
@@ -187,15 +186,16 @@ def compare(
     if not is_priced_alike:
         before = {key: replace(it, calls=tuple(map(price, it.calls))) for key, it in then.items()}
     found = list(_changes(before, now, base, head, tuple(test_limits), fates))
-    lost = [Amounts().with_lost_calls(each.lost_calls) for each in (base, head)]
-    whole = sum((added for added, _ in found), lost[1] - lost[0])
+    whole = sum((added for added, _ in found), Amounts()).with_lost_calls(head.lost_calls)
+    if base.lost_calls:
+        whole -= Amounts().with_lost_calls(base.lost_calls)
     changes = [change for _, change in found if change is not None]
 
     def order(change: Change) -> tuple[bool, Decimal, str, str]:
         return change.usd is not None, -(change.usd or _ZERO), change.kind, change.name
 
-    would_be, is_now = _whole(before) + lost[0], _whole(now) + lost[1]
-    was = would_be if before is then else _whole(then)
+    would_be, is_now = _whole(before, base), _whole(now, head)
+    was = would_be if before is then else _whole(then, base)
     costs, bounds = _costs(would_be, is_now), whole["usd"]
     then_usd, base_usd, price_change = was.usd, costs["base_usd"], None
     if then_usd is not None and base_usd is not None and was.unpriced == would_be.unpriced:
@@ -219,7 +219,7 @@ def compare(
         high_usd=bounds.high,
         tokens=_differing_tokens(whole),
         unchanged=len({*before, *now}) - len(changes),
-        by_tag=_changed_tags(before, now, lost),
+        by_tag=_changed_tags(before, now, base, head),
         changes=tuple(sorted(changes, key=order)),
         prefixes=_changed_prefixes(then, now, base, head, card),
         vanished=gone,
@@ -279,8 +279,9 @@ def _changes(
         )
 
 
-def _whole(spenders: Spenders) -> Amounts:
-    return Amounts.of([call for spender in spenders.values() for call in spender.calls])
+def _whole(spenders: Spenders, ledger: Ledger) -> Amounts:
+    calls = [call for spender in spenders.values() for call in spender.calls]
+    return Amounts.of(calls).with_lost_calls(ledger.lost_calls)
 
 
 def _differing_calls(old: Spender, new: Spender) -> list[list[Call]]:
@@ -348,7 +349,7 @@ def _failed(base: Ledger, head: Ledger, fates: Fates | None) -> Iterator[str]:
 
 
 def _changed_tags(
-    before: Spenders, now: Spenders, lost: Sequence[Amounts]
+    before: Spenders, now: Spenders, base: Ledger, head: Ledger
 ) -> dict[str, BeforeAndAfter]:
     found: dict[str, tuple[list[Call], list[Call]]] = {}
     for side, spenders in enumerate((before, now)):
@@ -356,7 +357,11 @@ def _changed_tags(
             for call in spender.calls:
                 for tag in call.tags:
                     found.setdefault(tag, ([], []))[side].append(call)
-    sums = {tag: map(add, map(Amounts.of, found[tag]), lost) for tag in sorted(found)}
+    lost = base.lost_calls, head.lost_calls
+    sums = {
+        tag: map(Amounts.with_lost_calls, map(Amounts.of, found[tag]), lost)
+        for tag in sorted(found)
+    }
     tags = {tag: BeforeAndAfter(**_costs(*sides)) for tag, sides in sums.items()}
     return {tag: each for tag, each in tags.items() if each.base_usd != each.head_usd}
 
