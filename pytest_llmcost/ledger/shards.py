@@ -54,7 +54,9 @@ def merge_ledgers(
     shared: defaultdict[type, dict[Any, Any]] = defaultdict(dict)
     alike = shared[PayloadFacts]
     for source, ledger in shards:
-        _check_alike(*(seen[0] if seen else (source, ledger)), source, ledger)
+        says_commit = (each for each in seen if each[1].run.commit)
+        first = next(chain(says_commit, seen), (source, ledger))
+        _check_alike(*first, source, ledger)
         _share(ledger, shared)
         for fingerprint, payload in ledger.payloads.items():
             known = payloads.get(fingerprint)

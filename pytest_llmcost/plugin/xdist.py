@@ -95,11 +95,14 @@ class WorkerReports(Hooks):
         node, worker = getattr(report, "node", None), getattr(report, "worker_id", None)
         if fragment is not None:
             self.session.ledger.absorb(json.loads(fragment), worker=worker)
-        if report.failed and self.session.base is not None:
-            # A worker that crashes, now or later, never tells which of its tests have failed.
+        if report.outcome not in ("passed", "skipped") and self.session.base is not None:
+            # A worker that crashes, now or later, never tells which of its tests have failed. One
+            # that is to run again has another outcome, whatever became of its subtests.
             whole = f"{report.nodeid}@"  # behind which xdist puts the name of a group
             names = {whole[:at] for at, each in enumerate(whole) if each == "@"}
-            self.session.not_passed.update(names & self._in_baseline)
+            noted = self.session.not_passed
+            change = noted.update if report.failed else noted.difference_update
+            change(names & self._in_baseline)
         is_crash = report.when not in ("setup", "call", "teardown")
         if is_crash and node is not None and self.session.has_spending:
             # The test has killed its worker; its set-up had passed.

@@ -417,6 +417,30 @@ def test_a_test_that_a_crashed_worker_never_told_of_has_failed_beside_the_baseli
     assert comparison["failed"] == [f"test_app.py::{name}" for name in names]
 
 
+def test_a_test_that_passes_when_it_is_run_again_has_not_failed_beside_the_baseline(
+    tmp_path: Path,
+) -> None:
+    suite = """
+        import os
+        from app import ask
+
+        ATTEMPTS = []
+
+        def test_parts(subtests):
+            ATTEMPTS.append(1)
+            with subtests.test("one"):
+                assert os.environ.get("HOW") != "fail" or len(ATTEMPTS) == 2
+            if "HOW" not in os.environ:
+                ask(1)
+    """
+    write_files(tmp_path, {"app.py": UNLUCKY["app.py"], "test_app.py": suite})
+    run_suite(tmp_path, "--llmcost-baseline=base.json", "--llmcost-update-baseline")
+    args = ("-n1", "--reruns=1", "--llmcost-baseline=base.json")
+    ran = run_suite(tmp_path, *args, plugins=(*XDIST, "rerunfailures"), env={"HOW": "fail"})
+    assert "1 rerun" in ran.out
+    assert ran.ledger()["comparison"]["failed"] == []
+
+
 def test_an_interrupted_worker_is_booked_once_though_xdist_tells_of_it_twice(
     unlucky: tuple[Path, dict[str, Any]],
 ) -> None:

@@ -221,6 +221,7 @@ def a_pull(number: int, sha: str = "new") -> dict[str, Any]:
         (None, "success", [], [a_pull(7)], ""),
         (None, "failure", [], [a_pull(7)], NEW),
         ({"change_usd": "0", "vanished": [{}]}, "success", [], [a_pull(7)], NEW),
+        ({"change_usd": "0", "vanished": []}, "success", [], [a_pull(7)], ""),
         ({"change_usd": "0"}, "success", [OURS], [a_pull(7)], EDITED),
         ({"change_usd": "0.1"}, "success", [OURS], [a_pull(7, "newer")], ""),
         ({"change_usd": "0.1"}, "success", [], [a_pull(7), a_pull(9)], ""),
@@ -228,8 +229,8 @@ def a_pull(number: int, sha: str = "new") -> dict[str, Any]:
         ({"change_usd": "0.1"}, "success", [], [], ""),
     ],
     ids=[
-        *("adds", "saves", "unknown", "no baseline", "failed", "guard vanished", "update"),
-        *("older commit", "two pull requests", "one of them older", "closed"),
+        *("adds", "saves", "unknown", "no baseline", "failed", "guard vanished", "none vanished"),
+        *("update", "older commit", "two pull requests", "one of them older", "closed"),
     ],
 )  # fmt: skip
 def test_the_second_workflow_comments_on_the_pull_request_and_commit_of_its_run(

@@ -293,11 +293,12 @@ class TestRuns:
         shards = [shard(at, run=RunRecord(commit=each)) for at, each in enumerate(commits)]
         assert merge_ledgers(named(*shards)).run.commit == merged
 
-    def test_are_of_one_commit(self) -> None:
-        shards = [
-            shard(at, run=RunRecord(commit=each)) for at, each in enumerate(("1a2b3c4", "9f8e7d6"))
-        ]
-        why = "same commit: shard-0.json has 1a2b3c4, shard-1.json has 9f8e7d6"
+    @pytest.mark.parametrize("unsaid", [0, 1, 2])
+    def test_are_of_one_commit(self, unsaid: int) -> None:
+        commits = ["1a2b3c4", "9f8e7d6"]
+        commits.insert(unsaid, "")
+        shards = [shard(at, run=RunRecord(commit=each)) for at, each in enumerate(commits)]
+        why = r"same commit: shard-\d.json has 1a2b3c4, shard-\d.json has 9f8e7d6"
         with pytest.raises(LedgerError, match=why):
             merge_ledgers(named(*shards))
 

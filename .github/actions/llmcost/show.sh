@@ -54,7 +54,7 @@ comment() {
   if [ -n "$id" ]; then
     call PATCH "$repository/issues/comments/$id" "$body"
   elif [ "$PASSED" != true ] || jq -e '.comparison
-      | (.change_usd // "0" | tonumber) > 0 or (.vanished // [] != [])' "$FOLDER/cost.json" > /dev/null; then
+      | (.change_usd // "0" | tonumber) > 0 or (.vanished // []) != []' "$FOLDER/cost.json" > /dev/null; then
     call POST "$repository/issues/$NUMBER/comments" "$body"
   fi
 }
