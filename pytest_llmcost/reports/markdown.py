@@ -327,7 +327,7 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner], cause: run_wording.NotCo
         # What is open for the run as a whole, or for a shared fixture, needs all tests.
         names = sorted(uncounted) if uncounted <= {each.nodeid for each in ledger.tests} else ()
         lines.append("# count what is not counted yet (free)")
-        lines.append(f"{_run_tests(names)} --llmcost-record-mode=rewrite")
+        lines.append(f"{_run_tests(names)} {' '.join(run_wording.count_options(ledger))}")
     if own := ledger.rate_card.own:
         lines.append(f"# at the prices of {clean(own, 100)} (llmcost_prices)")
     comparison = ledger.comparison

@@ -10,7 +10,7 @@ from decimal import Decimal
 from itertools import chain
 from typing import NamedTuple
 
-from pytest_llmcost.amounts import COUNT_COMMAND, NOT_COUNTED, Amounts, Reason
+from pytest_llmcost.amounts import NOT_COUNTED, Amounts, Reason
 from pytest_llmcost.budgets.budget import Verdict, describe_breaks
 from pytest_llmcost.credentials import how_to_filter
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, calls_of, own_verdicts
@@ -315,9 +315,19 @@ def not_counted(ledger: Ledger, root: str = "") -> NotCounted:
         needs_all = any(map(wording.lacks_count, (*shared, *ledger.outside_tests)))
         if needs_all or len(paths) > _MOST_FILES:
             paths.clear()
-        first, *rest = shlex.split(COUNT_COMMAND)
-        lines.append(f"count them all (free): {shlex.join([first, *paths, *rest])}")
+        command = shlex.join(["pytest", *paths, *count_options(ledger)])
+        lines.append(f"count them all (free): {command}")
     return NotCounted(tests, lines, is_in_vain)
+
+
+def count_options(ledger: Ledger) -> list[str]:
+    """Return the options with which pytest counts what is not counted yet.
+
+    Prompts of mocks are counted on demand alone, and the ledger does not say where that was set.
+    """
+    lacking = filter(wording.lacks_count, calls_of(ledger))
+    is_of_mock = any(call.evidence == "mocked" for call in lacking)
+    return ["--llmcost-record-mode=rewrite", *(["--llmcost-mocks=count"] if is_of_mock else ())]
 
 
 class Finding(NamedTuple):
