@@ -232,8 +232,11 @@ def test_the_command_that_counts_prompts_of_mocks_asks_for_that(
     with monkeypatch.context() as patch:  # what sets a variable, such as CI, is elsewhere
         if not is_flag:
             patch.setenv("PYTEST_LLMCOST_MOCKS", "count")
-        result = project.run(*selected, *["--llmcost-mocks=count"][: int(is_flag)])
+        result = project.run(
+            *selected, "--llmcost-max-suite=$1", *["--llmcost-mocks=count"][: int(is_flag)]
+        )
     commands = re.findall(r"^ *count .*\(free\).* pytest (.*)$", result.stdout.str(), re.M)
+    assert all("--llmcost-mocks=count" in each for each in commands)
     project.run(*commands[-1].split())
     result = project.run(*selected, "--llmcost-mocks=count")
     assert standin.counted
