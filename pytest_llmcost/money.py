@@ -80,7 +80,7 @@ def parse_percent(text: str) -> Decimal:
     share = _read(text, _PERCENT)
     if share is None:
         number = text if read_digits(text) else "80"
-        raise _refused(text, f'is not a percentage; write "{number}%"')
+        raise _refused(text, f"is not a percentage; write {number}%")
     return share
 
 

@@ -26,9 +26,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Print the rates, or what a price file changes; return 1 if none is known on that day.
+    """Print the rates, or what a price file changes.
 
-    An unknown model is an error.
+    An unknown model is an error, and so is a day on which no rate is known.
     """
     shipped, on, name = console.read_card(arguments), arguments.on, arguments.model
     card = shipped.with_overrides(arguments.diff) if arguments.diff else shipped
@@ -54,6 +54,11 @@ def run(arguments: Namespace) -> int:
         if name and card.find(name):
             card.rates(models[0], on=on)  # no price at all on that day is an error that says why
         rates = [each for model in models for each in _rates_of(card, model, on)]
+        if not rates:
+            first, model = min((min(r.from_on for r in card.models[m].rates), m) for m in models)
+            raise SettingsError(
+                f"no rate is known on {on}; the first one is of {model}, from {first}"
+            )
         if arguments.format == "json":  # with the names of a price file
             day = on.isoformat()
             objects = [
@@ -62,11 +67,7 @@ def run(arguments: Namespace) -> int:
                 for each in rates
             ]
             console.write_json(objects)
-        if not rates:
-            first, model = min((min(r.from_on for r in card.models[m].rates), m) for m in models)
-            console.note(f"no rate is known on {on}; the first one is of {model}, from {first}")
-        if arguments.format == "json" or not rates:
-            return 0 if rates else 1
+            return 0
         heads = ["model", "", *(f"{_HEADS.get(key, key)}:" for key in RATE_KEYS)]
         rows = [[each.model, _condition(card, each, on), *_dollars(each)] for each in rates]
         facts += _facts(card, models[0], rates[0]) if name and len(models) == 1 else []

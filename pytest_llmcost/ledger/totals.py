@@ -17,7 +17,7 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import asdict, replace
 
-from pytest_llmcost.amounts import Amounts, most
+from pytest_llmcost.amounts import NOT_COUNTED, Amounts, most
 from pytest_llmcost.budgets.budget import (
     Budget,
     Find,
@@ -57,17 +57,30 @@ _LINES: Mapping[str, Callable[[Ledger], Sequence[str]]] = {
 """The rules that may be others for each path -> the lines of their setting."""
 
 
+def command_to_count(ledger: Ledger, run: str = "pytest") -> str:
+    """Return the command that counts what is not counted yet.
+
+    Prompts of mocks are counted on demand alone, and the ledger does not say where that was set.
+    """
+    is_of_mock = any(
+        call.evidence == "mocked" and call.has_caveat(*NOT_COUNTED) for call in calls_of(ledger)
+    )
+    return f"{run} --llmcost-record-mode=rewrite{' --llmcost-mocks=count' if is_of_mock else ''}"
+
+
 def closed(ledger: Ledger, budgets: Iterable[Budget] = (), find: Find | None = None) -> Ledger:
     """Sort a ledger, add up its rows, and judge the budgets over several tests."""
     names = ("incomplete", "lost_calls", "skipped", "notes")
     ordered = {name: tuple(sorted(set(getattr(ledger, name)))) for name in names}
     ledger = replace(ledger, complete=not ledger.incomplete, **ordered)
     (ledger, whole), verdicts, budgets = summed(ledger), [], tuple(budgets)
+    command = command_to_count(ledger)
     globs = [each.pattern or "" for each in budgets if each.scope == "path" and not each.is_gate]
     for budget in budgets:
         if not budget.is_gate:
             amounts = whole if budget.pattern is None else amounts_of(ledger, budget.pattern)
-            verdicts.append(judge(budget, amounts.with_lost_calls(ledger.lost_calls)))
+            amounts = amounts.with_lost_calls(ledger.lost_calls)
+            verdicts.append(judge(budget, amounts, count_command=command))
             continue
         # A gate judges only the calls that no test made and fails by.
         rows: Iterable[FixtureRow] = ledger.fixtures
@@ -81,7 +94,9 @@ def closed(ledger: Ledger, budgets: Iterable[Budget] = (), find: Find | None = N
         if budget.pattern is None:
             shared.append(("outside tests", ledger.outside_tests))
         calls = chain.from_iterable(calls for _, calls in shared)
-        verdict = judge_calls(budget, calls, find=find, parts=parts_of(ledger))
+        verdict = judge_calls(
+            budget, calls, find=find, parts=parts_of(ledger), count_command=command
+        )
         if budget.kind in ("unbudgeted", "live"):
             found = sorted({name for name, calls in shared if concerned(budget, calls)})
             verdict = replace(verdict, found=tuple(found))

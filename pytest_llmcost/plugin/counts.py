@@ -234,10 +234,7 @@ class Counts:
             self._new_askers.add(name)
         mode = record_mode(owner.item, config, self._settings)
         mode = mode.for_asker(is_new=name in self._new_askers)
-        command = count_command(config, node, owner.item)
-        # Cached prefixes are counted by it; only an ini file holds wherever the command is run.
-        if self._settings.origin("cache") not in ("default", "llmcost_cache"):
-            command += f" --llmcost-cache={self._settings.cache}"
+        command = count_command(config, self._settings, node, owner.item)
         asker = Asker(name, command)
         return cassette, mode, asker
 
@@ -255,13 +252,20 @@ def _failing() -> Iterator[None]:
 # Commands that messages tell the user to paste
 
 
-def count_command(config: pytest.Config, nodeid: str, item: pytest.Item | None) -> str:
+def count_command(
+    config: pytest.Config, settings: Settings, nodeid: str, item: pytest.Item | None
+) -> str:
     """Return the command that counts all that a test sends, and drops its other counts; free."""
     path, separator, names = nodeid.partition("::")
     # The id of a test outside of the rootdir does not say where it is.
     file = config.rootpath / path if item is None else item.path
     target = os.path.relpath(file, config.invocation_params.dir) + separator + names
-    return shlex.join(["pytest", target, "--llmcost-record-mode=rewrite"])
+    words = ["pytest", target, "--llmcost-record-mode=rewrite"]
+    # What is counted depends on these; only an ini file holds wherever the command is run.
+    for name in ("cache", "mocks"):
+        if settings.origin(name) not in ("default", f"llmcost_{name}"):
+            words.append(f"--llmcost-{name}={getattr(settings, name)}")
+    return shlex.join(words)
 
 
 def count_command_of_run(

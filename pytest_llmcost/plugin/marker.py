@@ -86,6 +86,8 @@ def check_markers(item: pytest.Item, settings: Settings) -> None:
     limits_of(item, settings)
     for mark in item.iter_markers(TAG_MARKER):
         try:
+            if mark.kwargs:
+                raise SettingsError(f"has no argument {next(iter(mark.kwargs))}=; it takes tags")
             for name in mark.args or [""]:
                 check_tag(name)
         except SettingsError as error:

@@ -25,11 +25,12 @@ MARKER, TAG_MARKER = "max_cost", "llmcost_tag"
 
 def _parse_models(value: object) -> tuple[str, ...]:
     globs = [value] if isinstance(value, str) else value
-    if not isinstance(globs, (list, tuple)) or not globs:
+    given = globs if isinstance(globs, (list, tuple)) else ()
+    if not given or not all(isinstance(glob, str) for glob in given):
         raise SettingsError(
             f'{show_value(value)} is not a list of model ids or globs; write ["claude-haiku-*"]'
         )
-    return tuple(parse_glob(str(glob)) for glob in globs)
+    return tuple(map(parse_glob, given))
 
 
 def _parse_live(value: object) -> float:

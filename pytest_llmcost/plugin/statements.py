@@ -45,9 +45,10 @@ def _declare_call(
     names = ("fingerprint", "max_tokens", "live", "at", "attempts", "lost_attempts")
     facts = {name: getattr(before.call, name) for name in names}
     # A stream that is under way may still be read to its end, and then says it itself.
-    is_over = before.captured is None or before.captured.is_over
-    facts |= {"in_place_of": before, "captured": None if is_over else before.captured}
-    return record(session, sender, _as_reply(before, read), None, "declared", **facts)
+    facts |= {"in_place_of": before, "captured": before.captured}
+    reply = _as_reply(before, read)
+    said = replace(reply, ids=reply.ids or before.said.ids)  # its message may be stated later
+    return record(session, sender, reply, None, "declared", said=said, **facts)
 
 
 def _declare_growth(
@@ -82,7 +83,7 @@ def _call_stated(
         if _settles(answer, each):
             return each
     for each in named:  # mocks may give one id to several replies
-        if each.said.usage == answer.usage and each.call.evidence != "declared":
+        if each.said.usage == answer.usage:
             return each
     doubtful = [
         each

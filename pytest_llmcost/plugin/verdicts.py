@@ -82,7 +82,7 @@ def judge_budget(session: Session, owner: Owner, budget: Budget, calls: Sequence
         has_requests=owner.has_requests,  # one that cannot have been billed is no call
         live_requests=owner.live_requests,
         lost_calls=lost,
-        count_command=count_command(session.config, owner.nodeid, owner.item),
+        count_command=count_command(session.config, session.settings, owner.nodeid, owner.item),
     )
 
 

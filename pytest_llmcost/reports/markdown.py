@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.ledger.ledger import Change, Ledger, ModelTotals, OtherModel, PartChange
+from pytest_llmcost.ledger.totals import command_to_count
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.reports import comparisons, plain_text, rows, run_wording, wording
 from pytest_llmcost.reports.gates import GATES
@@ -327,7 +328,7 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner], cause: run_wording.NotCo
         # What is open for the run as a whole, or for a shared fixture, needs all tests.
         names = sorted(uncounted) if uncounted <= {each.nodeid for each in ledger.tests} else ()
         lines.append("# count what is not counted yet (free)")
-        lines.append(f"{_run_tests(names)} --llmcost-record-mode=rewrite")
+        lines.append(command_to_count(ledger, _run_tests(names)))
     if own := ledger.rate_card.own:
         lines.append(f"# at the prices of {clean(own, 100)} (llmcost_prices)")
     comparison = ledger.comparison

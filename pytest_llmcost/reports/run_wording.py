@@ -10,11 +10,17 @@ from decimal import Decimal
 from itertools import chain
 from typing import NamedTuple
 
-from pytest_llmcost.amounts import COUNT_COMMAND, NOT_COUNTED, Amounts, Reason
+from pytest_llmcost.amounts import NOT_COUNTED, Amounts, Reason
 from pytest_llmcost.budgets.budget import Verdict, describe_breaks
 from pytest_llmcost.credentials import how_to_filter
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, calls_of, own_verdicts
-from pytest_llmcost.ledger.totals import amounts_of, counted_calls, is_live, spenders_of
+from pytest_llmcost.ledger.totals import (
+    amounts_of,
+    command_to_count,
+    counted_calls,
+    is_live,
+    spenders_of,
+)
 from pytest_llmcost.reports import wording
 from pytest_llmcost.reports.plain_text import (
     clean,
@@ -85,7 +91,7 @@ def _why_not_exact(ledger: Ledger) -> Iterator[str]:
     if are_said or usd.low == usd.high:
         return
     about = f"the cost of a run is {describe_bounds(ledger) or 'unknown'}"
-    for reason in not_counted(ledger).open_reasons(usd.reasons.explain()):
+    for reason in not_counted(ledger).open_reasons(usd.reasons.explain(command_to_count(ledger))):
         yield f"{about}: {reason}"
         about = "another reason"
 
@@ -315,8 +321,8 @@ def not_counted(ledger: Ledger, root: str = "") -> NotCounted:
         needs_all = any(map(wording.lacks_count, (*shared, *ledger.outside_tests)))
         if needs_all or len(paths) > _MOST_FILES:
             paths.clear()
-        first, *rest = shlex.split(COUNT_COMMAND)
-        lines.append(f"count them all (free): {shlex.join([first, *paths, *rest])}")
+        command = command_to_count(ledger, shlex.join(["pytest", *paths]))
+        lines.append(f"count them all (free): {command}")
     return NotCounted(tests, lines, is_in_vain)
 
 

@@ -43,7 +43,8 @@ _NO_CUTS = "no price, or cache breakpoints that are not counted"
 _COLUMNS: Mapping[Column, tuple[str, str]] = {
     "worst": (
         "cold cache and replies of max_tokens",
-        "no max_tokens, server tools, or cache breakpoints that are not counted",
+        "no max_tokens, several sampling calls are possible, or cache breakpoints that are not "
+        "counted",
     ),
     "cold": ("all that is cached is written", _NO_CUTS),
     "warm": ("all that is cached is read", _NO_CUTS),

@@ -222,6 +222,16 @@ KNOWN: dict[str, tuple[str, int, str]] = {
         1,
         "0.0045",
     ),
+    "the message twice of a stream that was cut": (
+        "cut(); llmcost.record(reply(1000, 100)); llmcost.record(reply(1000, 100))",
+        1,
+        "0.0045",
+    ),
+    "a usage of a stream that was cut and then its message": (
+        "cut(); llmcost.record(USAGE, model=MODEL); llmcost.record(reply(1000, 100))",
+        1,
+        "0.0045",
+    ),
     "a message that says something else": (
         "call(json=reply(1000, 100)); llmcost.record(reply(1000, 50))",
         2,

@@ -149,7 +149,7 @@ def test_a_shared_fixture_that_calls_another_model_fails_the_run(online: Project
         online.run().assert_outcomes(passed=1, failed=failed)
 
 
-@pytest.mark.parametrize("models", ["[]", "3", "['a b']", "''"])
+@pytest.mark.parametrize("models", ["[]", "3", "['a b']", "''", "[None]", "['*', 5]"])
 def test_wrong_models_in_a_marker_are_a_collection_error(project: Project, models: str) -> None:
     project.write(test_app=SUITE + f"\n    @max_cost(models={models})\n    def test_a(): pass\n")
     result = project.run()

@@ -219,6 +219,30 @@ def test_whoever_distrusts_mocks_and_has_no_count_cannot_verify(project: Project
     result.stdout.fnmatch_lines(["*--llmcost-record-mode=*"])
 
 
+@pytest.mark.parametrize("selected", [["-k", "short"], []])
+@pytest.mark.parametrize("is_flag", [True, False])
+def test_the_command_that_counts_prompts_of_mocks_asks_for_that(
+    project: Project,
+    standin: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    is_flag: bool,
+    selected: list[str],
+) -> None:
+    project.online(standin).write(app=APP, test_app=LONG_PROMPT)
+    with monkeypatch.context() as patch:  # what sets a variable, such as CI, is elsewhere
+        if not is_flag:
+            patch.setenv("PYTEST_LLMCOST_MOCKS", "count")
+        result = project.run(
+            *selected, "--llmcost-max-suite=$1", *["--llmcost-mocks=count"][: int(is_flag)]
+        )
+    commands = re.findall(r"^ *count .*\(free\).* pytest (.*)$", result.stdout.str(), re.M)
+    assert all("--llmcost-mocks=count" in each for each in commands)
+    project.run(*commands[-1].split())
+    result = project.run(*selected, "--llmcost-mocks=count")
+    assert standin.counted
+    assert "not counted yet" not in result.stdout.str()
+
+
 def test_an_answer_that_comes_when_its_test_is_over_fails_no_other_test(project: Project) -> None:
     project.write(
         app=APP,

@@ -519,3 +519,17 @@ def test_a_wrong_tag_is_an_error_that_says_where(project: Project, name: str) ->
     result.assert_outcomes(errors=1, failed=1)
     result.stdout.fnmatch_lines(["*test_app.py:*: llmcost_tag: * is not a tag; *"])
     result.stdout.fnmatch_lines(["*SettingsError: * is not a tag; *"])
+
+
+def test_a_keyword_of_the_tag_marker_is_an_error(project: Project) -> None:
+    project.write(
+        test_app="""
+    import pytest
+
+    @pytest.mark.llmcost_tag("judge", name="slow")
+    def test_marked(): pass
+    """
+    )
+    result = project.run()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*test_app.py:*: llmcost_tag: has no argument name=; *"])

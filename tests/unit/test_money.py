@@ -146,7 +146,7 @@ def test_what_is_no_percentage_says_so(written: str) -> None:
 def test_a_number_alone_is_shown_as_the_percentage_that_was_meant(text: str, shown: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parse_percent(text)
-    assert str(caught.value) == f"'{text}' is not a percentage; write \"{shown}\""
+    assert str(caught.value) == f"'{text}' is not a percentage; write {shown}"
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ class TestSummary:
         assert lines[3].split()[-3:] == ["$0.0100", "?", "?"]
         note = next(line for line in lines if line.startswith("worst "))
         assert note.startswith("worst at least $0.50: cold cache and replies of max_tokens; ")
-        assert "2 calls unknown (no max_tokens, server tools" in note
+        assert "2 calls unknown (no max_tokens, several sampling calls" in note
         assert "and a note" in lines
 
     def test_the_note_of_a_bill_is_scaled(self) -> None:
