@@ -114,6 +114,8 @@ class ReplayedReply(NamedTuple):
         kept = (each for each in answer.caveats if each.name != "cache-miss")  # of the recording
         notes = {*kept, *caveats, *self.reply_caveats(tokenizer)}
         notes.add(f"changed-prompt: {self.describe_parts()}")
+        if prompt is not None and sent.breakpoints:
+            notes.update(f"cache-notes: {each}" for each in prompt.notes)
         if least is not None:
             last = sent.prefixes[-1]
             changes = changed_parts(recorded.prefix_to(last.place).parts, last.parts)

@@ -233,6 +233,21 @@ def test_marks_with_the_same_effect_change_nothing_and_need_no_count(
     assert_exact(row, usd(state(recorded)))
 
 
+def test_a_mark_among_open_tool_calls_is_only_nearly_exact_and_says_so(project: Project) -> None:
+    call = {"type": "tool_use", "id": "toolu_1", "name": "find", "input": {}}
+    result = user({"type": "tool_result", "tool_use_id": "toolu_1", "content": "A bell."})
+
+    def body(mark: Body) -> Body:
+        answer = {"role": "assistant", "content": [{**call, **mark}]}
+        return ask(mark=None, tools=[tool("find")]) | {
+            "messages": [user(text(LETTER)), answer, result]
+        }
+
+    recorded, sent = body({}), body({"cache_control": CACHED})
+    row = one_row(project, Exchange(recorded, sent, usage(cold(recorded))))
+    assert_told(row, "up to messages.1.content.0 is a few tokens too many: open tool calls")
+
+
 # What comes after the prefix
 
 
