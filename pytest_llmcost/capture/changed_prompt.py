@@ -181,42 +181,26 @@ class ReplayedReply(NamedTuple):
         come farther, it may read what it writes. What no recorded call wrote was there before, and
         stays. The others are the earlier calls of its test, and recordings that are not sent now.
         """
-        read_then, read = self.answer.usage.cache_read_tokens, now.usage.cache_read_tokens
-        then = [each.then for each in others]
-        wrote_it = [
-            each.then if each.read_then < read_then <= each.tokens_then else () for each in others
-        ]
-        before, here = _Found(self.recorded, then), _Found(self.sent, [each.now for each in others])
-        is_lost = bool(read) and not here.reaches(_Found(self.recorded, wrote_it))
-        is_read = (others[each.call].tokens_now == read for each in here.longest)
-        is_new = now.usage.written_tokens and not before.reaches(here) and not any(is_read)
+        is_lost, is_new = self._changes_in_the_cache(now.usage, others)
         if not (is_lost or is_new):
             return now
         # Those that live longer must precede the others, and what is read is at the front.
         written = WRITTEN[self.sent.breakpoints[0].ttl]
-
-        def as_written(usage: Usage) -> Usage:
-            tokens = getattr(usage, written) + usage.cache_read_tokens
-            return replace(usage, cache_read_tokens=0, **{written: tokens}) if is_lost else usage
-
-        def as_read(usage: Usage) -> Usage:
-            nothing = dict.fromkeys(WRITTEN.values(), 0)
-            read = usage.cached_tokens
-            return replace(usage, cache_read_tokens=read, **nothing) if is_new else usage
-
+        may_be_written = ("cache_read_tokens",) if is_lost else ()
+        may_be_read = WRITTEN.values() if is_new else ()
         calls = tuple(
             replace(
                 each,
-                usage=as_written(each.usage),
-                usage_low=as_read(each.usage_low or each.usage),
+                usage=_moved(each.usage, may_be_written, written),
+                usage_low=_moved(each.usage_low or each.usage, may_be_read, "cache_read_tokens"),
             )
             for each in now.sampling_calls
         )
-        caveats = now.caveats
+        usage, caveats = _moved(now.usage, may_be_written, written), now.caveats
         if not any(each.name == "changed-cache" for each in caveats):
             why = "no earlier call writes it now" if is_lost else "an earlier call writes more now"
             caveats = sorted_caveats([*caveats, f"changed-cache: {why}"])
-        return replace(now, usage=as_written(now.usage), sampling_calls=calls, caveats=caveats)
+        return replace(now, usage=usage, sampling_calls=calls, caveats=caveats)
 
     def reply_caveats(self, tokenizer: Callable[[str], str | None]) -> set[str]:
         """Return in which ways the recorded reply is not the one that would come now."""
@@ -292,6 +276,21 @@ class ReplayedReply(NamedTuple):
                 return min(end, read), end >= read or own.place == last.place
         return 0, False
 
+    def _changes_in_the_cache(self, now: Usage, others: Sequence[CacheUse]) -> tuple[bool, bool]:
+        """Return whether less of it, and whether more of it, is in the cache than there was."""
+        read = self.answer.usage.cache_read_tokens
+        written = [
+            each.then if each.read_then < read <= each.tokens_then else () for each in others
+        ]
+        then, here = (
+            _Found(self.recorded, [each.then for each in others]),
+            _Found(self.sent, [each.now for each in others]),
+        )
+        is_lost = now.cache_read_tokens > 0 and not here.reaches(_Found(self.recorded, written))
+        known = (others[each.call].tokens_now for each in here.longest)
+        is_new = now.written_tokens > 0 and now.cache_read_tokens not in known
+        return is_lost, is_new and not then.reaches(here)
+
     def _keeps_cached_tokens(self) -> bool:
         """Whether it caches the same prefixes for the same lifetimes, so that their tokens hold."""
         return bool(self.sent.breakpoints) and marks_of(self.sent) == marks_of(self.recorded)
@@ -311,6 +310,13 @@ def _digests(payload: Payload) -> dict[str, int]:
     """Return the digest of each beginning of what it caches, with its number of values."""
     values = payload.prefixes[-1].values if payload.breakpoints else ()
     return {each.prefix: number for number, each in enumerate(values, 1)}
+
+
+def _moved(usage: Usage, names: Iterable[str], to: str) -> Usage:
+    """Return a usage with some of its quantities counted as another one."""
+    moved = usage.only(names)
+    more = {to: getattr(usage, to) + sum(moved.values())}
+    return replace(usage, **dict.fromkeys(moved, 0), **more)
 
 
 class _Entry(NamedTuple):
