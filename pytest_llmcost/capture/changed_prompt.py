@@ -6,6 +6,7 @@ recorded, is the plugin's. Knows no prices.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.counting.payload import (
     Payload,
+    Place,
     as_list,
     changed_parts,
     describe_changes,
@@ -23,6 +25,7 @@ from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import FEES, WRITTEN, Usage, reply_limit
 from pytest_llmcost.responses.message import Answer
 
+_END = Place("messages", sys.maxsize)
 Marks: TypeAlias = Sequence[tuple[str, str]]
 """The digest of each cached prefix with its lifetime, the longest last."""
 
@@ -257,13 +260,14 @@ class ReplayedReply(NamedTuple):
         if not read:
             return 0, True
         last = self.sent.prefixes[-1]
-        then, here = _digests(self.recorded), _digests(self.sent)
+        then, here = _numbers(self.recorded), _numbers(self.sent)
+        end = len(last.values)
         # What an earlier call had in the cache that this one has read, and has there now.
         known = [
             each.tokens_now
             for each in earlier
             if each.tokens_then == read and any(digest in then for digest, _ in each.then[-1:])
-            if any(digest in here for digest, _ in each.now[-1:])
+            if any(here.get(digest, end + 1) <= end for digest, _ in each.now[-1:])
         ]
         if known:
             return max(known), True
@@ -306,10 +310,9 @@ def marks_of(payload: Payload | None) -> Marks:
     ]
 
 
-def _digests(payload: Payload) -> dict[str, int]:
-    """Return the digest of each beginning of what it caches, with its number of values."""
-    values = payload.prefixes[-1].values if payload.breakpoints else ()
-    return {each.prefix: number for number, each in enumerate(values, 1)}
+def _numbers(payload: Payload) -> dict[str, int]:
+    """Return the number of values in each beginning of a prompt, by its digest."""
+    return {each.prefix: at for at, each in enumerate(payload.prefix_to(_END).values, 1)}
 
 
 def _moved(usage: Usage, names: Iterable[str], to: str) -> Usage:
@@ -330,7 +333,7 @@ class _Found:
     """What of a prompt the API finds in the cache, by what other calls leave there."""
 
     def __init__(self, payload: Payload, left: Sequence[Marks]) -> None:
-        self._numbers = numbers = _digests(payload)
+        self._numbers = numbers = _numbers(payload)
         entries = [
             _Entry(*mark, call)
             for call, marks in enumerate(left)
@@ -338,8 +341,9 @@ class _Found:
             if mark[0] in numbers
         ]
         ends = [numbers[digest] for digest, _ in marks_of(payload)]
-        values = payload.prefixes[-1].values if ends else ()
-        at = last_reached(values, [numbers[each.digest] for each in entries], ends)
+        at = last_reached(
+            payload.prefix_to(_END).values, [numbers[each.digest] for each in entries], ends
+        )
         self._entries = [each for each in entries if numbers[each.digest] <= at]
         self.longest = [each for each in entries if numbers[each.digest] == at]
 

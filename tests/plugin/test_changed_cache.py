@@ -622,6 +622,8 @@ LONG = {**ask(mark=None), "messages": [FIRST]}
 BETWEEN = copy.deepcopy(far_on(30))
 BETWEEN["messages"][2]["content"][15:] = [text("Page 15.", CACHED)]
 GOES_ON = {**ask(), "messages": [user(text(LETTER)), *QUESTION], "cache_control": CACHED}
+TOO_SHORT = everything(system=[], tools=[tool("find", "It finds.", CACHED), tool("route", BOOK)])
+BOTH = {"tools": [tool("find", "It finds."), tool("route", BOOK, CACHED)]}
 AS_FAR: dict[str, tuple[list[Body], list[Body]]] = {
     "out-of-reach": ([LONG, far_on(2)], [LONG, far_on(25)]),
     "in-reach-now": ([LONG, far_on(25)], [LONG, far_on(2)]),
@@ -635,6 +637,10 @@ AS_FAR: dict[str, tuple[list[Body], list[Body]]] = {
     "marked-further-on": (
         [{**ask(), "messages": [user(text(LETTER))]}, READER, GOES_ON],
         [{**ask(), "messages": [FIRST]}, READER, GOES_ON],
+    ),
+    "long-enough-in-one-more-tool": (
+        [TOO_SHORT, {**TOO_SHORT, "messages": QUESTION[1:]}],
+        [{**TOO_SHORT, **BOTH}, {**TOO_SHORT, **BOTH, "messages": QUESTION[1:]}],
     ),
     "no-longer-marked": ([WRITER, READER], [ask(mark=None), READER]),
     "kept-for-less-long": (
