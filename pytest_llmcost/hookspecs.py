@@ -44,7 +44,8 @@ def pytest_llmcost_normalize_payload(
 
     The result stands in for the payload wherever two are compared and where a count is looked up
     or recorded; what is sent to `count_tokens` is the payload itself. Called for the payload sent
-    now and for the one in the cassette.
+    now, for the one in the cassette, and for parts of them that are counted by themselves and may
+    lack any key but `model` and `messages`.
 
     `payload` is as sent to `messages.create` by the test `item`, which is None outside of tests. Do
     not change it: return another one, or None to leave it to the next plugin.
@@ -52,7 +53,10 @@ def pytest_llmcost_normalize_payload(
     Example::
 
         def pytest_llmcost_normalize_payload(payload, item):
-            return {**payload, "system": re.sub(r"Today is .*", "Today is", payload["system"])}
+            system = payload.get("system")
+            if not isinstance(system, str):
+                return None
+            return {**payload, "system": re.sub(r"Today is .*", "Today is", system)}
     """
 
 

@@ -6,33 +6,40 @@ recorded, is the plugin's. Knows no prices.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
 from pytest_llmcost.counting.payload import (
     Payload,
-    Prefix,
+    Place,
     as_list,
     changed_parts,
     describe_changes,
 )
+from pytest_llmcost.counting.prefixes import last_reached
 from pytest_llmcost.counting.segments import CachedPrompt, Plan, ReadCut, plan_caching
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import FEES, WRITTEN, Usage, reply_limit
 from pytest_llmcost.responses.message import Answer
 
+_END = Place("messages", sys.maxsize)
+Marks: TypeAlias = Sequence[tuple[str, str]]
+"""The digest of each cached prefix with its lifetime, the longest last."""
 
-class CachedPrefix(NamedTuple):
-    """What one call left in the cache: in its recording, and now."""
 
-    recorded: Prefix | None
-    recorded_tokens: int
-    now: Prefix
-    tokens: int
-    marked: frozenset[str]
-    """The digests of all that it leaves now."""
+class CacheUse(NamedTuple):
+    """What one call leaves in the cache: in its recording, and now."""
+
+    then: Marks
+    read_then: int
+    tokens_then: int
+    """Read and written."""
+    now: Marks = ()
+    """Empty also if the call is gone."""
+    tokens_now: int = 0
 
 
 def obstacle_to_recount(answer: Answer) -> str | None:
@@ -66,7 +73,7 @@ class ReplayedReply(NamedTuple):
             return False
         if not self.answer.usage.cached_tokens and sent.breakpoints in ((), recorded.breakpoints):
             return True
-        return _marks(sent) == _marks(recorded)
+        return marks_of(sent) == marks_of(recorded)
 
     def cut_to(self) -> int | None:
         """Return the `max_tokens` that a reply of this length is cut to now; None if it is not."""
@@ -91,7 +98,7 @@ class ReplayedReply(NamedTuple):
         self,
         prompt: CachedPrompt | None,
         *,
-        earlier: Sequence[CachedPrefix] = (),
+        earlier: Sequence[CacheUse] = (),
         caveats: Iterable[str] = (),
         tokenizer: Callable[[str], str | None],
     ) -> Answer:
@@ -110,6 +117,8 @@ class ReplayedReply(NamedTuple):
         kept = (each for each in answer.caveats if each.name != "cache-miss")  # of the recording
         notes = {*kept, *caveats, *self.reply_caveats(tokenizer)}
         notes.add(f"changed-prompt: {self.describe_parts()}")
+        if prompt is not None and sent.breakpoints:
+            notes.update(f"cache-notes: {each}" for each in prompt.notes)
         if least is not None:
             last = sent.prefixes[-1]
             changes = changed_parts(recorded.prefix_to(last.place).parts, last.parts)
@@ -156,61 +165,44 @@ class ReplayedReply(NamedTuple):
         turn = "the payload" if self.sent.continues is None else "an earlier turn of its thread"
         return describe_changes(changes) or turn
 
-    def left_in_the_cache(self, now: Usage) -> CachedPrefix | None:
-        """Return what it leaves in the cache, for later calls; None where it caches nothing."""
-        if not self.sent.breakpoints:
-            return None
+    def use_of_the_cache(self, now: Usage) -> CacheUse:
+        """Return what it leaves in the cache, for later calls."""
         then = self.answer.usage
-        return CachedPrefix(
-            self.recorded.prefixes[-1] if self.recorded.breakpoints else None,
+        return CacheUse(
+            marks_of(self.recorded) if then.cached_tokens else (),
+            then.cache_read_tokens,
             then.cached_tokens,
-            self.sent.prefixes[-1],
+            marks_of(self.sent) if now.cached_tokens else (),
             now.cached_tokens,
-            frozenset(each.digest for each in self.sent.prefixes),
         )
 
-    def has_lost_writer(
-        self, now: Usage, unsent: Iterable[Payload], earlier: Sequence[CachedPrefix]
-    ) -> bool:
-        """Whether what it read was written by recordings of its cassette that are not sent now.
+    def with_cache_in_doubt(self, now: Answer, others: Sequence[CacheUse]) -> Answer:
+        """Return what it uses now, with two bounds where the cache may hold more or less for it.
 
-        And no earlier call leaves the same in the cache. What none of the recordings wrote was
-        there before, and stays.
+        What it reads and writes is certain if the other calls write now as far into its prompt as
+        those of the recording did. If they do not come as far, it may write what it reads; if they
+        come farther, it may read what it writes. What no recorded call wrote was there before, and
+        stays. The others are the earlier calls of its test, and recordings that are not sent now.
         """
-        if not now.cache_read_tokens or not self.recorded.breakpoints:
-            return False
-        then, here = (
-            {each.prefix for each in payload.prefixes[-1].values}
-            for payload in (self.recorded, self.sent)
-        )
-        read = set[str]()
-        for payload in unsent:  # of each the longest prefix that it had in common
-            read.update([each.digest for each in payload.prefixes if each.digest in then][-1:])
-        return bool(read) and not any(
-            read & here & each.marked
-            or (each.now.digest in here and each.tokens >= now.cache_read_tokens)
-            for each in earlier
-        )
-
-    def with_read_in_doubt(self, now: Answer) -> Answer:
-        """Return what it uses now with all that it reads written instead, and as billed at least.
-
-        Those that live longer must precede the others, and what is read is at the front.
-        """
+        is_lost, is_new = self._changes_in_the_cache(now.usage, others)
+        if not (is_lost or is_new):
+            return now
+        # Those that live longer must precede the others, and what is read is at the front.
         written = WRITTEN[self.sent.breakpoints[0].ttl]
-
-        def as_written(usage: Usage) -> Usage:
-            tokens = getattr(usage, written) + usage.cache_read_tokens
-            return replace(usage, cache_read_tokens=0, **{written: tokens})
-
+        may_be_written = ("cache_read_tokens",) if is_lost else ()
+        may_be_read = WRITTEN.values() if is_new else ()
         calls = tuple(
-            replace(each, usage=as_written(each.usage), usage_low=each.usage_low or each.usage)
+            replace(
+                each,
+                usage=_moved(each.usage, may_be_written, written),
+                usage_low=_moved(each.usage_low or each.usage, may_be_read, "cache_read_tokens"),
+            )
             for each in now.sampling_calls
         )
-        caveats = now.caveats
+        usage, caveats = _moved(now.usage, may_be_written, written), now.caveats
         if not any(each.name == "changed-cache" for each in caveats):
-            caveats = sorted_caveats([*caveats, "changed-cache: no earlier call writes it now"])
-        usage = as_written(now.usage)
+            why = "no earlier call writes it now" if is_lost else "an earlier call writes more now"
+            caveats = sorted_caveats([*caveats, f"changed-cache: {why}"])
         return replace(now, usage=usage, sampling_calls=calls, caveats=caveats)
 
     def reply_caveats(self, tokenizer: Callable[[str], str | None]) -> set[str]:
@@ -235,7 +227,7 @@ class ReplayedReply(NamedTuple):
     # What the cache does with the prompt
 
     def _usage_now(
-        self, then: Usage, prompt: CachedPrompt | None, earlier: Sequence[CachedPrefix]
+        self, then: Usage, prompt: CachedPrompt | None, earlier: Sequence[CacheUse]
     ) -> tuple[Usage, Usage | None]:
         """Return the usage now; and the least it may be, where a read may be a write."""
         sent, total = self.sent, then.prompt_tokens if prompt is None else prompt.input_tokens
@@ -262,22 +254,23 @@ class ReplayedReply(NamedTuple):
         return usage, None if is_known else replace(prompt.usage("warm"), **kept)
 
     def _tokens_read(
-        self, read: int, prompt: CachedPrompt, earlier: Sequence[CachedPrefix]
+        self, read: int, prompt: CachedPrompt, earlier: Sequence[CacheUse]
     ) -> tuple[int, bool]:
         """Return how many tokens are certainly read from the cache now, and whether that is all."""
-        last = self.sent.prefixes[-1]
-        here = {each.prefix for each in last.values}
-        for prefix in reversed(earlier):
-            # What an earlier call of this owner wrote in the recording, and writes now.
-            was_there = prefix.recorded is not None and self.recorded.begins_with(prefix.recorded)
-            if read and was_there and prefix.recorded_tokens == read and prefix.now.digest in here:
-                return prefix.tokens, True
-            # It writes now what it did not write then, so that this one may find it.
-            is_new = prefix.tokens and not (was_there and prefix.recorded_tokens)
-            if not read and is_new and prefix.marked & here:
-                return 0, False
         if not read:
-            return 0, True  # the cache was empty when this was recorded
+            return 0, True
+        last = self.sent.prefixes[-1]
+        then, here = _numbers(self.recorded), _numbers(self.sent)
+        end = len(last.values)
+        # What an earlier call had in the cache that this one has read, and has there now.
+        known = [
+            each.tokens_now
+            for each in earlier
+            if each.tokens_then == read and any(digest in then for digest, _ in each.then[-1:])
+            if any(here.get(digest, end + 1) <= end for digest, _ in each.now[-1:])
+        ]
+        if known:
+            return max(known), True
         marked = {each.digest for each in self.recorded.prefixes}
         for own in reversed(self.sent.prefixes):
             end = prompt.tokens_to(str(own.place))
@@ -287,14 +280,85 @@ class ReplayedReply(NamedTuple):
                 return min(end, read), end >= read or own.place == last.place
         return 0, False
 
+    def _changes_in_the_cache(self, now: Usage, others: Sequence[CacheUse]) -> tuple[bool, bool]:
+        """Return whether less of it, and whether more of it, is in the cache than there was."""
+        read = self.answer.usage.cache_read_tokens
+        written = [
+            each.then if each.read_then < read <= each.tokens_then else () for each in others
+        ]
+        then, here = (
+            _Found(self.recorded, [each.then for each in others]),
+            _Found(self.sent, [each.now for each in others]),
+        )
+        is_lost = now.cache_read_tokens > 0 and not here.reaches(_Found(self.recorded, written))
+        known = (others[each.call].tokens_now for each in here.longest)
+        is_new = now.written_tokens > 0 and now.cache_read_tokens not in known
+        return is_lost, is_new and not then.reaches(here)
+
     def _keeps_cached_tokens(self) -> bool:
         """Whether it caches the same prefixes for the same lifetimes, so that their tokens hold."""
-        return bool(self.sent.breakpoints) and _marks(self.sent) == _marks(self.recorded)
+        return bool(self.sent.breakpoints) and marks_of(self.sent) == marks_of(self.recorded)
 
 
-def _marks(payload: Payload) -> list[tuple[str, str]]:
-    """Return each cached prefix with its lifetime."""
+def marks_of(payload: Payload | None) -> Marks:
+    """Return each cached prefix with its lifetime; none if the payload could not be read."""
+    if payload is None:
+        return ()
     return [
         (prefix.digest, point.ttl)
         for prefix, point in zip(payload.prefixes, payload.breakpoints, strict=True)
     ]
+
+
+def _numbers(payload: Payload) -> dict[str, int]:
+    """Return the number of values in each beginning of a prompt, by its digest."""
+    return {each.prefix: at for at, each in enumerate(payload.prefix_to(_END).values, 1)}
+
+
+def _moved(usage: Usage, names: Iterable[str], to: str) -> Usage:
+    """Return a usage with some of its quantities counted as another one."""
+    moved = usage.only(names)
+    more = {to: getattr(usage, to) + sum(moved.values())}
+    return replace(usage, **dict.fromkeys(moved, 0), **more)
+
+
+class _Entry(NamedTuple):
+    digest: str
+    ttl: str
+    call: int
+    """The number of the call that leaves it."""
+
+
+class _Found:
+    """What of a prompt the API finds in the cache, by what other calls leave there."""
+
+    def __init__(self, payload: Payload, left: Sequence[Marks]) -> None:
+        self._numbers = numbers = _numbers(payload)
+        entries = [
+            _Entry(*mark, call)
+            for call, marks in enumerate(left)
+            for mark in marks
+            if mark[0] in numbers
+        ]
+        ends = [numbers[digest] for digest, _ in marks_of(payload)]
+        at = last_reached(
+            payload.prefix_to(_END).values, [numbers[each.digest] for each in entries], ends
+        )
+        self._entries = [each for each in entries if numbers[each.digest] <= at]
+        self.longest = [each for each in entries if numbers[each.digest] == at]
+
+    def reaches(self, other: _Found) -> bool:
+        """Whether as much is found as of another version of the prompt, for as long.
+
+        If the text up to there is the same, something as long; otherwise something of one call.
+        """
+        return not other.longest or any(
+            mine.ttl in (its.ttl, "1h")
+            and (
+                self._numbers[mine.digest] >= self._numbers[its.digest]
+                if its.digest in self._numbers
+                else mine.call == its.call
+            )
+            for its in other.longest
+            for mine in self._entries
+        )

@@ -7,7 +7,7 @@ Knows no prices, no answers, and not whose calls they are.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from itertools import count
 from typing import NamedTuple
@@ -171,7 +171,7 @@ class CachedPrefixes:
         own = [each.place for each in payload.breakpoints]
         written = [number for number, each in enumerate(values, 1) if each.prefix in group.written]
         longest = max(written, default=0)
-        most = _last_reached(values, written, [numbers[place] for place in own])
+        most = last_reached(values, written, [numbers[place] for place in own])
         within = [place for place in own if numbers[place] <= most]
         readable = Readable(
             group=group,
@@ -229,7 +229,7 @@ def _is_edited(old: CachedValue, new: CachedValue) -> bool:
     return 2 * same > max(len(one), len(other))
 
 
-def _last_reached(values: list[CachedValue], written: list[int], ends: list[int]) -> int:
+def last_reached(values: Sequence[CachedValue], written: list[int], ends: list[int]) -> int:
     """Return the last written prefix that the API finds from one of the breakpoints; 0 for none.
 
     Each is the number of its last value. A run of tool calls, or of results, is one step back.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any
@@ -11,7 +11,12 @@ from msgspec.structs import replace
 
 from pytest_llmcost.call import Call, Evidence, price, reprice
 from pytest_llmcost.capture.capture import Capture
-from pytest_llmcost.capture.changed_prompt import ReplayedReply, obstacle_to_recount
+from pytest_llmcost.capture.changed_prompt import (
+    CacheUse,
+    ReplayedReply,
+    marks_of,
+    obstacle_to_recount,
+)
 from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.counting.payload import Payload
 from pytest_llmcost.counting.prefixes import Readable
@@ -170,22 +175,32 @@ def _meter(
     if now.before is not None:
         places = describe_volatile(recorded, payload, datetime.now(timezone.utc))
         now = with_caveats(now, *([f"volatile: {places}"] if places else ()))
-    read_then = answer.usage.cache_read_tokens
-    unsent = [
-        read(each.body, betas=request.betas if each.betas is None else each.betas, model=each.model)
-        for each in replay.unclaimed
-        if each.read_tokens < read_then <= each.cached_tokens
-    ]
-    if evidence != "stale" and reply.has_lost_writer(
-        now.usage, filter(None, unsent), owner.cached_prefixes
-    ):
-        now = reply.with_read_in_doubt(now)
-    # What it leaves in the cache is for the calls of its owner that follow. One that is still under
-    # way is metered once more, and must not seem to repeat itself.
-    left = reply.left_in_the_cache(now.usage)
-    if left is not None and evidence != "stale" and request.is_over:
-        owner.cached_prefixes.append(left)
+    if evidence != "stale":
+        now = _with_cache_in_doubt(owner, request, reply, now, read)
     return now, payload, evidence
+
+
+def _with_cache_in_doubt(
+    owner: Owner,
+    request: CapturedRequest,
+    reply: ReplayedReply,
+    now: Answer,
+    read: Callable[..., Payload | None],
+) -> Answer:
+    """Compare what other calls leave in the cache for it with what they did in the recording."""
+    assert request.replay is not None
+    read_then, unsent = reply.answer.usage.cache_read_tokens, list[CacheUse]()
+    for each in request.replay.unclaimed:
+        if each.read_tokens < read_then <= each.cached_tokens:
+            betas = request.betas if each.betas is None else each.betas
+            gone = read(each.body, betas=betas, model=each.model)
+            unsent.append(CacheUse(marks_of(gone), each.read_tokens, each.cached_tokens))
+    now = reply.with_cache_in_doubt(now, [*owner.cache_uses, *unsent])
+    # What it leaves is for the calls of its owner that follow. One that is still under way is
+    # metered once more, and must not seem to repeat itself.
+    if request.is_over:
+        owner.cache_uses.append(reply.use_of_the_cache(now.usage))
+    return now
 
 
 def _compare(
@@ -224,7 +239,7 @@ def _compare(
             prompt = session.counts.split(owner, plan)
     except CountError as error:
         return reply.without_figures(None, _failed_count(session, error)), "stale"
-    earlier, tokenizer = owner.cached_prefixes, session.tokenizer
+    earlier, tokenizer = owner.cache_uses, session.tokenizer
     now = reply.recount(prompt, earlier=earlier, caveats=caveats, tokenizer=tokenizer)
     return now, "recounted"
 

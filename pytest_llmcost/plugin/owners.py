@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from pytest_llmcost.budgets.budget import Verdict
     from pytest_llmcost.call import Call, Phase
-    from pytest_llmcost.capture.changed_prompt import CachedPrefix
+    from pytest_llmcost.capture.changed_prompt import CacheUse
     from pytest_llmcost.ledger import builder
     from pytest_llmcost.plugin.warm_cache import RecordedCall, WarmCache
 
@@ -69,8 +69,8 @@ class Owner:
         """The calls of its blocks under way, by their identity, and the phase each began in."""
         self.recorded: list[RecordedCall] = []
         """Calls whose answer is not complete, or has an id by which the test may state it."""
-        self.cached_prefixes: list[CachedPrefix] = []
-        """What its replayed calls have left in the prompt cache, the oldest first."""
+        self.cache_uses: list[CacheUse] = []
+        """What its replayed calls leave in the prompt cache, the oldest first."""
         self.warm_cache: WarmCache | None = None
         self.parts: dict[str, dict[str, int]] = {}
         """By fingerprint, the tokens of its payloads' parts that it needs and that are counted."""

@@ -168,6 +168,9 @@ _READING = {
     ),
     "changed-prompt": Rule("none", "the prompt changed since its reply or its count was recorded"),
     "volatile": Rule("none", "part of the prompt differs in every run, as a clock or a random id"),
+    "cache-notes": Rule(
+        "none", "not all that is marked is cached, or its count is nearly exact{detail}"
+    ),
     "cache-miss": Rule("none", "the API says why the prompt was not read from the cache"),
     "chat/completions": Rule(
         "none", "it was sent to Anthropic's OpenAI-compatible API; such prompts cannot be counted"

@@ -233,6 +233,21 @@ def test_marks_with_the_same_effect_change_nothing_and_need_no_count(
     assert_exact(row, usd(state(recorded)))
 
 
+def test_a_mark_among_open_tool_calls_is_only_nearly_exact_and_says_so(project: Project) -> None:
+    call = {"type": "tool_use", "id": "toolu_1", "name": "find", "input": {}}
+    result = user({"type": "tool_result", "tool_use_id": "toolu_1", "content": "A bell."})
+
+    def body(mark: Body) -> Body:
+        answer = {"role": "assistant", "content": [{**call, **mark}]}
+        return ask(mark=None, tools=[tool("find")]) | {
+            "messages": [user(text(LETTER)), answer, result]
+        }
+
+    recorded, sent = body({}), body({"cache_control": CACHED})
+    row = one_row(project, Exchange(recorded, sent, usage(cold(recorded))))
+    assert_told(row, "up to messages.1.content.0 is a few tokens too many: open tool calls")
+
+
 # What comes after the prefix
 
 
@@ -471,13 +486,22 @@ def test_what_another_test_wrote_is_no_proof_of_a_read(project: Project) -> None
 
 
 def replay_in_part(
-    project: Project, recorded: Sequence[Body], sent: Sequence[Body], *, warm: Sequence[Body] = ()
+    project: Project,
+    recorded: Sequence[Body],
+    sent: Sequence[Body],
+    *,
+    warm: Sequence[Body] = (),
+    order: int = 1,
 ) -> Body:
-    """Record calls, after others that are not recorded, and send what is sent today."""
+    """Record calls, after others that are not recorded, and send what is sent today.
+
+    If `order` is -1, the first call was answered last, so that VCR has written it last.
+    """
     cache = Cache()
     for body in warm:
         cache.bill(body)
-    write_project(project, one=[Exchange(each, each, cache.usage(each)) for each in recorded])
+    exchanges = [Exchange(each, each, cache.usage(each)) for each in recorded]
+    write_project(project, one=exchanges[::order])
     headers = {"anthropic-version": "2023-06-01", "x-api-key": "none"}
     bodies = json.dumps({"one": [(each, headers) for each in sent]})
     (project.path / "sent.json").write_text(bodies, encoding="utf-8")
@@ -515,6 +539,20 @@ def test_what_the_first_call_that_is_left_writes_is_read_by_those_behind_it(
     assert len(doubted) == 1
 
 
+KEPT_FOR_AN_HOUR: Body = {"system": [text(BOOK, HOUR)]}
+
+
+def agent(*questions: str, **more: Any) -> list[Body]:
+    """Each request goes on from the one before and is cached whole, behind its system prompt."""
+    bodies: list[Body] = []
+    said: list[Body] = []
+    for question in (*questions, "And then?", "And after that?"):
+        said = [*said, user(text(question))]
+        bodies.append({**ask(), "messages": said, "cache_control": CACHED, **more})
+        said = [*said, {"role": "assistant", "content": [text("I see.")]}]
+    return bodies
+
+
 KEPT: dict[str, tuple[list[Body], list[Body], list[Body]]] = {
     "as-recorded": ([WRITER, READER], [WRITER, READER], []),
     "in-another-order": ([WRITER, READER], [READER, WRITER], []),
@@ -522,6 +560,15 @@ KEPT: dict[str, tuple[list[Body], list[Body], list[Body]]] = {
     "written-before-the-test": ([WRITER, READER], [READER], [WRITER]),
     "the-writer-has-another-question": ([WRITER, READER], [ask(question="Who?"), READER], []),
     "the-gone-call-wrote-something-else": ([OTHER, WRITER, READER], [WRITER, READER], []),
+    "the-reader-has-another-question": ([WRITER, READER], [WRITER, ask(question="Who?")], []),
+    "the-first-question-of-an-agent": (agent("Why?"), agent("Who? " * 99), []),
+    "kept-for-longer": ([WRITER, READER], [ask(mark=HOUR), {**READER, **KEPT_FOR_AN_HOUR}], []),
+    "another-mark-is-read": (
+        [ask(question=LETTER), READER, {**ask(), "messages": [user(text(LETTER)), *QUESTION]}],
+        [everything(tools=[]), READER, everything(tools=[])],
+        [],
+    ),
+    "marked-further-on": (agent("Why? " * 999, cache_control=None), agent("Why? " * 999), []),
 }
 
 
@@ -553,6 +600,72 @@ def test_what_an_earlier_call_newly_writes_may_be_read(
     low, high = bounds(row)
     assert low <= usd(*run_through(sent)) < usd(*map(cold, sent)) == high
     assert_told({"calls": row["calls"][-1:]}, "cache")
+
+
+FIRST = {"role": "user", "content": [text(LETTER, CACHED)]}
+
+
+def far_on(blocks: int) -> Body:
+    """A request that is cached up to so many blocks behind what FIRST caches."""
+    answer = {"role": "assistant", "content": [text("I see.")]}
+    pages = [text(f"Page {page}.") for page in range(blocks)]
+    last = text("The last page.", CACHED)
+    return {**ask(mark=None), "messages": [user(text(LETTER)), answer, user(*pages, last)]}
+
+
+def with_tool(body: Body, properties: str) -> Body:
+    schema = {"type": "object", "properties": {name: {} for name in properties}}
+    return {**body, "tools": [{**tool("find", BOOK, CACHED), "input_schema": schema}]}
+
+
+LONG = {**ask(mark=None), "messages": [FIRST]}
+BETWEEN = copy.deepcopy(far_on(30))
+BETWEEN["messages"][2]["content"][15:] = [text("Page 15.", CACHED)]
+GOES_ON = {**ask(), "messages": [user(text(LETTER)), *QUESTION], "cache_control": CACHED}
+TOO_SHORT = everything(system=[], tools=[tool("find", "It finds.", CACHED), tool("route", BOOK)])
+BOTH = {"tools": [tool("find", "It finds."), tool("route", BOOK, CACHED)]}
+AS_FAR: dict[str, tuple[list[Body], list[Body]]] = {
+    "out-of-reach": ([LONG, far_on(2)], [LONG, far_on(25)]),
+    "in-reach-now": ([LONG, far_on(25)], [LONG, far_on(2)]),
+    "a-turn-between-is-gone": ([LONG, BETWEEN, far_on(30)], [LONG, far_on(30)]),
+    "another-order-of-keys": (
+        [with_tool(WRITER, "ab"), with_tool(READER, "ab")],
+        [with_tool(WRITER, "ba"), with_tool(READER, "ab")],
+    ),
+    "marked": ([ask(mark=None), READER], [WRITER, READER]),
+    "marked-for-a-changed-question": ([ask(mark=None), READER], [WRITER, ask(question="Who?")]),
+    "marked-further-on": (
+        [{**ask(), "messages": [user(text(LETTER))]}, READER, GOES_ON],
+        [{**ask(), "messages": [FIRST]}, READER, GOES_ON],
+    ),
+    "long-enough-in-one-more-tool": (
+        [TOO_SHORT, {**TOO_SHORT, "messages": QUESTION[1:]}],
+        [{**TOO_SHORT, **BOTH}, {**TOO_SHORT, **BOTH, "messages": QUESTION[1:]}],
+    ),
+    "no-longer-marked": ([WRITER, READER], [ask(mark=None), READER]),
+    "kept-for-less-long": (
+        [ask(mark=HOUR), {**READER, **KEPT_FOR_AN_HOUR}], [WRITER, READER],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("recorded", "sent"), AS_FAR.values(), ids=AS_FAR)
+def test_a_call_has_two_bounds_if_earlier_ones_do_not_write_as_far_as_they_did(
+    project: Project, recorded: list[Body], sent: list[Body]
+) -> None:
+    row = replay_in_part(project, recorded, sent)
+    low, high = bounds(row)
+    assert high is not None
+    assert low < high
+    assert low <= usd(*run_through(sent)) <= high
+    assert any("changed-cache" in each for call in row["calls"] for each in call["caveats"])
+
+
+def test_a_writer_that_was_answered_after_its_reader_and_has_changed_is_missed(
+    project: Project,
+) -> None:
+    row = replay_in_part(project, [WRITER, READER], [OTHER, READER], order=-1)
+    assert bounds(row) == (usd(cold(OTHER), warm(READER)), usd(cold(OTHER), cold(READER)))
 
 
 def test_what_was_written_by_each_of_several_calls_at_once_still_is(project: Project) -> None:
