@@ -60,7 +60,7 @@ class BrokenPrefix(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What writing the rest of the prefix again costs more than reading it; None if unknown."""
 
     @property
-    def place(self) -> str:
+    def path(self) -> str:
         """Where it differs, for example `system.1 at character 13`."""
         return self.part if self.character is None else f"{self.part} at character {self.character}"
 

@@ -18,7 +18,7 @@ _NUMBER = r"(?P<number>(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
 _AMOUNT = rf"(?P<dollars>\$)?{_NUMBER}(?P<unit>\s*[c¢])?"
 _QUANTITY = rf"{_NUMBER}\s*(?P<unit>[kKmM]?)"
 _PERCENT = rf"{_NUMBER}\s*(?P<unit>%)"
-_PLACES = {"k": 3, "m": 6, "c": -2, "¢": -2, "%": -2, "": 0}
+_DIGITS = {"k": 3, "m": 6, "c": -2, "¢": -2, "%": -2, "": 0}
 _MOST_DIGITS = 40
 """More than any amount of money has; a longer one would make exact sums slow without end."""
 EXACT = Context(prec=3 * _MOST_DIGITS)
@@ -110,8 +110,8 @@ def _read(value: object, form: str) -> Decimal | None:
         match = re.fullmatch(form, value.strip(), re.ASCII) if isinstance(value, str) else None
         if match is None or (match["unit"] and "$" in match[0]):
             return None
-        places = _PLACES[(match["unit"] or "").strip().lower()]
-        number = EXACT.scaleb(Decimal(match["number"].replace(",", "")), places)
+        digits = _DIGITS[(match["unit"] or "").strip().lower()]
+        number = EXACT.scaleb(Decimal(match["number"].replace(",", "")), digits)
     is_money = number.is_finite() and number >= 0 and count_digits(number) <= _MOST_DIGITS
     return number.copy_abs() if is_money else None  # a negative zero is zero
 
@@ -174,15 +174,15 @@ def format_usd(amount: Decimal, *, against: Decimal | None = None) -> str:
     if amount == against:
         return format_whole_usd(amount)
     # Of what four decimals do not show, two digits: $0.000057 is neither $0.00006 nor $0.0001.
-    places = 4 if amount.adjusted() >= -4 or not amount else 1 - amount.adjusted()
+    digits = 4 if amount.adjusted() >= -4 or not amount else 1 - amount.adjusted()
     while True:
-        unit = EXACT.scaleb(Decimal(1), -places)
+        unit = EXACT.scaleb(Decimal(1), -digits)
         shown = amount.quantize(unit, ROUND_HALF_EVEN, EXACT)
         if against is None or amount.compare(against) == shown.compare(
             against.quantize(unit, ROUND_HALF_EVEN, EXACT)
         ):
             return format_whole_usd(shown)
-        places += 1
+        digits += 1
 
 
 def format_whole_usd(amount: Decimal) -> str:

@@ -24,7 +24,7 @@ class YamlError(ValueError):
     def __init__(self, problem: str, line: int | None = None) -> None:
         super().__init__(problem)
         self.problem = problem
-        self.place = "" if line is None else f", line {line}"
+        self.where = "" if line is None else f", line {line}"
 
 
 def load_yaml(data: bytes | str, *, any_tag: bool = False) -> Any:

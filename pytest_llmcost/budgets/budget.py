@@ -208,7 +208,7 @@ def describe_breaks(calls: Iterable[Call]) -> list[str]:
     """Return where prefixes broke, each place once, with what that costs per call at most."""
     found: dict[str, Decimal] = {}
     for broken in filter(None, (call.broken_prefix for call in calls)):
-        found[broken.place] = max(found.get(broken.place, Decimal(0)), broken.usd or Decimal(0))
+        found[broken.path] = max(found.get(broken.path, Decimal(0)), broken.usd or Decimal(0))
     return [f"{at} (+{format_usd(usd)} per call)" if usd else at for at, usd in found.items()]
 
 

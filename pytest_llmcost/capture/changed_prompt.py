@@ -13,8 +13,8 @@ from typing import NamedTuple, TypeAlias
 from msgspec.structs import replace
 
 from pytest_llmcost.counting.payload import (
+    BlockPath,
     Payload,
-    Place,
     as_list,
     changed_parts,
     describe_changes,
@@ -25,7 +25,7 @@ from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import FEES, WRITTEN, Usage, reply_limit
 from pytest_llmcost.responses.message import Answer
 
-_END = Place("messages", sys.maxsize)
+_END = BlockPath("messages", sys.maxsize)
 Marks: TypeAlias = Sequence[tuple[str, str]]
 """The digest of each cached prefix with its lifetime, the longest last."""
 
@@ -121,7 +121,7 @@ class ReplayedReply(NamedTuple):
             notes.update(f"cache-notes: {each}" for each in prompt.notes)
         if least is not None:
             last = sent.prefixes[-1]
-            changes = changed_parts(recorded.prefix_to(last.place).parts, last.parts)
+            changes = changed_parts(recorded.prefix_to(last.path).parts, last.parts)
             notes.add(f"changed-cache: {describe_changes(changes) or 'the cached prefix'}")
         low = least if sampling.usage_low is None else sampling.usage_low
         # What was asked for in another way than then is priced as it is asked for now.
@@ -273,11 +273,11 @@ class ReplayedReply(NamedTuple):
             return max(known), True
         marked = {each.digest for each in self.recorded.prefixes}
         for own in reversed(self.sent.prefixes):
-            end = prompt.tokens_to(str(own.place))
+            end = prompt.tokens_to(str(own.path))
             # Where neither a mark nor a read ended, nothing in the cache is known to end.
             is_entry = own.digest in marked and end >= (self.least_cacheable or 0)
             if self.recorded.begins_with(own) and (end >= read or is_entry):
-                return min(end, read), end >= read or own.place == last.place
+                return min(end, read), end >= read or own.path == last.path
         return 0, False
 
     def _changes_in_the_cache(self, now: Usage, others: Sequence[CacheUse]) -> tuple[bool, bool]:

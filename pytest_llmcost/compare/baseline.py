@@ -421,7 +421,7 @@ def _changed_prefixes(
         old = [facts for _, facts in _facts_of(before.get(key), base)]
         longest: dict[str, tuple[int, frozenset[str], ChangedPrefix]] = {}
         for call, facts in _facts_of(spender, head):
-            new = {place: each for place, each in facts.prefixes.items() if each not in known}
+            new = {path: each for path, each in facts.prefixes.items() if each not in known}
             like = [each for each in old if each.model == facts.model]
             if not new or not like:
                 continue
@@ -435,7 +435,7 @@ def _changed_prefixes(
                 costs = (getattr(written, USD_OF[name]) for name in WRITTEN.values())
                 usd = reduce(EXACT.add, costs) or None
             differing = changed_parts(similar.parts, facts.parts)
-            if not any(place.startswith("messages") for place in new):
+            if not any(path.startswith("messages") for path in new):
                 differing = [each for each in differing if each.startswith(("system", "tools"))]
             change = ChangedPrefix(
                 name=spender.name,

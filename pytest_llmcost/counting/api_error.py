@@ -152,7 +152,7 @@ _ACCOUNT = re.compile(
     r"credit|billing|organi[sz]ation|\borg\b|workspace|usage limit", re.IGNORECASE
 )
 """Refusals with the same status that are not about the payload."""
-_PLACE = re.compile(
+_BEGINNING = re.compile(
     r"(?:(?P<key>[a-z_]+)(?:\.\w+)*|prompt is too long)(?=:)"
     r"(?P<numbers>: [\d,]+(?: tokens)? > [\d,]*\d)?"
 )
@@ -231,7 +231,7 @@ def refusal_for_files(said: str) -> str:
         >>> refusal_for_files("messages.0.content: 'my text' is not valid")
         'messages.0.content: [...]'
     """
-    match = _PLACE.match(said)
+    match = _BEGINNING.match(said)
     if match is None or (match["key"] and match["key"] not in KNOWN):
         return HIDDEN
     return match[0] if match["numbers"] else f"{match[0]}: {HIDDEN}"

@@ -170,7 +170,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
     except YamlError as error:
         hint = "; it holds unresolved merge conflicts" if "\n<<<<<<< " in f"\n{text}" else ""
         raise CountCassetteError(
-            f"{show_path(path)}{error.place} is not YAML ({error.problem}){hint}; {_REMEDY}"
+            f"{show_path(path)}{error.where} is not YAML ({error.problem}){hint}; {_REMEDY}"
         ) from None
     except msgspec.ValidationError as error:
         raise CountCassetteError(

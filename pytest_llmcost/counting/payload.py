@@ -97,7 +97,7 @@ _SEVERAL_SPELLINGS = {kind: _NESTING | defaults.keys() for kind, defaults in DEF
 """The keys of a tool or a block by its kind, without which it is in its one spelling."""
 
 
-class Place(NamedTuple):
+class BlockPath(NamedTuple):
     """Where a block of the prompt stands: a tool, or a block of system prompt or message."""
 
     group: Tier
@@ -115,13 +115,13 @@ class Place(NamedTuple):
         return TIERS.index(self.group), self.number, self.block or 0
 
 
-_TOOL = partial(Place, "tools")
+_TOOL = partial(BlockPath, "tools")
 
 
 class Breakpoint(NamedTuple):
-    """The prompt is cached up to and including the block at `place`."""
+    """The prompt is cached up to and including the block at `path`."""
 
-    place: Place
+    path: BlockPath
     ttl: Lifetime = "5m"
 
 
@@ -134,7 +134,7 @@ class Prompt(NamedTuple):
     messages: JsonValue
     settings: dict[str, JsonValue]
     """All other entries of the payload that can change its cost."""
-    marks: dict[Place, JsonValue]
+    marks: dict[BlockPath, JsonValue]
     """Each `cache_control`, in the prompt's order."""
 
     @property
@@ -144,34 +144,34 @@ class Prompt(NamedTuple):
         lives = [(at, mark.get("ttl", "5m")) for at, mark in marks if isinstance(mark, dict)]
         return tuple(Breakpoint(at, ttl) for at, ttl in lives if ttl in get_args(Lifetime))
 
-    def blocks(self) -> list[tuple[Place, JsonValue]]:
+    def blocks(self) -> list[tuple[BlockPath, JsonValue]]:
         """Return every block of the prompt in order: tools, then system, then messages."""
-        found = [(Place("tools", at), tool) for at, tool in enumerate(as_list(self.tools))]
-        found += [(Place("system", at), block) for at, block in enumerate(as_list(self.system))]
+        found = [(BlockPath("tools", at), tool) for at, tool in enumerate(as_list(self.tools))]
+        found += [(BlockPath("system", at), block) for at, block in enumerate(as_list(self.system))]
         for at, message in enumerate(as_list(self.messages)):
             content = as_list(message.get("content")) if isinstance(message, dict) else []
-            found += [(Place("messages", at, number), it) for number, it in enumerate(content)]
+            found += [(BlockPath("messages", at, number), it) for number, it in enumerate(content)]
         return found
 
 
 def read_prompt(body: Mapping[str, JsonValue], model: str) -> Prompt:
     """Read a payload's prompt; `model` decides which settings are defaults."""
-    marks: dict[Place, JsonValue] = {}
+    marks: dict[BlockPath, JsonValue] = {}
     tools = _spelled(body.get("tools"), marks, _TOOL)
-    system = _spelled(as_blocks(body.get("system")), marks, partial(Place, "system"))
+    system = _spelled(as_blocks(body.get("system")), marks, partial(BlockPath, "system"))
     messages = body.get("messages")
     if isinstance(messages, list):
         messages = [*messages]
         for index, message in enumerate(messages):
             if isinstance(message, dict) and "content" in message:
-                content, at = as_blocks(message["content"]), partial(Place, "messages", index)
+                content, at = as_blocks(message["content"]), partial(BlockPath, "messages", index)
                 messages[index] = {**message, "content": _spelled(content, marks, at)}
     prompt = Prompt(tools, system, messages, _settings(body, model), marks)
     if automatic := body.get("cache_control"):
         # The API sets it on the last block that can be cached, as if it stood there.
         # https://platform.claude.com/docs/en/build-with-claude/prompt-caching
-        for place in [place for place, block in prompt.blocks() if _can_be_cached(block)][-1:]:
-            marks.setdefault(place, _without_defaults(automatic, "cache_control"))
+        for path in [path for path, block in prompt.blocks() if _can_be_cached(block)][-1:]:
+            marks.setdefault(path, _without_defaults(automatic, "cache_control"))
         marks = dict(sorted(marks.items(), key=lambda mark: mark[0].order))
     return prompt._replace(marks=marks)
 
@@ -197,7 +197,7 @@ def _can_be_cached(block: JsonValue) -> bool:
 
 
 def _spelled(
-    values: JsonValue, marks: dict[Place, JsonValue], place_of: Callable[[int], Place]
+    values: JsonValue, marks: dict[BlockPath, JsonValue], path_of: Callable[[int], BlockPath]
 ) -> JsonValue:
     """Spell each of some tools or blocks, and note its breakpoint, at the place of its number."""
     if not isinstance(values, list):
@@ -206,15 +206,15 @@ def _spelled(
     for at, value in enumerate(values):
         if not isinstance(value, dict):
             continue
-        kind = "tool" if place_of is _TOOL else value.get("type")
+        kind = "tool" if path_of is _TOOL else value.get("type")
         name = kind if isinstance(kind, str) else ""
         if not _SEVERAL_SPELLINGS.get(name, _NESTING).isdisjoint(value) or None in value.values():
-            found[at] = _block(value, name, marks, place_of(at))
+            found[at] = _block(value, name, marks, path_of(at))
     return found
 
 
 def _block(
-    value: dict[str, JsonValue], kind: str, marks: dict[Place, JsonValue], place: Place
+    value: dict[str, JsonValue], kind: str, marks: dict[BlockPath, JsonValue], path: BlockPath
 ) -> JsonValue:
     found: dict[str, JsonValue] = _without_defaults(value, kind)
     mark = found.pop("cache_control", None)
@@ -222,11 +222,11 @@ def _block(
     if "content" in found and kind != "tool":
         content = found["content"]
         content = as_blocks(content) if kind in _OF_BLOCKS_OR_TEXT else content
-        found["content"] = _spelled(content, marks, lambda _: place)
+        found["content"] = _spelled(content, marks, lambda _: path)
     if isinstance(source := found.get("source"), dict) and "content" in source:
-        (found["source"],) = _spelled([source], marks, lambda _: place)
+        (found["source"],) = _spelled([source], marks, lambda _: path)
     if mark is not None:
-        marks[place] = _without_defaults(mark, "cache_control")
+        marks[path] = _without_defaults(mark, "cache_control")
     return found
 
 
@@ -344,7 +344,7 @@ class CachedValue(NamedTuple):
     """A block, or a setting that breaks the cache, within a prefix."""
 
     tier: Tier
-    place: Place | None
+    path: BlockPath | None
     """None for a setting."""
     name: str
     """Of the part, as in `Payload.parts`."""
@@ -356,13 +356,13 @@ class CachedValue(NamedTuple):
     @property
     def order(self) -> tuple[int, ...]:
         """Its position: the settings of a tier come before its blocks."""
-        return (TIERS.index(self.tier),) if self.place is None else self.place.order
+        return (TIERS.index(self.tier),) if self.path is None else self.path.order
 
 
 class Prefix(NamedTuple):
     """The prompt up to and including one block, as the cache sees it: byte by byte, unmarked."""
 
-    place: Place
+    path: BlockPath
     digest: str
     model: str
     values: Sequence[CachedValue]
@@ -430,12 +430,12 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @property
     def prefixes(self) -> tuple[Prefix, ...]:
         """The cached prefixes, one for each breakpoint."""
-        return tuple(self.prefix_to(each.place) for each in self.breakpoints)
+        return tuple(self.prefix_to(each.path) for each in self.breakpoints)
 
-    def prefix_to(self, place: Place) -> Prefix:
+    def prefix_to(self, path: BlockPath) -> Prefix:
         """Return the prefix that ends with a block, for comparison with another payload's."""
-        values = _values_to(place, self._values_compared)
-        return Prefix(place, values[-1].prefix if values else "", self.model, values)
+        values = _values_to(path, self._values_compared)
+        return Prefix(path, values[-1].prefix if values else "", self.model, values)
 
     def begins_with(self, prefix: Prefix) -> bool:
         """Return whether it begins with a prefix of another payload, however that is split."""
@@ -444,7 +444,7 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @property
     def cached_values(self) -> list[CachedValue]:
         """What its longest cached prefix is made of, as sent, in the cache's order."""
-        return _values_to(self.breakpoints[-1].place, self._values) if self.breakpoints else []
+        return _values_to(self.breakpoints[-1].path, self._values) if self.breakpoints else []
 
     @cached_property
     def _values(self) -> list[CachedValue]:
@@ -473,8 +473,8 @@ def _values_of(prompt: Prompt, model: str) -> list[CachedValue]:
     return found
 
 
-def _values_to(place: Place, values: list[CachedValue]) -> list[CachedValue]:
-    return values[: bisect_right(values, place.order, key=attrgetter("order"))]
+def _values_to(path: BlockPath, values: list[CachedValue]) -> list[CachedValue]:
+    return values[: bisect_right(values, path.order, key=attrgetter("order"))]
 
 
 def read_payload(
@@ -596,7 +596,7 @@ def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> list[tuple[str
     if betas:
         parts.append(("betas", betas))
     if prompt.marks:
-        marks = [[str(place), mark] for place, mark in prompt.marks.items()]
+        marks = [[str(path), mark] for path, mark in prompt.marks.items()]
         parts.append(("cache_control", marks))
     return [*parts, *sorted(prompt.settings.items())]
 
@@ -648,7 +648,7 @@ def changed_parts(old: Mapping[str, object], new: Mapping[str, object]) -> list[
         ['tools (order)']
     """
 
-    def place(change: str) -> tuple[int, int]:
+    def order(change: str) -> tuple[int, int]:
         group, _, rest = change.partition(" ")[0].partition(".")
         rank = _ORDER.index(group) if group in _ORDER else len(_ORDER)
         return rank, (read_digits(rest) or 0) if group == "messages" else 0
@@ -659,7 +659,7 @@ def changed_parts(old: Mapping[str, object], new: Mapping[str, object]) -> list[
     tools = {name for name in old if name in new and name.startswith("tools.")}
     if [*filter(tools.__contains__, old)] != [*filter(tools.__contains__, new)]:
         changes.append("tools (order)")
-    return sorted([*changes, *(f"{name} (removed)" for name in old if name not in new)], key=place)
+    return sorted([*changes, *(f"{name} (removed)" for name in old if name not in new)], key=order)
 
 
 def describe_changes(changes: Sequence[str], most: int = 6) -> str:

@@ -12,7 +12,7 @@ from hashlib import sha256
 from itertools import count
 from typing import NamedTuple
 
-from pytest_llmcost.counting.payload import CachedValue, Payload, Place
+from pytest_llmcost.counting.payload import BlockPath, CachedValue, Payload
 from pytest_llmcost.counting.segments import CachedPrompt
 from pytest_llmcost.counting.volatile import LONGEST, skeleton
 from pytest_llmcost.json_values import JsonValue, canonical
@@ -49,7 +49,7 @@ class PrefixGroup:
         """The last prefix with each first message; the last one of all stands last."""
         self.ends: Counter[str] = Counter()
         """By digest, how many of its calls end with a message that none has gone on from yet."""
-        self.volatile: dict[str, Place] = {}
+        self.volatile: dict[str, BlockPath] = {}
         """The first block found to differ by a clock or a random id: under the first message if it
         is in one, otherwise under the empty text, for all."""
 
@@ -63,7 +63,7 @@ class PrefixGroup:
         if earlier is None or earlier == ends[-1]:
             return False
         end = next(each.order for each in values if each.prefix == earlier)
-        later = (each for each in values if each.place is not None and each.order > end)
+        later = (each for each in values if each.path is not None and each.order > end)
         answers = {each.order[1] for each in later if each.value[0] == "assistant"}
         is_next = len(answers) <= 1
         self.ends[earlier] -= is_next
@@ -77,11 +77,11 @@ class PrefixGroup:
         was, now = ({each.name for each in side} for side in (before, values))
         if old.name not in now and new.name in was:  # removed; the new one has moved up
             return Break(old.name, None, "")
-        if old.place is None or new.place is None:  # a setting that was set, changed or removed
-            return Break(new.name if new.place is None else old.name, None, "")
+        if old.path is None or new.path is None:  # a setting that was set, changed or removed
+            return Break(new.name if new.path is None else old.name, None, "")
         where = opening if new.tier == "messages" else ""
         if where not in self.volatile and _is_volatile(old, new):
-            self.volatile[where] = new.place
+            self.volatile[where] = new.path
         return _first_difference(old.value[1], new.value[1], new.name)
 
 
@@ -91,9 +91,9 @@ class Readable(NamedTuple):
     group: PrefixGroup
     opening: str
     """The first message, but for clocks and random ids, as a digest; empty for none."""
-    breakpoints: tuple[tuple[Place, str], ...]
+    breakpoints: tuple[tuple[BlockPath, str], ...]
     """Each with the digest of all up to there."""
-    written: tuple[str, Place | None]
+    written: tuple[str, BlockPath | None]
     """The digest of the longest part of it that an earlier call has written, empty for none, and
     the last of its own breakpoints in there."""
     broken: Break | None = None
@@ -102,7 +102,7 @@ class Readable(NamedTuple):
     """The digest of the prefix that it breaks."""
 
     @property
-    def volatile(self) -> Place | None:
+    def volatile(self) -> BlockPath | None:
         """The first block of it that no two runs have in common, as far as that is known."""
         found = self.group.volatile
         return found.get("") or found.get(self.opening)
@@ -135,8 +135,8 @@ class Readable(NamedTuple):
 
     def learn(self, prompt: CachedPrompt | None, cached_tokens: int) -> None:
         """Note what the call has written, for those that follow; without a count as billed."""
-        for place, digest in self.breakpoints[-1:] if prompt is None else self.breakpoints:
-            tokens = cached_tokens if prompt is None else prompt.tokens_to(str(place))
+        for path, digest in self.breakpoints[-1:] if prompt is None else self.breakpoints:
+            tokens = cached_tokens if prompt is None else prompt.tokens_to(str(path))
             self.group.written[digest] = max(tokens, self.group.written.get(digest) or 0)
 
 
@@ -159,7 +159,7 @@ class CachedPrefixes:
         if not payload.breakpoints:
             return None
         values = payload.cached_values  # as sent, also where a user's hook leaves something out
-        blocks = [each for each in values if each.place is not None]
+        blocks = [each for each in values if each.path is not None]
         group = self._group_of(payload, blocks)
         message = next((each for each in blocks if each.tier == "messages"), None)
         opening = "" if message is None else _blanked(message)
@@ -167,22 +167,22 @@ class CachedPrefixes:
         before = group.last.get(like, [])
         pairs = enumerate(zip(before, values, strict=False))
         at = next((at for at, (old, new) in pairs if old.prefix != new.prefix), None)
-        numbers = {each.place: number for number, each in enumerate(values, 1)}
-        own = [each.place for each in payload.breakpoints]
+        numbers = {each.path: number for number, each in enumerate(values, 1)}
+        own = [each.path for each in payload.breakpoints]
         written = [number for number, each in enumerate(values, 1) if each.prefix in group.written]
         longest = max(written, default=0)
-        most = last_reached(values, written, [numbers[place] for place in own])
-        within = [place for place in own if numbers[place] <= most]
+        most = last_reached(values, written, [numbers[path] for path in own])
+        within = [path for path in own if numbers[path] <= most]
         readable = Readable(
             group=group,
             opening=opening,
-            breakpoints=tuple((place, values[numbers[place] - 1].prefix) for place in own),
+            breakpoints=tuple((path, values[numbers[path] - 1].prefix) for path in own),
             written=(values[most - 1].prefix if most else "", within[-1] if within else None),
         )
         goes_on = False
         if at is not None and all(each.tier == "messages" for each in values[at:]):
             # Another question, or another last message behind what was written.
-            here, last = values[at].place, values[-1].place
+            here, last = values[at].path, values[-1].path
             is_last = here is not None and last is not None and here.number == last.number
             goes_on = like != opening or (message in values[:longest] and is_last)
         goes_on = goes_on or group.is_next_turn(values)
@@ -236,7 +236,7 @@ def last_reached(values: Sequence[CachedValue], written: list[int], ends: list[i
     """
     steps, number, before = [0], 0, ""
     for each in values:
-        if each.place is not None:
+        if each.path is not None:
             block = each.value[1]
             kind = str(block.get("type")) if isinstance(block, dict) else ""
             number += kind != before or kind not in ("tool_use", "tool_result")

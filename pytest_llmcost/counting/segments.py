@@ -21,9 +21,9 @@ from pytest_llmcost.counting.payload import (
     THINKING,
     WITH_MESSAGES,
     WITH_TOOLS,
+    BlockPath,
     Breakpoint,
     Payload,
-    Place,
     as_blocks,
     as_list,
     joined_turns,
@@ -79,7 +79,7 @@ def plan_caching(
     payload: Payload, *, points: Sequence[Breakpoint] | None = None, read: ReadCut
 ) -> Plan:
     """Cut a payload at points in the prompt's order, at its own breakpoints unless given."""
-    end = Breakpoint(Place("messages", len(as_list(payload.body.get("messages")))))
+    end = Breakpoint(BlockPath("messages", len(as_list(payload.body.get("messages")))))
     points = payload.breakpoints if points is None else points
     cuts = [Cut(end, payload, closed=False), *(_cut(payload, each, read) for each in points)]
     return Plan(payload, tuple(cuts), _placeholder(payload, read))
@@ -90,7 +90,7 @@ def _placeholder(payload: Payload, read: ReadCut) -> Payload:
 
 
 def _cut(payload: Payload, point: Breakpoint, read: ReadCut) -> Cut:
-    body, (group, number, block) = payload.body, point.place
+    body, (group, number, block) = payload.body, point.path
     messages = body.get("messages") or []
     if group == "messages" and number >= len(messages) - 1:
         content = messages[-1]["content"]
@@ -220,15 +220,15 @@ def split_prompt(plan: Plan, counts: Mapping[str, Count], about: ModelEntry) -> 
     for cut in cuts:
         end = min(max(_prefix_tokens(cut, plan, counts, opening_tokens), begin), whole)
         ttl = cut.point.ttl if end and end >= (least or 0) else None
-        segments.append(Segment(upto=str(cut.point.place), tokens=end - begin, ttl=ttl))
+        segments.append(Segment(upto=str(cut.point.path), tokens=end - begin, ttl=ttl))
         begin = end
         if least is not None and end < least:
             notes.append(
-                f"the prefix up to {cut.point.place} is {end:,} tokens, and {model} caches none "
+                f"the prefix up to {cut.point.path} is {end:,} tokens, and {model} caches none "
                 f"shorter than {least:,}"
             )
         if not cut.exact:
-            notes.append(f"up to {cut.point.place} is a few tokens too many: open tool calls")
+            notes.append(f"up to {cut.point.path} is a few tokens too many: open tool calls")
     # A prefix that is too short is cached with the next longer one.
     for at in range(len(segments) - 2, -1, -1):
         segments[at] = replace(segments[at], ttl=segments[at].ttl or segments[at + 1].ttl)
@@ -275,7 +275,11 @@ and output formats, and the tokens that open the answer."""
 FIXED = "tools.(fixed)"
 """The prompt that the API adds if there are any tools; in the sum of all tools, but of no single
 one, so that their order changes no tool's tokens."""
-_BEFORE_ALL, _FIXED, _SETTINGS = Place("tools", -1), Place("tools", -1, 0), Place("messages", -1)
+_BEFORE_ALL, _FIXED, _SETTINGS = (
+    BlockPath("tools", -1),
+    BlockPath("tools", -1, 0),
+    BlockPath("messages", -1),
+)
 """Cuts before the first block, before the first tool, and before the first message."""
 _TOOLS: JsonValue = [{"name": name, "input_schema": {"type": "object"}} for name in "ab"]
 """One tool has the fixed prompt in front of it; two show how much of it is the tool itself."""
@@ -340,37 +344,37 @@ def plan_parts(payload: Payload, names: Sequence[str] | None = None, *, read: Re
         content = message.get("content") if isinstance(message, dict) else None
         if not isinstance(content, (str, list)) or not content:
             raise PayloadError("a message has no content", path=f"messages.{index}")
-    spans: list[tuple[tuple[str, ...], Place, Place]] = []
+    spans: list[tuple[tuple[str, ...], BlockPath, BlockPath]] = []
     begin = _BEFORE_ALL
-    for leaf, end in (*_leaves(payload), (REST, Place("messages", len(messages)))):
+    for leaf, end in (*_leaves(payload), (REST, BlockPath("messages", len(messages)))):
         parts = (leaf,) if names is None else tuple(n for n in names if is_part_of(leaf, n))
         if spans and spans[-1][0] == parts:
             begin = spans.pop()[1]
         spans.append((parts, begin, end))
         begin = end
     spans = [each for each in spans if each[0]]
-    places = dict.fromkeys(place for _, *ends in spans for place in ends)
-    cuts = {place: _cut(payload, Breakpoint(place), read) for place in places}
+    paths = dict.fromkeys(path for _, *ends in spans for path in ends)
+    cuts = {path: _cut(payload, Breakpoint(path), read) for path in paths}
     fixed: tuple[Cut, ...] = ()
     if _FIXED in cuts:
         kept = {key: payload.body[key] for key in ("model", "tool_choice") if key in payload.body}
         tools = replace(payload, body={**kept, "tools": _TOOLS})
-        fixed = tuple(_cut(tools, Breakpoint(Place("tools", at)), read) for at in (0, 1))
+        fixed = tuple(_cut(tools, Breakpoint(BlockPath("tools", at)), read) for at in (0, 1))
         cuts[_FIXED] = fixed[0]
     between = tuple((parts, cuts[begin], cuts[end]) for parts, begin, end in spans)
     return Plan(payload, (*cuts.values(), *fixed), _placeholder(payload, read), between, fixed)
 
 
-def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
+def _leaves(payload: Payload) -> Iterator[tuple[str, BlockPath]]:
     """Yield each block of a prompt with the name of the smallest part that it belongs to."""
     prompt = payload.prompt
     tools, starts = tool_names(prompt.tools), [*joined_turns(prompt.messages)]
     if tools:
         yield FIXED, _FIXED
     is_before_messages = any(payload.body.get(key) for key in WITH_MESSAGES)
-    for place, block in prompt.blocks():
-        if place.group != "messages":
-            yield tools[place.number] if place.group == "tools" else str(place), place
+    for path, block in prompt.blocks():
+        if path.group != "messages":
+            yield tools[path.number] if path.group == "tools" else str(path), path
             continue
         if is_before_messages:
             yield REST, _SETTINGS
@@ -378,8 +382,8 @@ def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
         kind = str(block.get("type")) if isinstance(block, dict) else "text"
         # No request may end with thinking, so that it counts with the block behind it.
         if kind not in THINKING:
-            turn = bisect_right(starts, place.number) - 1
-            yield f"messages.{turn}.{kind}", place
+            turn = bisect_right(starts, path.number) - 1
+            yield f"messages.{turn}.{kind}", path
 
 
 def split_parts(plan: Plan, counts: Mapping[str, Count], about: ModelEntry) -> PromptParts:

@@ -70,10 +70,10 @@ def describe_volatile(before: Payload, now: Payload, at: datetime) -> str:
     """
     old, found = before.values, []
     for name, value in now.values.items():
-        for place, one, other in _texts(name, old.get(name), value):
+        for path, one, other in _texts(name, old.get(name), value):
             spans, is_edited = volatile_spans(one, other, at)
             beside = ", beside an edit" if is_edited else ""
-            found += [f"{place}, {span}{beside}" for span in spans]
+            found += [f"{path}, {span}{beside}" for span in spans]
     return _listed(found)
 
 
@@ -84,34 +84,34 @@ def describe_suspicious(now: Payload, changed: Collection[str], at: datetime) ->
     """
     found = []
     for name, value in now.values.items():
-        for place, _, text in _texts(name, None, value) if name in changed else ():
+        for path, _, text in _texts(name, None, value) if name in changed else ():
             tokens = list(_TOKEN.finditer(text)) if len(text) <= LONGEST else []
             clocks = (token for token in tokens if _is_of_the_run(token, at))
             ids = (token for token in tokens if token.lastgroup == "uuid")
             if (first := next(chain(clocks, ids), None)) is not None:
-                found.append(f"{place}, {_span(first)}")
+                found.append(f"{path}, {_span(first)}")
     return _listed(found)
 
 
-def _listed(places: Sequence[str]) -> str:
-    more = len(places) - 2
-    return "; ".join(places[:2]) + (f"; {more} more" if more > 0 else "")
+def _listed(paths: Sequence[str]) -> str:
+    more = len(paths) - 2
+    return "; ".join(paths[:2]) + (f"; {more} more" if more > 0 else "")
 
 
-def _texts(place: str, before: JsonValue, now: JsonValue) -> Iterator[tuple[str, str, str]]:
+def _texts(path: str, before: JsonValue, now: JsonValue) -> Iterator[tuple[str, str, str]]:
     """Yield each text of a value with its place and the text that stood there before."""
     if before == now:
         return
     if isinstance(now, str):
-        yield place, before if isinstance(before, str) else "", now
+        yield path, before if isinstance(before, str) else "", now
     elif isinstance(now, dict):
         for key, value in now.items():
-            inner = place if key in ("content", "text") else f"{place}.{key}"
+            inner = path if key in ("content", "text") else f"{path}.{key}"
             yield from _texts(inner, before.get(key) if isinstance(before, dict) else None, value)
     elif isinstance(now, (list, tuple)):
         is_alike = isinstance(before, (list, tuple)) and len(before) == len(now)
         for index, value in enumerate(now):
-            inner = f"{place}.{index}" if len(now) > 1 else place
+            inner = f"{path}.{index}" if len(now) > 1 else path
             yield from _texts(inner, before[index] if is_alike else None, value)
 
 

@@ -122,7 +122,7 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
     # One that is still under way is reported again, even if no more of its usage comes.
     captured = request if is_open or not request.is_over else None
     facts = {**request.sending, "captured": captured, "said": request.answer}
-    record(session, sender, answer, payload, evidence, in_place_of=before, **facts)
+    record(session, sender, answer, payload, evidence, instead_of=before, **facts)
 
 
 # What a captured answer uses now
@@ -173,8 +173,8 @@ def _meter(
     reply = ReplayedReply(answer, payload, recorded, least)
     now, evidence = _compare(session, owner, request, reply, is_same=replay.is_same)
     if now.before is not None:
-        places = describe_volatile(recorded, payload, datetime.now(timezone.utc))
-        now = with_caveats(now, *([f"volatile: {places}"] if places else ()))
+        where = describe_volatile(recorded, payload, datetime.now(timezone.utc))
+        now = with_caveats(now, *([f"volatile: {where}"] if where else ()))
     if evidence != "stale":
         now = _with_cache_in_doubt(owner, request, reply, now, read)
     return now, payload, evidence
@@ -302,7 +302,7 @@ def record(
     payload: Payload | None,
     evidence: Evidence,
     prompt: CachedPrompt | None = None,
-    in_place_of: RecordedCall | None = None,
+    instead_of: RecordedCall | None = None,
     captured: CapturedRequest | None = None,
     said: Answer | None = None,
     **facts: Any,
@@ -322,14 +322,14 @@ def record(
             parts=payload.parts,
             task_budget=payload.task_budget,
             breakpoints=len(payload.breakpoints),
-            prefixes={str(each.place): each.digest[:16] for each in cached},
+            prefixes={str(each.path): each.digest[:16] for each in cached},
         )
-        if cached and in_place_of is None:
+        if cached and instead_of is None:
             prefix = _note_prefix(session, owner, payload, evidence)
         facts |= {"fingerprint": payload.fingerprint, "max_tokens": payload.longest_reply}
-    if in_place_of is not None:
-        before, prefix = in_place_of.call, in_place_of.prefix
-        sender = Sender(owner, before.phase, before.tags, in_place_of.blocks)
+    if instead_of is not None:
+        before, prefix = instead_of.call, instead_of.prefix
+        sender = Sender(owner, before.phase, before.tags, instead_of.blocks)
     call = price(
         answer,
         session.card,

@@ -108,7 +108,7 @@ class Counts:
 
     def split(self, owner: Owner, plan: Plan) -> CachedPrompt:
         """Count all that a plan needs, and return the prompt by what is cached of it."""
-        what = f"the cached prefixes ({', '.join(str(cut.point.place) for cut in plan.cuts[1:])})"
+        what = f"the cached prefixes ({', '.join(str(cut.point.path) for cut in plan.cuts[1:])})"
         about = self._card.about(plan.whole.model)
         return split_prompt(plan, self._count_cuts(owner, plan, what), about)
 

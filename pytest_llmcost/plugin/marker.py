@@ -55,7 +55,7 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
     budgets: dict[tuple[Limited, str | None], Budget] = {}
     cache: CacheState | None = None
     for node, obj, mark in _nearest_first(item):
-        own, state = _read_marker(mark, _place(node, obj), settings, is_own=node is item)
+        own, state = _read_marker(mark, _where(node, obj), settings, is_own=node is item)
         for budget in own:
             budgets.setdefault(budget.subject, budget)
         cache = cache or state
@@ -91,16 +91,16 @@ def check_markers(item: pytest.Item, settings: Settings) -> None:
             for name in mark.args or [""]:
                 check_tag(name)
         except SettingsError as error:
-            raise SettingsError(f"{_place(item, None)}: {TAG_MARKER}: {error}") from None
+            raise SettingsError(f"{_where(item, None)}: {TAG_MARKER}: {error}") from None
     for node in item.listchain():
         for obj, marks in _marked_objects(node):
             for one, other in combinations(marks, 2):
-                place = _place(node, obj)
-                read = [_read_marker(mark, place, settings, is_own=False) for mark in (one, other)]
+                where = _where(node, obj)
+                read = [_read_marker(mark, where, settings, is_own=False) for mark in (one, other)]
                 mine, others = ({each.subject for each in budgets} for budgets, _ in read)
                 if both := [f"{part} in parts" if part else kind for kind, part in mine & others]:
                     raise SettingsError(
-                        f"{place}: two max_cost markers set the same limit "
+                        f"{where}: two max_cost markers set the same limit "
                         f"({', '.join(sorted(both))}): {_show(one)} and {_show(other)}; remove one "
                         "of them"
                     )
@@ -265,7 +265,7 @@ def _show(mark: pytest.Mark) -> str:
 _PYTESTMARK = re.compile(r"pytestmark\b[^=]*=")
 
 
-def _place(node: _pytest.nodes.Node, obj: object) -> str:
+def _where(node: _pytest.nodes.Node, obj: object) -> str:
     """Return where a marker stands, `file:line` as far as it is known."""
     if isinstance(node, pytest.Item):
         shown, line = location_of(node)

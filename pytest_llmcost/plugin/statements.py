@@ -45,7 +45,7 @@ def _declare_call(
     names = ("fingerprint", "max_tokens", "live", "at", "attempts", "lost_attempts")
     facts = {name: getattr(before.call, name) for name in names}
     # A stream that is under way may still be read to its end, and then says it itself.
-    facts |= {"in_place_of": before, "captured": before.captured}
+    facts |= {"instead_of": before, "captured": before.captured}
     reply = _as_reply(before, read)
     said = replace(reply, ids=reply.ids or before.said.ids)  # its message may be stated later
     return record(session, sender, reply, None, "declared", said=said, **facts)
@@ -93,8 +93,8 @@ def _call_stated(
         and not (answer.ids and each.said.ids)
         and not _is_other_model(session, answer.model, each.call.model)
     ]
-    places = [(each.said.ids, _as_reply(each, read)) for each in doubtful]
-    return doubtful[0] if places and all(each == places[0] for each in places) else None
+    replies = [(each.said.ids, _as_reply(each, read)) for each in doubtful]
+    return doubtful[0] if replies and all(each == replies[0] for each in replies) else None
 
 
 def _as_reply(recorded: RecordedCall, read: Callable[..., Answer]) -> Answer:

@@ -57,8 +57,8 @@ def broken_prefixes(ledger: Ledger) -> str:
     _, name, calls = min(found, key=lambda each: each[:2])
     number = sum(len(calls) for _, _, calls in found)
     more = f", and {format_count(number - len(calls), 'call')} elsewhere" if len(found) > 1 else ""
-    places = ", ".join(describe_breaks(calls)[:_MOST_SHOWN])
-    return f"{wording.breaking(number)}: {name}: {places}{more} (llmcost_stable_prefix)"
+    where = ", ".join(describe_breaks(calls)[:_MOST_SHOWN])
+    return f"{wording.breaking(number)}: {name}: {where}{more} (llmcost_stable_prefix)"
 
 
 def cache_misses(ledger: Ledger) -> str:

@@ -451,12 +451,12 @@ def _decode(raw: Any) -> _Stated:
     except RecursionError:  # a decoder may have more levels than Python code
         raise _unreadable("usage", "nested too deeply") from None
     except msgspec.ValidationError as error:
-        what, _, place = str(error).partition(" - at `$")
-        path = "usage" + place.removesuffix("`")
+        what, _, where = str(error).partition(" - at `$")
+        path = "usage" + where.removesuffix("`")
         if "missing required field" in what:
             path, what = f"{path}.{what.split('`')[1]}", "is missing"
         elif "got" not in what:  # out of range: msgspec says the limit alone
-            for step in re.findall(r"\w+", place):
+            for step in re.findall(r"\w+", where):
                 raw = raw[int(step) if step.isdigit() else step]
             what += f", got {raw}" if abs(raw) <= MOST_TOKENS else ""
         raise _unreadable(path, what) from None

@@ -231,7 +231,7 @@ def _parse(data: bytes, path: str) -> object:
     try:
         return load_yaml(data, any_tag=True)
     except YamlError as error:
-        raise RecordingError(f"{path}{error.place}: is not YAML ({error.problem})") from None
+        raise RecordingError(f"{path}{error.where}: is not YAML ({error.problem})") from None
 
 
 def _entries(value: object) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_llmcost.counting.payload import Place, read_payload
+from pytest_llmcost.counting.payload import BlockPath, read_payload
 from pytest_llmcost.counting.prefixes import CachedPrefixes, Readable
 
 CACHED = {"type": "ephemeral"}
@@ -319,7 +319,7 @@ def test_what_stands_before_a_clock_and_what_was_written_since_can_be_read() -> 
     found = [each for each in read(one, grown, two) if each is not None]
     assert [each.upto for each in found] == ["tools.0", "system.1", "tools.0"]
     # The first message was written, too, although the longer turn has no breakpoint there.
-    assert found[1].written == (found[0].breakpoints[-1][1], Place("system", 1))
+    assert found[1].written == (found[0].breakpoints[-1][1], BlockPath("system", 1))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

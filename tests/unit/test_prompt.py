@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_llmcost.counting.payload import Payload, Place, changed_parts, read_payload
+from pytest_llmcost.counting.payload import BlockPath, Payload, changed_parts, read_payload
 
 Body = dict[str, Any]
 FIVE = {"type": "ephemeral"}
@@ -175,8 +175,8 @@ def changed_at(sent: Payload) -> list[list[str]]:
 
 def test_a_prefix_says_where_it_ends_and_what_is_in_it() -> None:
     tools, _, messages = cached().prefixes
-    assert [each.place for each in cached().prefixes] == [at for at, _ in cached().breakpoints]
-    assert [(str(each.place), each.ttl) for each in cached().breakpoints] == [
+    assert [each.path for each in cached().prefixes] == [at for at, _ in cached().breakpoints]
+    assert [(str(each.path), each.ttl) for each in cached().breakpoints] == [
         ("tools.0", "1h"), ("system.0", "5m"), ("messages.0.content.0", "5m"),
     ]  # fmt: skip
     assert list(tools.parts) == ["model", "tools.find"]
@@ -187,7 +187,7 @@ def test_marks_are_in_no_prefix() -> None:
     unmarked = read_payload(ask(HI, tools=[FIND], system="Rules"))
     assert unmarked.prefixes == ()
     for prefix in cached().prefixes:
-        assert unmarked.prefix_to(prefix.place).digest == prefix.digest
+        assert unmarked.prefix_to(prefix.path).digest == prefix.digest
 
 
 @pytest.mark.parametrize(
@@ -233,5 +233,5 @@ def test_an_image_breaks_the_messages_and_citations_the_system_prompt() -> None:
 
 def test_the_prefix_to_any_block_can_be_asked_for() -> None:
     payload = read_payload(ask(HI, {**HI, "text": "more"}))
-    ends = [payload.prefix_to(Place("messages", 0, number)) for number in (0, 1)]
+    ends = [payload.prefix_to(BlockPath("messages", 0, number)) for number in (0, 1)]
     assert changed_parts(ends[0].parts, ends[1].parts) == ["messages.0.content.1 (new)"]
