@@ -117,7 +117,7 @@ class ItemHooks(Hooks):
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> None:
         """Watch which files plugins leave out, where one may."""
-        hook, plugins = session.config.hook.pytest_ignore_collect, []
+        hook, plugins = session.config.pluginmanager.hook.pytest_ignore_collect, []
         for each in hook.get_hookimpls():
             module = getattr(each.function, "__globals__", {})
             if not (_is_conftest(module) or module.get("__name__") == "_pytest.main"):
