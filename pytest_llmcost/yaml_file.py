@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import cache
 from typing import Any
 
@@ -30,8 +29,7 @@ class YamlError(ValueError):
 def load_yaml(data: bytes | str, *, any_tag: bool = False) -> Any:
     """Read one YAML document. Dates stay text, and a set is a mapping to nothing.
 
-    With `any_tag`, an unknown tag, for example of a Python object, is read as the data under it,
-    and of a key that is there twice the last value, as recorders do.
+    With `any_tag`, an unknown tag, for example of a Python object, is read as the data under it.
 
     Raises:
         YamlError: it is no YAML, or too large, too deep, circular, or a value is malformed.
@@ -107,14 +105,6 @@ def _loader(any_tag: bool) -> Any:
         def __init__(self, data: bytes | str) -> None:
             base.__init__(self, data)
             _Bounds.__init__(self)
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            if not any_tag and node.id == "mapping":
-                keys = Counter(key.value for key, _ in node.value if key.id == "scalar")
-                if keys.total() > len(keys):
-                    key = keys.most_common(1)[0][0]
-                    raise YamlError(f"{key[:40]!r} is there twice", node.start_mark.line + 1)
-            return super().construct_mapping(node, deep=deep)
 
         def construct_plain(self, node: Any) -> object:
             """Read the data under a tag, such as a date's text."""

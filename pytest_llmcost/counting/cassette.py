@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import msgspec
 from msgspec.structs import asdict, replace
@@ -97,51 +97,16 @@ _WRITTEN = re.compile(
     % (rf"({_INDENT}\{{(?:\n{_INDENT}[ -~]*)*)", "((?:[ -&(-~]|'')*)", "(200|400)", "[A-Za-z ]+")
 )
 
-# Any other file, as far as it is read.
-
-
-class _Request(msgspec.Struct):
-    method: Literal["POST"]
-    uri: Literal["https://api.anthropic.com/v1/messages/count_tokens"]
-    body: str
-
-
-class _Status(msgspec.Struct):
-    code: Literal[200, 400]
-
-
-class _Text(msgspec.Struct):
-    string: str
-
-
-class _Response(msgspec.Struct):
-    status: _Status
-    body: _Text
-
-
-class _Interaction(msgspec.Struct):
-    request: _Request
-    response: _Response
-
-
-class _File(msgspec.Struct):
-    interactions: list[_Interaction]
-    version: Literal[1] = 1
-
 
 class _Counted(msgspec.Struct):
     input_tokens: PromptCount
 
 
-class _Error(msgspec.Struct):
-    message: str
-
-
 class _Refused(msgspec.Struct):
-    error: _Error
+    error: dict[str, str]
 
 
-prepare(Entry, _File, _Counted, _Refused)
+prepare(Entry, _Counted, _Refused)
 
 
 def read_entries(path: Path) -> dict[str, Entry]:
@@ -163,30 +128,25 @@ def read_entries(path: Path) -> dict[str, Entry]:
     if not text.strip():
         return {}
     try:
-        interactions = _read_written(text) or [
-            (each.request.body, each.response.body.string, each.response.status.code)
-            for each in msgspec.convert(load_yaml(text), type=_File).interactions
-        ]
+        interactions = [*(_read_written(text) or load_yaml(text)["interactions"])]
     except YamlError as error:
         hint = "; it holds unresolved merge conflicts" if "\n<<<<<<< " in f"\n{text}" else ""
         raise CountCassetteError(
             f"{show_path(path)}{error.where} is not YAML ({error.problem}){hint}; {_REMEDY}"
         ) from None
-    except msgspec.ValidationError as error:
-        raise CountCassetteError(
-            f"{show_path(path)} is not a count cassette: {error!s:.300}; {_REMEDY}"
-        ) from None
+    except (LookupError, TypeError):
+        raise CountCassetteError(f"{show_path(path)} is not a count cassette; {_REMEDY}") from None
     entries: dict[str, Entry] = {}
     for number, interaction in enumerate(interactions, start=1):
         try:
-            entry = _read_interaction(*interaction)
+            entry = _read_interaction(interaction)
             before = entries.get(entry.fingerprint, entry)
             if (before.input_tokens, before.refused) != (entry.input_tokens, entry.refused):
                 raise ValueError(
                     f"{entry.fingerprint[:12]} is recorded twice, with {before.input_tokens} and "
                     f"{entry.input_tokens} tokens"
                 )
-        except (ValueError, RecursionError) as error:  # of msgspec, or half a surrogate pair
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise CountCassetteError(
                 f"{show_path(path)}, interaction {number}: {error!s:.300}; {_REMEDY}"
             ) from None
@@ -196,22 +156,32 @@ def read_entries(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def _read_written(text: str) -> list[tuple[str, str, int]]:
-    """Return request, answer and status of each interaction, if a file is as it was written."""
+def _read_written(text: str) -> list[Any]:
+    """Return what is read of each interaction, as YAML has it, if a file is as it was written."""
     head, *found = _WRITTEN.split(text)
     *between, end = found[3::4] or [""]
     if (head, end) != (_HEAD, _END) or any(between):
         return []
-    read = zip(found[::4], found[1::4], found[2::4], strict=True)
-    return [(asked, body.replace("''", "'"), int(code)) for asked, body, code in read]
+    return [
+        {
+            "request": {"body": asked},
+            "response": {
+                "body": {"string": body.replace("''", "'")},
+                "status": {"code": int(code)},
+            },
+        }
+        for asked, body, code in zip(found[::4], found[1::4], found[2::4], strict=True)
+    ]
 
 
-def _read_interaction(request: str, body: str, code: int) -> Entry:
+def _read_interaction(interaction: Any) -> Entry:
+    request, response = interaction["request"]["body"], interaction["response"]
+    body, code = response["body"]["string"], response["status"]["code"]
     if (number := request.count('"fingerprint":')) > 1:  # of which a JSON parser takes the last
         raise ValueError(f"it has {number} fingerprints")
     entry = msgspec.json.decode(request, type=Entry)
     if code == 400:
-        refused = msgspec.json.decode(body, type=_Refused).error.message
+        refused = msgspec.json.decode(body, type=_Refused).error["message"]
         # Earlier versions recorded all that the API said.
         return replace(entry, input_tokens=0, refused=refusal_for_files(refused))
     tokens = msgspec.json.decode(body, type=_Counted).input_tokens

@@ -148,54 +148,26 @@ interactions:
     [
         ("interactions: [", r"test_one.llmcost.yaml, line \d is not YAML .*delete it"),
         ("<<<<<<< ours\ninteractions: []\n", "line 2 is not YAML.*unresolved merge conflicts"),
-        ("- request: {}", "not a count cassette: Expected `object`, got `array`"),
-        ("interactions: 3", "Expected `array`, got `int` - at `[$].interactions`"),
+        ("- request: {}", "is not a count cassette; restore it"),
+        ("interactions: 3", "is not a count cassette"),
         ("!!python/object/apply:os.getcwd []", "line 1 is not YAML"),
-        (
-            GOOD.replace("count_tokens", ""),
-            r"not a count cassette: .* `\$.interactions\[0\].request.uri`",
-        ),
-        (
-            GOOD.replace("POST", "GET"),
-            r"cassette: Invalid enum value .GET.*request.method`",
-        ),
-        (
-            GOOD.replace("code: 200", "code: 500"),
-            r"Invalid enum value 500 - at `[$].*response.status.code`",
-        ),
-        (
-            GOOD.replace("{code: 200}", "200"),
-            "`object`, got `int` - at `[$].*response.status`",
-        ),
-        (GOOD.replace("    method: POST\n", ""), "missing required field `method`"),
+        (GOOD.replace("{code: 200}", "200"), "interaction 1: .*; restore it"),
+        (GOOD.replace("    body: ", "    text: "), "interaction 1: 'body'"),
         (GOOD.replace('"model": "m", ', ""), "interaction 1: .*missing required field `model`"),
         (GOOD.replace("}}'", "}'"), "interaction 1: Input data was truncated"),
-        (
-            GOOD.replace(": 7", ': "7"'),
-            r"interaction 1: Expected `int`, got `str`",
-        ),
+        (GOOD.replace(": 7", ': "7"'), "interaction 1: Expected `int`, got `str`"),
         (GOOD.replace(": 7", ": -7"), "Expected `int` >= 1 - at `[$].input_tokens`"),
         (GOOD.replace(": 7", ": 0"), "Expected `int` >= 1 - at `[$].input_tokens`"),
-        (
-            GOOD.replace(": 7", ": true"),
-            r"interaction 1: Expected `int`, got `bool`",
-        ),
+        (GOOD.replace(": 7", ": true"), "interaction 1: Expected `int`, got `bool`"),
         (GOOD.replace(": 7", ": 1000000001"), "Expected `int` <= 1000000000"),
         (GOOD.replace(": 7", f": {10**30}"), "interaction 1: "),
-        (f"version: 2\n{GOOD}", "Invalid enum value 2 - at `[$].version`"),
-        (f"version: '1'\n{GOOD}", "Expected `int`, got `str` - at `[$].version`"),
-        (GOOD.replace("- request", "- 3\n- request"), r"got `int` - at `[$].interactions\[0\]`"),
+        (GOOD.replace("- request", "- 3\n- request"), "interaction 1: "),
         (GOOD + GOOD.partition("\n")[2].replace(": 7", ": 8"), "twice, with 7 and 8 tokens"),
         # A merge that kept the lines of both sides; which of them belong together is unknown.
         (
             GOOD.replace('"model"', '"fingerprint": "2:bb", "model"'),
             "interaction 1: it has 2 fingerprints; restore it",
         ),
-        (
-            GOOD.replace("{string: ", "{string: '{\"input_tokens\": 8}', string: "),
-            "line 7 is not YAML .'string' is there twice",
-        ),
-        (GOOD + GOOD, "line 1 is not YAML .'interactions' is there twice"),
     ],
 )
 def test_a_damaged_or_foreign_file_is_named_with_the_place_and_left_alone(
