@@ -5,10 +5,8 @@ Knows neither payloads nor responses.
 
 from __future__ import annotations
 
-import base64
 import json
 import math
-import os
 from collections.abc import Collection, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from datetime import date
 from hashlib import sha256
@@ -47,8 +45,8 @@ def to_json_value(value: object) -> JsonValue:
     """Turn a payload into plain JSON values; iterators are read once.
 
     Follows what the anthropic SDK sends: pydantic objects without their unset fields, sequences
-    and iterators as lists, dates in ISO 8601, files in a base64 source read and encoded, and
-    nothing for `omit`. Sets are refused although the SDK takes them: they have no order, so two
+    and iterators as lists, dates in ISO 8601, and nothing for `omit`. Files are to be read and
+    encoded first. Sets are refused although the SDK takes them: they have no order, so two
     runs would send two payloads.
 
     Raises:
@@ -90,8 +88,8 @@ def _convert(value: Any, level: int) -> JsonValue:
     if kind is not list:
         if isinstance(value, (bytes, bytearray, memoryview)):
             raise _NotJson(f"{_of_type(value)}; encode it, as base64 for images and documents")
-        iterable = isinstance(value, (Sequence, Iterator, KeysView, ValuesView))
-        if not iterable or _is_file(value):
+        is_file = hasattr(value, "read")  # and an iterator, too
+        if is_file or not isinstance(value, (Sequence, Iterator, KeysView, ValuesView)):
             return _convert(_sdk_fields(value), level + 1)
     return _convert_items(value, level + 1)
 
@@ -133,11 +131,8 @@ def _convert_mapping(value: Mapping[Any, Any], level: int) -> dict[str, JsonValu
                     continue
             if not isinstance(key, str):
                 raise _NotJson(f"has a key {_of_type(key)[3:]}; JSON has text keys only")
-            if kind is not dict and kind is not list:
-                if _is_of_sdk(item) and kind.__name__ in ("Omit", "NotGiven"):
-                    continue
-                if key == "data" and value.get("type") == "base64" and _is_file(item):
-                    item = _read_base64(item)
+            if _is_of_sdk(item) and kind.__name__ in ("Omit", "NotGiven"):
+                continue
             found[_checked_text(key)] = _convert(item, level)
     except _NotJson as error:
         error.keys.append(key)
@@ -179,20 +174,6 @@ def _sdk_fields(value: Any) -> object:
 
 def _is_of_sdk(value: object) -> bool:
     return type(value).__module__.partition(".")[0] == "anthropic"
-
-
-def _is_file(value: object) -> bool:
-    return hasattr(value, "read") or isinstance(value, os.PathLike)
-
-
-def _read_base64(file: Any) -> str:
-    if isinstance(file, os.PathLike):
-        with open(file, "rb") as opened:
-            return base64.b64encode(opened.read()).decode()
-    content = file.read()
-    if hasattr(file, "seek"):
-        file.seek(-len(content), os.SEEK_CUR)  # the caller will send it, too
-    return base64.b64encode(content).decode()
 
 
 def _of_type(value: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import enum
 import io
 from collections import OrderedDict
@@ -99,15 +98,6 @@ def test_an_sdk_tool_made_from_a_function_is_sent_as_its_definition() -> None:
     assert (tool["name"], tool["description"]) == ("find", "Find something.")
 
 
-def test_files_in_a_base64_source_are_read_and_left_for_the_caller(tmp_path: Path) -> None:
-    path = tmp_path / "cat.png"
-    path.write_bytes(b"pixels")
-    opened = io.BytesIO(b"pixels")
-    for data in (path, opened, opened):
-        source = {"type": "base64", "media_type": "image/png", "data": data}
-        assert to_json_value(source)["data"] == base64.b64encode(b"pixels").decode()
-
-
 def circle() -> dict[str, Any]:
     content: list[Any] = []
     content.append({"again": content})
@@ -138,6 +128,7 @@ def tower() -> object:
         (tower(), ".".join("0" * 100), "nested 100 levels deep"),
         (object(), "", "the payload is of type object"),
         ({"a": io.BytesIO(b"x")}, "a", "BytesIO"),
+        ({"a": Path("cat.png")}, "a", "Path"),
     ],
 )
 def test_what_is_not_json_is_named_with_its_path(value: object, path: str, message: str) -> None:
