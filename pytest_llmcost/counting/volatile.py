@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import chain
 
@@ -38,29 +38,23 @@ LONGEST = 200_000
 """Characters; a longer text is a file and not a prompt."""
 
 
-def volatile_spans(before: str, now: str, at: datetime) -> tuple[list[str], bool]:
-    """Return where two texts differ as clocks and random ids do, and whether they differ elsewhere.
+def volatile_spans(before: str, now: str, at: datetime) -> list[str]:
+    """Return where two texts differ as clocks and random ids do, and nothing if also elsewhere.
 
     A date counts if the new one is that of the run, which is at an aware `at`, and a time if it
-    is that or has odd seconds: another date or a round time is somebody's edit. If the text was
-    edited elsewhere, only clocks of the run count: an edit may bring other ids and times.
+    has odd seconds: another date or a round time is somebody's edit.
 
     Example:
-        >>> at = datetime(2026, 11, 25, tzinfo=timezone.utc)
-        >>> volatile_spans("It is 09:41:07.", "It is 10:02:33.", at)
-        (['characters 7-14 (a time)'], False)
+        >>> volatile_spans("It is 09:41:07.", "It is 10:02:33.", datetime(2026, 11, 25))
+        ['characters 7-14 (a time)']
     """
-    if max(len(before), len(now)) > LONGEST:
-        return [], True
-    old, new = list(_TOKEN.finditer(before)), list(_TOKEN.finditer(now))
-    if [token.lastgroup for token in old] != [token.lastgroup for token in new]:
-        return [], True
-    changed = [pair for pair in zip(old, new, strict=True) if pair[0].group() != pair[1].group()]
-    found = [token for was, token in changed if _differs_in_every_run(was, token, at)]
-    is_edited = len(found) < len(changed) or skeleton(before) != skeleton(now)
-    if is_edited:
-        found = [token for token in found if _is_of_the_run(token, at)]
-    return [_span(token) for token in found], is_edited
+    if max(len(before), len(now)) > LONGEST or skeleton(before) != skeleton(now):
+        return []
+    pairs = zip(_TOKEN.finditer(before), _TOKEN.finditer(now), strict=True)
+    changed = [(old, new) for old, new in pairs if old.group() != new.group()]
+    if not all(_differs_in_every_run(old, new, at) for old, new in changed):
+        return []
+    return [_span(new) for _, new in changed]
 
 
 def describe_volatile(before: Payload, now: Payload, at: datetime) -> str:
@@ -71,16 +65,14 @@ def describe_volatile(before: Payload, now: Payload, at: datetime) -> str:
     old, found = before.values, []
     for name, value in now.values.items():
         for path, one, other in _texts(name, old.get(name), value):
-            spans, is_edited = volatile_spans(one, other, at)
-            beside = ", beside an edit" if is_edited else ""
-            found += [f"{path}, {span}{beside}" for span in spans]
+            found += [f"{path}, {span}" for span in volatile_spans(one, other, at)]
     return _listed(found)
 
 
 def describe_suspicious(now: Payload, changed: Collection[str], at: datetime) -> str:
     """Name what may differ in every run, in the changed parts of a payload; empty if nothing.
 
-    That is the first present date or time of a text, or else its first UUID.
+    That is the first date of the run in a text, or else its first UUID.
     """
     found = []
     for name, value in now.values.items():
@@ -137,24 +129,14 @@ def _differs_in_every_run(old: re.Match[str], new: re.Match[str], at: datetime) 
 
 
 def _is_of_the_run(token: re.Match[str], at: datetime) -> bool:
-    """Whether a token is the date or the time of the run, in UTC or in the local zone."""
+    """Whether a token is the date of the run, give or take a day for the time zone."""
     kind, text = token.lastgroup, token.group()
     if kind == "epoch":
         return abs(float(text[:10]) - at.timestamp()) < timedelta(days=1).total_seconds()
-    if kind in ("moment", "day"):
-        # In any order; beside the date line, it is that of a day beside it.
-        day = text[:10] if text[:4].isdigit() else re.sub(_TIME, "", text)
-        numbers = sorted(map(int, re.findall(r"\d+", day)))
-        month = re.search("|".join(_MONTHS), day, re.IGNORECASE)
-        days = [at + timedelta(days=shift) for shift in (-1, 0, 1)]
-        if month is None:
-            return numbers in [sorted((each.year, each.month, each.day)) for each in days]
-        found = (_MONTHS.index(month.group().lower()) + 1, numbers)
-        return found in [(each.month, [each.day, each.year]) for each in days]
-    if kind != "time":
+    if kind not in ("moment", "day"):
         return False
-    hour, minute = map(int, re.findall(r"\d+", text)[:2])
-    half = text[-2:].lower()
-    hour = hour % 12 + 12 * (half == "pm") if half in ("am", "pm") else hour
-    clocks = (at.astimezone(timezone.utc), at.astimezone())
-    return any(abs(hour * 60 + minute - each.hour * 60 - each.minute) <= 2 for each in clocks)
+    day = text[:10] if text[:4].isdigit() else re.sub(_TIME, "", text.lower())
+    day = re.sub("|".join(_MONTHS), lambda month: f"{_MONTHS.index(month[0]) + 1} ", day)
+    numbers = sorted(map(int, re.findall(r"\d+", day)))  # in any order
+    days = (at + timedelta(days=shift) for shift in (-1, 0, 1))
+    return numbers in [sorted((each.year, each.month, each.day)) for each in days]

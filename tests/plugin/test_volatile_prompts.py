@@ -100,6 +100,7 @@ def test_what_the_message_says_helps(online: Project) -> None:
     [
         ('"Today is 2026-11-25. Be kind."', '"Today is 2026-11-25. Be brief."'),
         ('"You know all until 2025-01-31."', '"You know all until 2025-06-30."'),
+        ('f"{datetime.now()} Be kind."', 'f"{datetime.now()} Be brief."'),
     ],
 )
 def test_an_ordinary_edit_is_not_called_volatile(online: Project, edit: tuple[str, str]) -> None:
@@ -107,14 +108,6 @@ def test_an_ordinary_edit_is_not_called_volatile(online: Project, edit: tuple[st
     result.assert_outcomes(failed=1)
     result.stdout.re_match_lines([r"  changed +system .*"])
     assert "every run" not in result.stdout.str()
-
-
-def test_a_clock_in_a_text_that_was_edited_is_named_with_the_edit(online: Project) -> None:
-    edit = ('f"{datetime.now()} Be kind."', 'f"{datetime.now()} Be brief."')
-    result = first_and_second(online, REPLAYED, *edit)
-    result.assert_outcomes(failed=1)
-    place = r"system, characters 1-26 \(a time\), beside an edit"
-    result.stdout.re_match_lines([rf"  cause +differs in every run: {place}"])
 
 
 def test_a_count_that_is_missing_for_the_date_of_today_names_a_possible_cause(

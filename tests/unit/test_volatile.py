@@ -19,8 +19,8 @@ NOW = datetime(2026, 11, 25, 14, 3, 22, 81_000, tzinfo=timezone.utc)
 THEN = NOW - timedelta(days=40, hours=3, minutes=11, seconds=29)
 FORMS = (
     *("%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%d %H:%M", "%H:%M:%S"),
-    *("%d.%m.%Y", "%m/%d/%Y", "%Y/%m/%d", "%B %d, %Y", "%d %b %Y", "%A, %B %d, %Y", "%H:%M"),
-    *("%I:%M:%S %p", "%I:%M %p", "%c", "%Y-%m-%dT%H:%M:%S+00:00", "%A, %d %B %Y %H:%M:%S"),
+    *("%d.%m.%Y", "%m/%d/%Y", "%Y/%m/%d", "%B %d, %Y", "%d %b %Y", "%A, %B %d, %Y"),
+    *("%I:%M:%S %p", "%c", "%Y-%m-%dT%H:%M:%S+00:00", "%A, %d %B %Y %H:%M:%S"),
 )
 CLOCKS = [(THEN.strftime(form), NOW.strftime(form)) for form in FORMS]
 CLOCKS += [(each(THEN), each(NOW)) for each in (str, datetime.isoformat, format_datetime)]
@@ -42,17 +42,16 @@ def characters(span: str) -> tuple[int, int]:
 
 @pytest.mark.parametrize(("before", "now"), [*CLOCKS, *IDS])
 def test_a_clock_and_a_random_id_are_known_by_two_texts(before: str, now: str) -> None:
-    spans, is_edited = volatile_spans(
+    spans = volatile_spans(
         f"You are kind. {before}! Be brief.", f"You are kind. {now}! Be brief.", NOW
     )
     assert spans
-    assert not is_edited
     assert characters(spans[0])[0] >= 15
     assert characters(spans[-1])[1] <= 14 + len(now)
 
 
 def test_the_place_is_that_of_the_clock_in_the_text_of_now() -> None:
-    ((span,), _) = volatile_spans(
+    (span,) = volatile_spans(
         "You triage tickets. The time: 9:41:07.", "You triage tickets. The time: 14:03:22.", NOW
     )
     assert span == "characters 31-38 (a time)"
@@ -74,36 +73,22 @@ def test_the_place_is_that_of_the_clock_in_the_text_of_now() -> None:
         ("Version 1.2.3 of 12345678", "Version 1.2.4 of 12345679"),
         ("deadbeef1 now", "now"),
         ("", "2026-11-25"),
-    ],
-)
-def test_an_edit_is_neither_also_of_a_date_and_beside_one(before: str, now: str) -> None:
-    assert volatile_spans(before, now, NOW) == ([], True)
-
-
-@pytest.mark.parametrize(
-    ("before", "now"),
-    [
         ("Today is 2026-10-01. Be brief.", "Today is 2026-11-25. Be kind."),
         ("It is 9:41:07, open until 17:00.", "It is 14:03:22, open until 18:30."),
     ],
 )
-def test_a_clock_beside_an_edit_is_named_with_the_edit(before: str, now: str) -> None:
-    spans, is_edited = volatile_spans(before, now, NOW)
-    assert len(spans) == 1
-    assert is_edited
-    assert describe_volatile(payload(before), payload(now), NOW) == (
-        f"system, {spans[0]}, beside an edit"
-    )
+def test_an_edit_is_neither_also_of_a_date_and_beside_one(before: str, now: str) -> None:
+    assert volatile_spans(before, now, NOW) == []
 
 
 @given(st.text("ab1:- 2026Tfz", max_size=60), st.text("ab1:- 2026Tfz", max_size=60))
 def test_places_are_within_the_text_of_now(before: str, now: str) -> None:
-    for span in volatile_spans(before, now, NOW)[0]:
+    for span in volatile_spans(before, now, NOW):
         start, end = characters(span)
         assert 1 <= start <= end <= len(now)
 
 
-def test_a_text_alone_is_suspicious_for_the_present_time_or_a_uuid() -> None:
+def test_a_text_alone_is_suspicious_for_the_present_day_or_a_uuid() -> None:
     for text in ("It is 2026-11-25.", "It is November 25, 2026.", f"Id {uuid4()}.", f"{NOW}"):
         assert describe_suspicious(payload(text), ["system"], NOW), text
     for text in ("Cut-off: 2025-03-01.", "Commit 3f9a1c22d0.", "Until 17:00.", "Be brief.", ""):
