@@ -6,7 +6,6 @@ holds a credential, whatever the SDK, the API or the HTTP library put into their
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -19,14 +18,11 @@ from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.usage import tool_name
 
-_HTML = re.compile(
-    r"(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b",
-    re.IGNORECASE | re.DOTALL,
-)
-_TITLE = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
+_PAGE = re.compile(r"\s*<(?:[!?]|html|head|body)", re.IGNORECASE)
+"""How a page begins that a proxy sends."""
 _LONGEST_TEXT = 500
 _LONGEST_READ = 4_000
-"""Characters of an answer that are looked at: enough for a title, and for what is shown."""
+"""Characters of an answer that are looked at."""
 
 
 def without_secrets(text: str) -> str:
@@ -36,11 +32,8 @@ def without_secrets(text: str) -> str:
 
 def show_body(text: str) -> str:
     """Return what fits into a message of an answer's text, without credentials."""
-    start = text[:_LONGEST_READ].lstrip("\ufeff \t\r\n")
-    if _HTML.match(start):  # as proxies send
-        title = _TITLE.search(start)
-        words = " ".join(without_secrets(html.unescape(title[1])).split()) if title else ""
-        return f'an HTML page titled "{words[:80]}"' if words else "an HTML page"
+    if _PAGE.match(text):
+        return f"an HTML page of {len(text):,} characters"
     shown = without_secrets(text[:_LONGEST_READ])
     if len(text) <= _LONGEST_READ and len(shown) <= _LONGEST_TEXT:
         return shown

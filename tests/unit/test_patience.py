@@ -244,22 +244,17 @@ def _ask(counter: Counter) -> None:
 
 
 @pytest.mark.usefixtures("soon")
-@pytest.mark.parametrize("text", ["x", " ", "-", "<!-- ", "<title>", "api-key ", "api-key=x "])
+@pytest.mark.parametrize("text", ["x", " ", "-", "<!-- ", "api-key ", "api-key=x "])
 def test_a_long_text_takes_no_time(text: str) -> None:
     assert len(show_body(text * 200_000)) < 600
 
 
-PAGE = (
-    "<!DOCTYPE html>\n<html><head><title>502 Bad\n Gateway &amp; more</title></head><body>"
-    + "<p>squid</p>" * 5_000
-    + "</body></html>"
-)
+PAGE = f"<!DOCTYPE html>\n<html><body>{'<p>squid</p>' * 5_000}</body></html>"
 
 
 @pytest.mark.parametrize("status", [502, 403, 400, 200])
-@pytest.mark.parametrize("page", [PAGE, f"<!-- x -->\n{PAGE}", PAGE.replace("502", "502" * 999)])
-def test_a_proxys_page_is_named_and_not_shown(page: str, status: int) -> None:
-    answer = f"HTTP/1.1 {status} X\r\ncontent-type: text/html\r\nconnection: close\r\n\r\n{page}"
+def test_a_proxys_page_is_named_and_not_shown(status: int) -> None:
+    answer = f"HTTP/1.1 {status} X\r\ncontent-type: text/html\r\nconnection: close\r\n\r\n{PAGE}"
     with (
         serving(lambda connection: connection.sendall(answer.encode())) as url,
         counter_at(url, max_retries=0) as counter,
@@ -268,7 +263,7 @@ def test_a_proxys_page_is_named_and_not_shown(page: str, status: int) -> None:
         with pytest.raises(CountError) as caught:
             counter.ask(payload())
     text = str(caught.value)
-    assert 'an HTML page titled "502' in text
+    assert "an HTML page of 60" in text
     assert str(status) in text or status == 200
     assert "<p>" not in text
     assert len(text) < 500
