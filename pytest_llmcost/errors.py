@@ -72,11 +72,10 @@ class CountError(LlmCostError):
         message: str,
         *,
         status: int | None = None,
-        may_pass: bool = False,
         refusal: str | None = None,
         foreign: tuple[str, ...] = (),
     ) -> None:
-        """Keep the HTTP status where there is one, and whether trying again may help.
+        """Keep the HTTP status where there is one.
 
         `foreign` are the pieces of the message that others said, and the host: they may name an
         organisation, or quote a prompt.
@@ -87,7 +86,6 @@ class CountError(LlmCostError):
         for piece in filter(None, foreign):
             self.for_files = self.for_files.replace(piece, HIDDEN)
         self.status = status
-        self.may_pass = may_pass
         self.refusal = refusal
         """What the API refused about this payload for this model, as files may hold it."""
 

@@ -165,15 +165,14 @@ def explain_failure(
     if isinstance(status, int):
         headers = getattr(getattr(error, "response", None), "headers", None)
         pause = pause_of(headers) if headers else None
-        may_pass = status in (408, 409, 429) or status >= 500
-        remedy = remedies.get(status, _RUN_LATER if may_pass else ELSEWHERE)
+        is_busy = status in (408, 409) or status >= 500
+        remedy = remedies.get(status, _RUN_LATER if is_busy else ELSEWHERE)
         if pause is not None and pause > seconds:
             remedy += f". A count waits for {seconds:g} s at most (--llmcost-count-timeout)"
         after = f" (retry after {pause:,.9g} s)" if pause is not None else ""
         return CountError(
             f"counting {model} failed with status {status}{after}: {said}; {remedy}",
             status=status,
-            may_pass=may_pass,
             foreign=(said,),
         )
     if isinstance(error, TypeError) and "authentication" in str(error):
@@ -195,7 +194,6 @@ def explain_failure(
         return CountError(
             f"no answer from {host} while counting ({why}); check the network, "
             "ANTHROPIC_BASE_URL and the proxy settings, then run again",
-            may_pass=True,
             foreign=(why, host),
         )
     return CountError(f"counting {model} failed: {type(error).__name__}: {said}", foreign=(said,))

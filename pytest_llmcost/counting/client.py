@@ -143,8 +143,6 @@ class Counter:
         self.in_tests = in_tests
         self.seconds = seconds
         self.waiting = waiting
-        self.gave_up = False
-        """Whether the API was busy to the end, or gave no answer, in the last `count_all`."""
         self._make_client = make_client
         self._client: object | None = None
         self._client_lock = threading.Lock()
@@ -363,9 +361,8 @@ def count_all(
 ) -> list[Outcome]:
     """Count everything; a job that cannot be counted gets its error in place of a count.
 
-    One count goes out first: if the key is refused or the API cannot be reached, the rest is not
-    tried and gets the same error. If the API is only busy, all are tried again for longer than one
-    is; once that was in vain, all are tried once until a later call of this has counted everything.
+    One count goes out first: if the key is refused, or the API is busy or cannot be reached, the
+    rest is not tried and gets the same error. The others are tried more often than one alone is.
     Whatever was counted is in the cassettes when this returns or is interrupted. `progress` is
     called in this thread after each count.
     """
@@ -404,15 +401,10 @@ def count_all(
             else:
                 note(index, count(index, Patience(counter.seconds)))
         if to_ask:
-            retries = _retries(counter)
-            # The first one is not yet tried for longer.
-            tries = 0 if retries == 0 else None
-            first = Patience(counter.seconds, counter.waiting, retries=tries)
-            outcome = count(to_ask[0], first)
-            if retries and any(each.may_pass and each.status for each in stopped_by):
-                stopped_by.clear()  # the first one waits with the others
-            else:
-                note(next(todo), outcome)
+            # Made here: fixtures belong to this thread.
+            is_default = getattr(counter.client(), "max_retries", None) == _DEFAULT_RETRIES
+            retries = _RETRIES if is_default else None
+            note(next(todo), count(to_ask[0], Patience(counter.seconds, counter.waiting)))
         while len(outcomes) < len(jobs):
             for index in islice(todo, _AT_ONCE - len(asked)):
                 patience = Patience(counter.seconds, retries=retries)
@@ -421,8 +413,6 @@ def count_all(
                 start(partial(count, index, patience), own)
             index = _next(asked, counter, len(jobs) - len(outcomes))
             note(index, asked.pop(index)[1].result())
-        if to_ask:
-            counter.gave_up = bool(stopped_by) and stopped_by[0].may_pass
     finally:
         grace = Patience(_GRACE_SECONDS)
         for patience, under_way in asked.values():
@@ -431,14 +421,6 @@ def count_all(
             patience.left = 0  # what has not come in by now sends nothing any more
         outcomes |= _save_all(jobs)
     return [outcomes[index] for index in range(len(jobs))]
-
-
-def _retries(counter: Counter) -> int | None:
-    """Return how often the SDK tries a count again in this round; None is as its client is set."""
-    client = counter.client()  # made here: fixtures belong to this thread
-    if counter.gave_up:
-        return 0
-    return _RETRIES if getattr(client, "max_retries", None) == _DEFAULT_RETRIES else None
 
 
 def _next(

@@ -75,7 +75,6 @@ class Patience:
                 f"{host} did not count a payload of {model} within {self.seconds:g} s"
                 f"{self._last_answer}; run again, or allow a count more time with "
                 "--llmcost-count-timeout=SECONDS",
-                may_pass=True,
                 foreign=(host,),
             )
 

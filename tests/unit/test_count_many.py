@@ -130,10 +130,9 @@ def test_a_rate_limit_makes_all_wait_and_loses_nothing(
         sleep(seconds)
 
     monkeypatch.setattr(time, "sleep", note)
-    kit.api.script(*[rate_limited("0.1")] * 8)
+    kit.api.script(Step(), *[rate_limited("0.1")] * 8)
     tokens(kit.count(kit.jobs(TEXTS)))
-    # The first one is given up after two pauses, and asked for again with the others.
-    assert pauses.count(0.1) == 7
+    assert pauses.count(0.1) == 8
     assert len(kit.api.counted) == 48
     assert kit.recorded == 40
 
@@ -149,20 +148,6 @@ def test_a_rate_limit_without_end_is_given_up(kit: CountingKit) -> None:
     assert len(outcomes) == 40
     assert all(one.status == 429 for one in outcomes)
     assert len(kit.api.counted) < 100
-
-
-def test_after_a_limit_without_end_each_round_is_tried_once_until_one_is_counted(
-    kit: CountingKit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    counter = Counter(lambda: kit.client)
-    kit.api.script(*[fault(503)] * (3 + 7 + 1 + 1))
-    for number in range(3):
-        assert len(errors(count_all(counter, kit.jobs(TEXTS[number : number + 1])))) == 1
-    assert len(kit.api.counted) == 3 + 7 + 1 + 1
-    tokens(count_all(counter, kit.jobs(TEXTS[:4])))
-    kit.api.script(*[fault(503)] * 8)
-    tokens(count_all(counter, kit.jobs(TEXTS[4:12])))
 
 
 @pytest.mark.parametrize("retries", [0, 1])
