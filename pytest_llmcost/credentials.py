@@ -60,11 +60,6 @@ _FIELD = re.compile(
 """A field in a query, a form, JSON or XML; in prose and in code, what follows is no credential."""
 _NO_USERS = re.compile(r"(?:expires|domain|path|__cf|_cfuvid|AWSALB|ARRAffinity)", re.IGNORECASE)
 """How the attributes of a cookie begin, and cookies of load balancers, which stand for no user."""
-_USER = re.compile(
-    r"""://(?![0-9a-f]{32}@[\w.-]*\bsentry\.[\w.:-]+/\d)"""
-    r"""(?:[^\s/@:?#"',<>\\]*:)?([^\s/@?#"',<>\\]+)@"""
-)
-"""Who asks, in an address; a DSN of Sentry is public by design, unless it has a secret, too."""
 _SCHEME = re.compile(r"[a-z]+\s+", re.IGNORECASE)
 _BEARER = re.compile(r"bearer\s+[\w.~+/=-]+\s*\Z", re.IGNORECASE)
 """A credential under whatever name; in a text, and in `WWW-Authenticate`, more follows."""
@@ -79,11 +74,7 @@ _LEAST, _SURE = 16, 60
 """A shorter value is no key; in one this long a placeholder's word is there by chance."""
 _MASKED = re.compile(r"x{8}|0{8}|\*{8}", re.IGNORECASE)
 _MOST_BYTES = 50_000_000
-_OPTIONS = {
-    "header": "filter_headers",
-    "query": "filter_query_parameters",
-    "field": "filter_post_data_parameters",
-}
+_OPTIONS = {"header": "filter_headers", "query": "filter_query_parameters"}
 """Of VCR, for what is found where."""
 _FIXTURE = """\
 Keep keys out with this fixture in conftest.py, or with the same options of vcr.VCR:
@@ -95,9 +86,9 @@ Keep keys out with this fixture in conftest.py, or with the same options of vcr.
         return {{{}}}
 
 """
-_NO_FILTER = """\
-No filter changes addresses, responses, nested fields or text. Leave such a host out
-(ignore_hosts), or change them (before_record_request, before_record_response).
+_HOOKS = """\
+Keep what is in an address, a body or a response out with VCR's hooks (before_record_request,
+before_record_response), or leave the whole host out (ignore_hosts).
 
 """
 
@@ -132,14 +123,10 @@ def keys_in_cassette(path: Path) -> list[str]:
     try:
         return sorted(set(_search(load_yaml(text, any_tag=True))))
     except YamlError:
-        # Damaged, or too large to be read as a whole: by its lines, as VCR writes them.
-        headers = re.findall(r'([\w-]+)"?:[ \t]*(?:\n\s*-\s*|\[\s*)?"?(.+)', text)
-        found = {
-            f"header `{name.lower()}`"
-            for name, value in headers
-            if _carries_key(name, value.strip('",] '))
-        }
-        return sorted(found) or ["body or another header"] * _has_key(text)
+        # Damaged, or too large to be read as a whole: by its lines, as VCR writes a header.
+        lines = re.findall(r'([\w-]+)"?:[ \t]*(?:\n\s*-\s*|\[\s*)?"?([^\n",\]]+)', text)
+        is_found = any(_carries_key(*line) for line in lines) or _has_key(text)
+        return ["some header or body"] * is_found
 
 
 def _search(value: object, kind: str = "field", name: str = "", side: str = "") -> Iterator[str]:
@@ -163,21 +150,9 @@ def _search(value: object, kind: str = "field", name: str = "", side: str = "") 
         yield f"{kind} `{own}`{side}"
     elif kind != "header":
         fields = [each for each in _FIELD.finditer(text) if looks_like_key(unquote(each["value"]))]
-        for each in fields:
-            field = each["name"] or each["short"]
-            is_nested = kind == "field" and _is_nested(field, text)
-            yield f"{kind} `{field}`{side or ' inside the body' * is_nested}"
-        if not fields and (_has_key(text) or any(map(looks_like_key, _USER.findall(text)))):
+        yield from (f"{kind} `{each['name'] or each['short']}`{side}" for each in fields)
+        if not fields and _has_key(text):
             yield "address" if kind == "query" else f"body{side}"
-
-
-def _is_nested(field: str, body: str) -> bool:
-    """Whether a field is none of the outermost ones of JSON; a filter of VCR reaches no other."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return body.lstrip().startswith(("{", "[", "<"))
-    return not isinstance(value, dict) or field not in value
 
 
 def _carries_key(name: str, value: str) -> bool:
@@ -205,11 +180,8 @@ def _text(value: object) -> str:
 
 
 def how_to_filter(found: Iterable[str]) -> list[str]:
-    """Return the lines that keep what was found out of a cassette: a fixture, or what else can.
-
-    A field of a request that is not nested has nothing behind its name; an option can filter it.
-    """
-    matches = [re.fullmatch(r"(\w+) `(.+)`", where) for where in sorted(set(found))]
+    """Return the lines that keep what was found out of a cassette: a fixture, or what else can."""
+    matches = [re.fullmatch(r"(header|query) `(.+)`", where) for where in sorted(set(found))]
     options = []
     for kind, option in _OPTIONS.items():
         names = [match[2] for match in matches if match and match[1] == kind]
@@ -218,4 +190,4 @@ def how_to_filter(found: Iterable[str]) -> list[str]:
             names = [*dict.fromkeys(["authorization", "x-api-key", *names])]
         options += [f'"{option}": {json.dumps(names, ensure_ascii=False)}'] if names else []
     text = _FIXTURE.format(", ".join(options)) if options else ""
-    return (text + _NO_FILTER * (None in matches)).splitlines()
+    return (text + _HOOKS * (None in matches)).splitlines()
