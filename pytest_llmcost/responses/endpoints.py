@@ -57,8 +57,6 @@ _CLAUDE = re.compile(r"(?:^(?:databricks-)?|[./~])(?:claude|anthropic)(?![a-z])"
 https://docs.databricks.com/aws/en/machine-learning/foundation-model-apis/supported-models."""
 _GOVERNMENT = re.compile(r"arn:aws-us-gov:|(?:.*[/:])?us-gov[.-]")
 """A model id of AWS GovCloud (US), or an ARN with its partition or one of its regions."""
-_ESCAPE = re.compile(r"%([46][1-9A-F]|[57][0-9A]|3[0-9]|2[DE]|5F|7E)", re.IGNORECASE)
-"""Of a character that needs no escape: the path is the same without. Source: RFC 3986, 2.3."""
 _OPAQUE_ARN = re.compile(
     r"arn:[^:]*:bedrock:[^:]*:[^:]*:"
     r"(?!(?:foundation-model|inference-profile|default-prompt-router|imported-model"
@@ -147,7 +145,7 @@ def _endpoint_of(method: str, url: str) -> Endpoint | None:
         parts = urlsplit(url)
     except ValueError:  # for example an unclosed bracket in a hand-edited recording
         return None
-    path = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), parts.path)
+    path = unquote(parts.path)
     host, method = (parts.hostname or "").rstrip("."), method.upper()
     if match := _DIRECT.search(path):
         # Clouds have Anthropic's own paths, too. On Bedrock the model, hence the region, is then in
@@ -160,8 +158,7 @@ def _endpoint_of(method: str, url: str) -> Endpoint | None:
         elif host.endswith((".services.ai.azure.com", ".cognitiveservices.azure.com")):
             platform = "foundry"
         if match["batch"] and method == "GET":
-            batch = unquote(match["batch"])
-            return Endpoint(kind="batch_results", platform=platform, batch_id=batch)
+            return Endpoint(kind="batch_results", platform=platform, batch_id=match["batch"])
         if match["batch"] or method != "POST":
             return None
         kind: Kind = "count_tokens" if match["count"] else "messages"
@@ -171,9 +168,9 @@ def _endpoint_of(method: str, url: str) -> Endpoint | None:
     if host == _HOST and _CHAT.match(path):
         return Endpoint(kind="messages", form="chat")
     if match := _BEDROCK.search(path):
-        return _bedrock_endpoint(unquote(match["model"]), match["verb"], host)
+        return _bedrock_endpoint(match["model"], match["verb"], host)
     if match := _VERTEX.search(path):
-        model, location = unquote(match["model"]), match["location"]
+        model, location = match["model"], match["location"]
         if model == "count-tokens":
             return Endpoint(kind="count_tokens", platform="vertex", stream=False)
         return Endpoint(
@@ -182,7 +179,7 @@ def _endpoint_of(method: str, url: str) -> Endpoint | None:
             model=model,
             stream=match["verb"] == "streamRawPredict",
         )
-    path = unquote(path).partition(";")[0]  # behind it, parameters. Source: RFC 3986, 3.3
+    path = path.partition(";")[0]  # behind it, parameters. Source: RFC 3986, 3.3
     match = _SAMPLING.search(path) or (_MESSAGES.search(path) if host == _HOST else None)
     if match is None:
         return None
