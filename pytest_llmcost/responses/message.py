@@ -445,7 +445,7 @@ def _unreadable(path: str, what: str) -> UsageDataError:
 
 def _decode(raw: Any) -> _Stated:
     try:
-        return msgspec.convert(_without_empty(raw), _Stated)
+        return msgspec.convert(raw, _Stated)
     except UnicodeEncodeError:
         raise _unreadable("usage", "holds half a surrogate pair") from None
     except RecursionError:  # a decoder may have more levels than Python code
@@ -460,13 +460,6 @@ def _decode(raw: Any) -> _Stated:
                 raw = raw[int(step) if step.isdigit() else step]
             what += f", got {raw}" if abs(raw) <= MOST_TOKENS else ""
         raise _unreadable(path, what) from None
-
-
-def _without_empty(raw: Any) -> Any:
-    """Leave out empty objects: recorders in other languages write them for null."""
-    if isinstance(raw, Mapping):
-        return {key: _without_empty(value) for key, value in raw.items() if value != {}}
-    return [_without_empty(each) for each in raw] if isinstance(raw, list) else raw
 
 
 # The sampling calls. Each entry of `usage.iterations` is one pass of a model. Compactions and

@@ -75,11 +75,11 @@ def test_an_ordinary_response_is_one_sampling_call_of_its_usage() -> None:
 
 @pytest.mark.parametrize("key", ["service_tier", "speed", "inference_geo"])
 def test_terms_that_are_no_text_are_an_error_and_never_the_standard_ones(key: str) -> None:
-    for odd in (7, {"a": 1}, ["fast"], True):
+    odd: object
+    for odd in (7, {}, ["fast"], True):
         with pytest.raises(UsageDataError, match=rf"usage\.{key}: "):
             read_message(body(usage(1_000, 100, **{key: odd})))
-    empties: tuple[object, ...] = (None, {}, "")
-    for empty in empties:  # recorders in other languages write an empty object for a null
+    for empty in (None, ""):
         assert read_message(body(usage(1_000, 100, **{key: empty}))).terms == Terms()
 
 
@@ -183,11 +183,6 @@ def test_a_gateway_is_told_of_bedrocks_region_in_a_name_of_its_own(
 def test_a_batchs_result_is_in_the_batch_tier_even_where_it_does_not_say_so() -> None:
     assert usd(body(usage(1_000_000, 0)), batch=True) == Decimal("2.5")
     assert usd(body(usage(1_000_000, 0, service_tier="batch"))) == Decimal("2.5")
-
-
-def test_recorders_of_other_languages_may_write_an_empty_object_for_null() -> None:
-    message = body(usage(1, 1, service_tier={}, speed={}), stop_details={}, stop_sequence={})
-    assert read_message(message).terms == Terms()
 
 
 # Source: https://platform.claude.com/docs/en/build-with-claude/compaction
