@@ -167,8 +167,9 @@ def _read_exchange(recorded: Recorded) -> list[Found]:
         return []
     if found := [*map(in_batch, reader.results), *map(answered, reader.messages)]:
         return found
-    problem = None if reader.error else _why_nothing(recorded.body)
-    return [without_answer(free=reader.error, problem=problem)]
+    size = f"{len(recorded.body):,} bytes"
+    why = f"the response has no usage in {size}; is it a Messages response, and whole?"
+    return [without_answer(free=reader.error, problem=None if reader.error else why)]
 
 
 def _state_of(body: Mapping[str, Any], *request: str | None) -> tuple[object, int] | None:
@@ -176,16 +177,6 @@ def _state_of(body: Mapping[str, Any], *request: str | None) -> tuple[object, in
     tokens = usage.get("output_tokens") if isinstance(usage, dict) else None
     is_named = isinstance(name, str) and name != ""
     return ((name, *request), tokens if type(tokens) is int else 0) if is_named else None
-
-
-def _why_nothing(body: bytes) -> str:
-    if not body:
-        return "the response has no body"
-    value = decode_json(body)
-    if isinstance(value, dict):
-        keys = ", ".join(sorted(value)[:5])
-        return f"the response has no usage; expected a Messages response, got an object with {keys}"
-    return f"{len(body):,} bytes without a usage; is the stream or the body cut off?"
 
 
 # The forms of a file

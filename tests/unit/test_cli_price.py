@@ -341,7 +341,11 @@ def test_the_reply_tells_what_an_arn_that_names_no_model_runs(
 
 @pytest.mark.parametrize(
     ("body", "said"),
-    [("", "no body"), ("{", "1 bytes without a usage"), ('{"a": 1}', "an object with a")],
+    [
+        ("", "no usage in 0 bytes"),
+        ("{", "no usage in 1 bytes"),
+        ('{"a": 1}', "no usage in 8 bytes"),
+    ],
 )
 def test_a_recorded_answer_without_a_usage_is_a_problem(
     run: Run, tmp_path: Path, body: str, said: str
@@ -432,7 +436,7 @@ def test_a_body_that_cannot_be_decoded_is_a_problem_of_its_own(run: Run, tmp_pat
     data["interactions"][0]["response"]["body"] = {"base64_string": "e30="}
     done = run(write(tmp_path / "c.json", data), *ON, "--format", "json")
     assert done.status == 1
-    assert "#0: the response has no usage; expected a Messages response, got an object" in done.err
+    assert "#0: the response has no usage in 25 bytes; is it a Messages" in done.err
     assert len(json.loads(done.out)) == 1
 
 
