@@ -146,8 +146,6 @@ class Counter:
         self._make_client = make_client
         self._client: object | None = None
         self._client_lock = threading.Lock()
-        self._maker: int | None = None
-        """The thread that holds it."""
         self._memo: dict[str, Future[Count]] = {}
 
     def count(self, job: Job, patience: Patience | None = None) -> PayloadCount:
@@ -216,17 +214,11 @@ class Counter:
             CountError: it is asynchronous, or cannot count.
         """
         seconds = self.seconds if patience is None else patience.left
-        if self._maker == threading.get_ident():
-            raise CountError(
-                "llmcost_client counts while it is being made, and there is no client to count "
-                "with; remove the count from the fixture"
-            )
         if not self._client_lock.acquire(timeout=seconds):
             raise CountError(
-                f"another thread has been making llmcost_client for {seconds:g} s; the "
-                "fixture must not wait for this thread"
+                f"llmcost_client has been in the making for {seconds:g} s; the fixture must "
+                "neither count nor wait for this thread"
             )
-        self._maker = threading.get_ident()
         try:
             # The SDK's method; a fixture narrower than the session closes its client.
             is_closed = getattr(self._client, "is_closed", None)
@@ -247,7 +239,6 @@ class Counter:
                 self._client = client
             return self._client
         finally:
-            self._maker = None
             self._client_lock.release()
 
     def _request(self, client: Any, payload: Payload, patience: Patience) -> Count:
