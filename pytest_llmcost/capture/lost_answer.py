@@ -8,7 +8,7 @@ likes, and the API works on.
 from __future__ import annotations
 
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -36,10 +36,6 @@ _TURNED_AWAY = frozenset(
 _TURNED_AWAY_TEXTS = ("Network is disabled", "No response can be found for ")
 """If the class says nothing: pytest-recording's `RuntimeError`, pytest-httpx's time-out."""
 
-_CLIENTS = ("httpx._client", "httpx2._client")
-_AROUND_THE_REQUEST = ("send", "_send_handling_auth", "_send_handling_redirects")
-"""The clients' own functions around `_send_single_request`, which calls a transport. If one of them
-is the last of the client's in the traceback, a hook, a log-in or the client itself has raised."""
 _CONNECTING = ("connect", "_connect", "connect_tcp", "_init_socks5_connection", "start_tls")
 """How `http.client` and httpcore name what connects; the last three also through a proxy, where no
 method holds them together."""
@@ -52,8 +48,6 @@ class Failure(NamedTuple):
     """If it went out at all."""
     is_seen: bool = True
     """Whether the request reached anything, for example a mock that raised."""
-    response: Any = None
-    """The answer, if the exception came after it."""
 
 
 def read_failure(error: BaseException) -> Failure:
@@ -61,19 +55,7 @@ def read_failure(error: BaseException) -> Failure:
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & _TURNED_AWAY or str(error).startswith(_TURNED_AWAY_TEXTS):
         return Failure(may_be_billed=False, is_seen=False)
-    if names & _NEVER_SENT:
-        return Failure(may_be_billed=False)
-    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    frames = [frame for frame in frames if frame.f_globals.get("__name__") in _CLIENTS]
-    if not frames or frames[-1].f_code.co_name not in _AROUND_THE_REQUEST:
-        return Failure(may_be_billed=True)
-    # Hooks run before and after the request: only the local variable tells which it was. Taking
-    # each for lost would make every test of a guard that refuses to send an unverified one.
-    for frame in reversed(frames):
-        response = frame.f_locals.get("response")
-        if isinstance(getattr(response, "status_code", None), int):
-            return Failure(may_be_billed=True, response=response)
-    return Failure(may_be_billed=False, is_seen=False)
+    return Failure(may_be_billed=not names & _NEVER_SENT)
 
 
 def note_failure(captured: CapturedRequest, error: BaseException, live: bool | None = True) -> None:
@@ -81,11 +63,12 @@ def note_failure(captured: CapturedRequest, error: BaseException, live: bool | N
     failure = read_failure(error)
     # What was sent is lost, by whatever name: some call each lost connection a `ConnectError`.
     may_be_billed = failure.may_be_billed or captured.is_unrefused
-    # What a mock or a recorder has raised was never sent, so it cannot be billed.
-    captured.is_lost = may_be_billed and live is not False
+    # What a mock or a recorder has raised was never sent, so it cannot be billed; an answer that a
+    # recorder has played was, and is lost if a hook raises then.
+    captured.is_lost = may_be_billed and (live is not False or captured.play is not None)
     has_left = may_be_billed or captured.lost_attempts
     captured.live = live if has_left and not captured.is_to_stand_in else False
-    captured.is_seen = failure.is_seen
+    captured.is_seen = captured.is_seen and failure.is_seen
     if captured.is_lost:
         captured.note_left()
     captured.over(captured)

@@ -188,13 +188,16 @@ class _Sending:
 
     def _ended(self, captured: CapturedRequest, error: BaseException | None) -> None:
         _note_headers(captured, self.request)
-        response = self.response if error is None else read_failure(error).response
+        below, response = captured.outcome_below, self.response
+        if error is not None and hasattr(below, "status_code"):
+            response = below  # a hook may raise after the answer has come
         live = self._is_live(captured, response, error)
         # Private: `content` raises unless it has been read.
         content = getattr(response, "_content", None)
-        # A hook may raise after the answer has come, whose body is lost unless it was read.
         is_lost = response is None or (content is None and response.status_code < 300)
         if error is not None and is_lost:
+            # No mock has raised it, but a hook, a log-in or the client itself.
+            captured.is_seen = below is not None or captured.play is not None or live is not False
             note_failure(captured, error, live)
             return
         # Private: a client wraps the stream that its transport has returned.
