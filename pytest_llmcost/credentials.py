@@ -121,7 +121,7 @@ def keys_in_cassette(path: Path) -> list[str]:
     """
     text = _text(path.read_bytes())
     try:
-        return sorted(set(_search(load_yaml(text, any_tag=True))))
+        return sorted(set(_search(load_yaml(text))))
     except YamlError:
         # Damaged, or too large to be read as a whole: by its lines, as VCR writes a header.
         lines = re.findall(r'([\w-]+)"?:[ \t]*(?:\n\s*-\s*|\[\s*)?"?([^\n",\]]+)', text)

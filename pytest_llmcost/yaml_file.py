@@ -26,10 +26,10 @@ class YamlError(ValueError):
         self.where = "" if line is None else f", line {line}"
 
 
-def load_yaml(data: bytes | str, *, any_tag: bool = False) -> Any:
+def load_yaml(data: bytes | str) -> Any:
     """Read one YAML document. Dates stay text, and a set is a mapping to nothing.
 
-    With `any_tag`, an unknown tag, for example of a Python object, is read as the data under it.
+    An unknown tag, for example of a Python object, is read as the data under it.
 
     Raises:
         YamlError: it is no YAML, or too large, too deep, circular, or a value is malformed.
@@ -39,7 +39,7 @@ def load_yaml(data: bytes | str, *, any_tag: bool = False) -> Any:
     if len(data) > MOST_BYTES:
         raise YamlError(f"larger than {MOST_BYTES:,} bytes, the limit for YAML")
     try:
-        return yaml.load(data, Loader=_loader(any_tag))
+        return yaml.load(data, Loader=_loader())
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         what = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
@@ -94,7 +94,7 @@ class _Bounds:
 
 
 @cache
-def _loader(any_tag: bool) -> Any:
+def _loader() -> Any:
     """Make a safe loader. Its composer is Python's: in C, nesting overflows the stack."""
     import yaml
     from yaml.composer import Composer
@@ -118,6 +118,5 @@ def _loader(any_tag: bool) -> Any:
 
     for kind in ("timestamp", "set", "omap", "pairs"):
         Loader.add_constructor(_TAG + kind, Loader.construct_plain)
-    if any_tag:
-        Loader.add_multi_constructor("", lambda loader, _, node: loader.construct_plain(node))
+    Loader.add_multi_constructor("", lambda loader, _, node: loader.construct_plain(node))
     return Loader

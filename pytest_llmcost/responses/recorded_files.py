@@ -220,7 +220,7 @@ def _parse(data: bytes, path: str) -> object:
         if len(bad) < len(values):
             raise RecordingError(f"{path}, line {bad[0]}: not JSON, though other lines are")
     try:
-        return load_yaml(data, any_tag=True)
+        return load_yaml(data)
     except YamlError as error:
         raise RecordingError(f"{path}{error.where}: is not YAML ({error.problem})") from None
 

@@ -150,7 +150,7 @@ interactions:
         ("<<<<<<< ours\ninteractions: []\n", "line 2 is not YAML.*unresolved merge conflicts"),
         ("- request: {}", "is not a count cassette; restore it"),
         ("interactions: 3", "is not a count cassette"),
-        ("!!python/object/apply:os.getcwd []", "line 1 is not YAML"),
+        ("!!python/object/apply:os.getcwd []", "is not a count cassette"),
         (GOOD.replace("{code: 200}", "200"), "interaction 1: .*; restore it"),
         (GOOD.replace("    body: ", "    text: "), "interaction 1: 'body'"),
         (GOOD.replace('"model": "m", ', ""), "interaction 1: .*missing required field `model`"),
