@@ -37,13 +37,6 @@ _EVENTS = re.compile(rb"\s*(?:(?:id|retry|):[^\r\n]*[\r\n]+)*(?:event:|data:\s*[
 _STARTS = (b"{", b"[", b"event:", b"data:", b"\0\0")
 """How every response body begins that can be priced."""
 _ADDRESS = {"uri", "url"}
-_STREAM_EVENTS = (
-    "message_start",
-    "message_delta",
-    "message_stop",
-    "content_block_start",
-    "content_block_delta",
-)
 _CONTAINERS = ("results", "responses")
 _RESULTS = {"method": "GET", "uri": "/v1/messages/batches/any/results"}
 """The request for a batch's results, which are known by it."""
@@ -231,12 +224,6 @@ def _entries(value: object) -> Iterator[dict[str, Any]]:
     What has a usage in an unknown form is empty.
     """
     if isinstance(value, list):
-        # The events in a list are one stream; every other element stands for itself.
-        events = [each for each in value if mapping(each).get("type") in _STREAM_EVENTS]
-        if events:
-            lines = (json.dumps(each, default=repr, skipkeys=True) for each in events)
-            yield _bare("".join(f"data: {line}\n\n" for line in lines))
-            value = [each for each in value if mapping(each).get("type") not in _STREAM_EVENTS]
         yield from chain.from_iterable(map(_entries, value))
     if not isinstance(value, dict):
         return

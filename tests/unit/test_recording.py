@@ -352,10 +352,6 @@ def test_a_response_that_a_log_holds_several_times_is_one(replies: tuple[int, ..
 
 SEVERAL_TIMES = {
     "a stream twice": sse(*stream(MESSAGE) * 2),
-    "its events twice": lines(*stream(MESSAGE) * 2),
-    "two lists of its events": lines(stream(MESSAGE), stream(MESSAGE)),
-    "its events, then the message": lines(*stream(reply(2)), MESSAGE),
-    "a cut stream, then the message": lines(*stream(reply(2))[:1], MESSAGE),
     "a line of results twice": lines(in_batch(MESSAGE), in_batch(MESSAGE)),
     "results that were read twice": {"interactions": [fetched(in_batch(MESSAGE))] * 2},
     "a result twice in one body": {"interactions": [fetched(*[in_batch(MESSAGE)] * 2)]},
@@ -386,14 +382,14 @@ def test_two_requests_are_two_calls_whatever_id_was_copied_into_both(data: objec
     assert [tokens for _, tokens in calls(data)] == [5, 5]
 
 
-@pytest.mark.parametrize("beside", [MESSAGE, in_batch(MESSAGE), vcrpy(TEXT)])
-def test_events_leave_what_stands_beside_them_as_it_is(beside: dict[str, Any]) -> None:
-    start, *others = stream(reply(7, id="msg_2"))
-    assert sorted(calls(lines(start, beside, *others))) == [("msg_1", 5), ("msg_2", 7)]
-
-
 @pytest.mark.parametrize(
-    "unread", [{"message": MESSAGE}, {"a": [[MESSAGE]]}, {"request": ASKED, "response": MESSAGE}]
+    "unread",
+    [
+        {"message": MESSAGE},
+        {"a": [[MESSAGE]]},
+        {"request": ASKED, "response": MESSAGE},
+        {"type": "message_start", "message": MESSAGE},
+    ],
 )
 def test_a_row_whose_usage_cannot_be_read_is_a_problem(unread: object) -> None:
     found = read_calls(read(lines(unread, MESSAGE, unread), "log.jsonl"))
@@ -431,13 +427,6 @@ def test_an_event_stream_is_one_response(data: bytes) -> None:
 
 def test_aws_frames_are_one_response() -> None:
     assert only(b"\x00\x00\x01\x02rest").body == b"\x00\x00\x01\x02rest"
-
-
-def test_events_without_their_frame_are_one_stream() -> None:
-    events: list[object] = [{"type": "message_start", "message": MESSAGE}, {"type": "message_stop"}]
-    text = "\n".join(json.dumps(each) for each in events)
-    recorded = only(text.encode())
-    assert recorded.body.startswith(b'data: {"type": "message_start"')
 
 
 @pytest.mark.parametrize(
