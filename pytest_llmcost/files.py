@@ -20,10 +20,10 @@ class LockError(OSError):
     """A file cannot be locked; the text goes on after the file's name."""
 
 
-def show_path(path: Path, folder: Path | None = None) -> str:
-    """Return the path as a person types it: relative if it is below the (working) directory."""
+def show_path(path: Path) -> str:
+    """Return the path as a person types it: relative if it is below the working directory."""
     try:
-        return str(path.relative_to(folder or Path.cwd()))
+        return str(path.relative_to(Path.cwd()))
     except (ValueError, OSError):
         return str(path)
 

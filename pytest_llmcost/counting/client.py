@@ -348,7 +348,6 @@ def count_all(
     jobs: Sequence[Job],
     *,
     progress: Callable[[Progress], None] | None = None,
-    clock: Callable[[], float] = time.monotonic,
 ) -> list[Outcome]:
     """Count everything; a job that cannot be counted gets its error in place of a count.
 
@@ -359,7 +358,7 @@ def count_all(
     """
     outcomes: dict[int, Outcome] = {}
     stopped_by: list[CountError] = []
-    failed, began_at = 0, clock()
+    failed, began_at = 0, time.monotonic()
     retries: int | None = None
     show = progress or (lambda _: None)
     to_ask: list[int] = []
@@ -383,7 +382,7 @@ def count_all(
         nonlocal failed
         outcomes[index] = outcome
         failed += isinstance(outcome, CountError)
-        show(Progress(len(outcomes), len(jobs), failed, clock() - began_at))
+        show(Progress(len(outcomes), len(jobs), failed, time.monotonic() - began_at))
 
     try:
         for index, job in enumerate(jobs):

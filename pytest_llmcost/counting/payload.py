@@ -662,12 +662,10 @@ def changed_parts(old: Mapping[str, object], new: Mapping[str, object]) -> list[
     return sorted([*changes, *(f"{name} (removed)" for name in old if name not in new)], key=order)
 
 
-def describe_changes(changes: Sequence[str], most: int = 6) -> str:
-    """Return the changed parts as one phrase, cut if it would get long.
+_MOST_CHANGES = 6
 
-    Example:
-        >>> describe_changes(["system", "messages.0", "messages.1"], most=2)
-        'system, messages.0 and 1 more'
-    """
-    shown = ", ".join(changes[:most])
-    return f"{shown} and {len(changes) - most} more" if len(changes) > most else shown
+
+def describe_changes(changes: Sequence[str]) -> str:
+    """Return the changed parts as one phrase, cut if it would get long."""
+    shown, more = ", ".join(changes[:_MOST_CHANGES]), len(changes) - _MOST_CHANGES
+    return f"{shown} and {more} more" if more > 0 else shown
