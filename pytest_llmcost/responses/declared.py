@@ -41,17 +41,13 @@ def read_declared(
     stated = usd if usd is not None else total
     usage = body.get("usage") or (body if "input_tokens" in body else None)
     name = model or text_of(body.get("model"))
-    if stated is None and "total_cost_usd" in body and (usage is None or name is None):
-        what = "total_cost_usd is None; state the cost with usd="
-        raise UsageDataError(what, path="total_cost_usd")
-    if usage is None and stated is None:
+    if stated is None and (usage is None or name is None):
+        shown = ", ".join(key for key in sorted(body) if body[key] is not None) or "nothing in it"
         raise UsageDataError(
-            "record takes a Messages response, a usage, or a result with total_cost_usd; "
-            f"got {type(response).__name__} with {', '.join(sorted(body)) or 'nothing in it'}",
+            "record takes a Messages response, a usage with model=, or a result with "
+            f"total_cost_usd or usd=; got {type(response).__name__} with {shown}",
             path="usage",
         )
-    if name is None and stated is None:
-        raise UsageDataError("a usage alone names no model; add model=", path="model")
     answer = Answer(model=name or "unknown")
     if usage is not None:
         message = {**({} if usage is body else body), "usage": usage, "model": answer.model}

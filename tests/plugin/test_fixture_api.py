@@ -72,7 +72,10 @@ def test_a_count_has_tokens_a_price_and_an_itemised_bill(
         ),
         ("count({**PAYLOAD, 'system': b'x'})", "system"),
         ("record(3)", "record takes a Messages response or a usage"),
-        ("record({'input_tokens': 3, 'output_tokens': 1})", "a usage alone names no model"),
+        (
+            "record({'input_tokens': 3, 'output_tokens': 1})",
+            "a usage with model=",
+        ),
         (
             "record({'input_tokens': 0, 'output_tokens': 0}, model='claude-opus-4-7')",
             "usage: 0 output tokens of claude-opus-4-7 for a prompt of 0 tokens",
