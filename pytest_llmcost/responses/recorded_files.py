@@ -360,17 +360,17 @@ def _decode_body(
             break
         if how not in _UNPACKED:
             raise _UndecodableBody(f"the body is encoded as {how}; record it uncompressed")
-        unpack, needs = _UNPACKED[how]
         try:
-            data, is_whole = unpack(data, allowance.bytes + 1)
+            data, is_whole = _UNPACKED[how](data, allowance.bytes + 1)
             allowance.check(data)
             if not is_whole:
                 raise EOFError("it ends too early")
         except _TooLarge:
             raise
         except (ModuleNotFoundError, TypeError):
-            raise _UndecodableBody(f"the body is compressed with {how}{needs}") from None
-        except Exception as error:  # noqa: BLE001 - zlib, brotli and zstd each raise their own
+            why = "the body is compressed with br; install brotli 1.2 or later"
+            raise _UndecodableBody(why) from None
+        except Exception as error:  # noqa: BLE001 - zlib and brotli each raise their own
             why = f"the body is compressed with {how}, and damaged: {error}"
             raise _UndecodableBody(why) from None
     return allowance.take(data)
@@ -404,11 +404,6 @@ def _inflate(data: bytes, most: int) -> tuple[bytes, bool]:
     return unpacker.decompress(data, most), unpacker.eof
 
 
-def _unpack_zstd(data: bytes, most: int) -> tuple[bytes, bool]:
-    zstd: Any = import_module("compression.zstd")
-    return zstd.ZstdFile(io.BytesIO(data)).read(most), True
-
-
 def _unpack_br(data: bytes, most: int) -> tuple[bytes, bool]:
     unpacker: Any = import_module("brotli").Decompressor()
     # Only version 1.2 and later takes a limit, and a few bytes may unpack to gigabytes.
@@ -416,12 +411,10 @@ def _unpack_br(data: bytes, most: int) -> tuple[bytes, bool]:
 
 
 _UNPACKED = {
-    "identity": (_unzip, ""),
-    "gzip": (_unzip, ""),
-    "x-gzip": (_unzip, ""),
-    "deflate": (_inflate, ""),
-    "br": (_unpack_br, "; install brotli 1.2 or later, or record it uncompressed"),
-    "zstd": (_unpack_zstd, ", and Python reads it from 3.14 on; record it uncompressed"),
+    "identity": _unzip,
+    "gzip": _unzip,
+    "x-gzip": _unzip,
+    "deflate": _inflate,
+    "br": _unpack_br,
 }
-"""By the header's word, what returns as many bytes as asked for, and whether the data has its end;
-and what it needs."""
+"""By the header's word, what returns as many bytes as asked for, and whether the data is whole."""

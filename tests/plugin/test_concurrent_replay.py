@@ -360,5 +360,7 @@ def test_of_a_recording_that_cannot_be_unpacked_the_reason_is_said(
     """
     )
     result = project.run(plugins=RECORDING)
-    said = "the usage of a reply cannot be read (the body is compressed with zstd, and *)"
+    said = (
+        "the usage of a reply cannot be read (the body is encoded as zstd; record it uncompressed)"
+    )
     result.stdout.fnmatch_lines([f"  unknown * {said}"])

@@ -259,16 +259,10 @@ def test_bodies_that_unpack_to_100_mb_together_are_refused() -> None:
         read_recordings(data, "f")
 
 
-@pytest.mark.parametrize(
-    ("name", "encoding", "quickly"),
-    [("compression.zstd", "zstd", {}), ("brotli", "br", {"quality": 1})],
-)
-def test_a_body_that_a_module_unpacks_to_more_than_100_mb_is_refused(
-    name: str, encoding: str, quickly: dict[str, int]
-) -> None:
-    packed = pytest.importorskip(name).compress(b"0" * 101 * MB, **quickly)
+def test_a_body_that_brotli_unpacks_to_more_than_100_mb_is_refused() -> None:
+    packed = pytest.importorskip("brotli").compress(b"0" * 101 * MB, quality=1)
     with pytest.raises(RecordingError, match="f: unpacks to more than 100,000,000 bytes"):
-        read_recordings(cassette(packed, encoding), "f")
+        read_recordings(cassette(packed, "br"), "f")
 
 
 NUMBERS = ["9" * 5_000, "0x" + "f" * 5_000, "1" + "0" * 40, "1e40", "1e99999999999999999999", "inf"]

@@ -148,26 +148,11 @@ def test_without_brotli_a_body_of_br_says_what_to_install(monkeypatch: pytest.Mo
     assert "install brotli 1.2" in (only(data).problem or "")
 
 
-def test_a_body_of_zstd_is_read_where_python_has_it() -> None:
-    """Clients on Python 3.14 ask for it, and VCR keeps what came."""
-    zstd = pytest.importorskip("compression.zstd")
-    kept = {"string": zstd.compress(TEXT[:9].encode()) + zstd.compress(TEXT[9:].encode())}
-    data = vcrpy(kept, headers={"Content-Encoding": ["zstd"]})
-    assert json.loads(only(data).body) == MESSAGE
-
-
 @pytest.mark.parametrize("body", [b"\x0b\x02\x80", b"\xff\xff\xff"])
 def test_a_body_of_br_that_cannot_be_read_is_a_problem(body: bytes) -> None:
     pytest.importorskip("brotli")
     data = vcrpy({"string": body}, headers={"content-encoding": ["br"]})
     assert "damaged" in (only(data).problem or "")
-
-
-@pytest.mark.parametrize("body", [b"(\xb5/\xfd", b"(\xb5/\xfd\xff\xff\xff", b"\x01\x02"])
-def test_a_body_of_zstd_that_cannot_be_read_is_a_problem(body: bytes) -> None:
-    data = vcrpy({"string": body}, headers={"content-encoding": "zstd"})
-    said = "damaged" if sys.version_info >= (3, 14) else "Python reads it from 3.14 on"
-    assert said in (only(data).problem or "")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "zstd", "gzip, br", "lzma"])
@@ -181,7 +166,7 @@ def test_a_header_of_a_compression_that_the_recorder_undid_does_not_matter(encod
     [
         ({"string": ZIPPED[:20]}, {}, "damaged"),
         ({"string": b"\x08\x02"}, {"content-encoding": b"deflate"}, "damaged"),
-        ({"string": b"\x01\x02"}, {"content-encoding": "gzip, lzma"}, "is encoded as lzma"),
+        ({"string": b"\x01\x02"}, {"content-encoding": "gzip, zstd"}, "is encoded as zstd"),
     ],
 )
 def test_a_body_that_cannot_be_read_is_a_problem_of_that_exchange_alone(
