@@ -200,10 +200,6 @@ class _Sending:
             captured.is_seen = below is not None or captured.play is not None or live is not False
             note_failure(captured, error, live)
             return
-        # Private: a client wraps the stream that its transport has returned.
-        stream = getattr(response.stream, "_stream", response.stream)
-        inside = getattr(stream, "_captured", None)
-        captured.is_answered_inside = inside is not None and inside.outer is captured
         captured.answered(status=response.status_code, live=live, content=content)
         if not captured.is_over:
             if "content-encoding" in response.headers:
