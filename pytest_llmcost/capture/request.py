@@ -278,9 +278,6 @@ class CapturedRequest(_Outcome):
         Hooks make calls of their own inside another's `send`, counts and questions about the
         prompt; those come on top.
         """
-        if self.endpoint.kind == "unmetered":
-            # Its payload has another form, and a call that is read says more.
-            return inner.endpoint.kind == "messages"
         sent, received = inner.payload or {}, self.payload or {}
         model, asked = model_of(inner.endpoint, sent), model_of(self.endpoint, received)
         # A cloud's name for a model contains the plain one.
