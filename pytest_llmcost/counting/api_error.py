@@ -18,7 +18,7 @@ from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.usage import tool_name
 
-_PAGE = re.compile(r"\s*<(?:[!?]|html|head|body)", re.IGNORECASE)
+_PAGE = re.compile(r"\s*<(?:!|html|head|body)", re.IGNORECASE)
 """How a page begins that a proxy sends."""
 _LONGEST_TEXT = 500
 _LONGEST_READ = 4_000

@@ -37,7 +37,6 @@ _EVENTS = re.compile(rb"\s*(?:(?:id|retry|):[^\r\n]*[\r\n]+)*(?:event:|data:\s*[
 _STARTS = (b"{", b"[", b"event:", b"data:", b"\0\0")
 """How every response body begins that can be priced."""
 _ADDRESS = {"uri", "url"}
-_CONTAINERS = ("results", "responses")
 _RESULTS = {"method": "GET", "uri": "/v1/messages/batches/any/results"}
 """The request for a batch's results, which are known by it."""
 _LEFT_UNREAD = "not every result of the batch can be read; is the body empty or cut off?"
@@ -227,8 +226,6 @@ def _entries(value: object) -> Iterator[dict[str, Any]]:
         yield from chain.from_iterable(map(_entries, value))
     if not isinstance(value, dict):
         return
-    listed = (value[name] for name in _CONTAINERS if isinstance(value.get(name), list))
-    results = [*chain.from_iterable(map(_entries, listed))]
     if (held := value.get("interactions")) is not None:
         for each in held if isinstance(held, list) else ():
             yield {"request": None, **mapping(each)}
@@ -238,11 +235,10 @@ def _entries(value: object) -> Iterator[dict[str, Any]]:
         yield {**value}
     elif {"custom_id", "result"} <= value.keys():
         yield {**_bare(value), "request": _RESULTS}
-    elif value.get("type") in ("message", "error") or ("usage" in value and not results):
-        yield _bare(value)  # beside results, a usage is their sum
-    elif not results and _holds_usage(value):
+    elif value.get("type") in ("message", "error") or "usage" in value:
+        yield _bare(value)
+    elif _holds_usage(value):
         yield {}
-    yield from results
 
 
 def _holds_usage(value: object) -> bool:
