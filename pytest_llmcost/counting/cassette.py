@@ -24,7 +24,6 @@ from typing import Any
 import msgspec
 from msgspec.structs import asdict, replace
 
-from pytest_llmcost.counting.api_error import refusal_for_files
 from pytest_llmcost.counting.payload import RECIPE, Payload
 from pytest_llmcost.errors import CountCassetteError
 from pytest_llmcost.files import LockError, locked, show_path, write_atomic
@@ -182,8 +181,7 @@ def _read_interaction(interaction: Any) -> Entry:
     entry = msgspec.json.decode(request, type=Entry)
     if code == 400:
         refused = msgspec.json.decode(body, type=_Refused).error["message"]
-        # Earlier versions recorded all that the API said.
-        return replace(entry, input_tokens=0, refused=refusal_for_files(refused))
+        return replace(entry, input_tokens=0, refused=refused)
     tokens = msgspec.json.decode(body, type=_Counted).input_tokens
     return replace(entry, input_tokens=tokens, refused=None)
 

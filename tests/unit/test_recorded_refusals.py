@@ -66,7 +66,7 @@ def test_a_recorded_refusal_is_told_without_the_apis_words_and_asks_nobody(
     assert isinstance(live, CountError)
     assert SAID in str(live)
     assert live.refusal == KEPT
-    write_entries(path, [refusal_of(SAID)])  # as before
+    write_entries(path, [refusal_of(KEPT)])
     asked = len(standin.requests)
     for mode in ("none", "new_episodes"):
         with pytest.raises(CountError) as recorded:
