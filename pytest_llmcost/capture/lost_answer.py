@@ -8,7 +8,7 @@ likes, and the API works on.
 from __future__ import annotations
 
 from traceback import walk_tb
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -41,34 +41,25 @@ _CONNECTING = ("connect", "_connect", "connect_tcp", "_init_socks5_connection", 
 method holds them together."""
 
 
-class Failure(NamedTuple):
-    """What became of a request that raised."""
-
-    may_be_billed: bool
-    """If it went out at all."""
-    is_seen: bool = True
-    """Whether the request reached anything, for example a mock that raised."""
-
-
-def read_failure(error: BaseException) -> Failure:
-    """Tell what an exception says of the request that it ended."""
+def can_be_billed(error: BaseException) -> bool | None:
+    """Tell whether what an exception has ended may be billed; None if it reached nothing at all."""
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & _TURNED_AWAY or str(error).startswith(_TURNED_AWAY_TEXTS):
-        return Failure(may_be_billed=False, is_seen=False)
-    return Failure(may_be_billed=not names & _NEVER_SENT)
+        return None
+    return not names & _NEVER_SENT
 
 
 def note_failure(captured: CapturedRequest, error: BaseException, live: bool | None = True) -> None:
     """Tell a captured request that no response came, and what an exception says of that."""
-    failure = read_failure(error)
+    by_error = can_be_billed(error)
     # What was sent is lost, by whatever name: some call each lost connection a `ConnectError`.
-    may_be_billed = failure.may_be_billed or captured.is_unrefused
+    may_be_billed = bool(by_error) or captured.is_unrefused
     # What a mock or a recorder has raised was never sent, so it cannot be billed; an answer that a
     # recorder has played was, and is lost if a hook raises then.
     captured.is_lost = may_be_billed and (live is not False or captured.play is not None)
     has_left = may_be_billed or captured.lost_attempts
     captured.live = live if has_left and not captured.is_to_stand_in else False
-    captured.is_seen = captured.is_seen and failure.is_seen
+    captured.is_seen = captured.is_seen and by_error is not None
     if captured.is_lost:
         captured.note_left()
     captured.over(captured)

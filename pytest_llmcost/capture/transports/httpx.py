@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.headers import HEADERS, read_headers
-from pytest_llmcost.capture.lost_answer import is_connecting, note_failure, read_failure
+from pytest_llmcost.capture.lost_answer import can_be_billed, is_connecting, note_failure
 from pytest_llmcost.capture.transports import CURRENT, begin, being_sent, passed_on, wrap_method
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class _Sending:
                 captured.is_on_wire |= "network_stream" in response.extensions
                 captured.is_unrefused = 200 <= response.status_code < 300
             else:
-                captured.is_unrefused &= read_failure(error).may_be_billed
+                captured.is_unrefused &= bool(can_be_billed(error))
             return
         if _sending.get(id(self.request)) is captured:
             del _sending[id(self.request)]
