@@ -289,16 +289,15 @@ def _by_category(call: Call, known: Decimal) -> list[tuple[str, Decimal]]:
     """Split what is known of a call's price by what it is for; none of the parts is zero."""
     if not known or call.declared_usd is not None:
         return [("declared_usd", known)] if known else []
-    parts, rest = [], known
+    parts, whole = [], _ZERO
     for sampling in call.sampling_calls:
         amounts = zip(ByCategory.__struct_fields__, astuple(sampling.by_category), strict=True)
         for name, usd in amounts:
             if usd:
                 parts.append((name, usd))
-                rest = EXACT.subtract(rest, usd)
-    if rest < 0:  # without a price, it may cost less than its passes do
-        return [("unknown_usd", known)]
-    return [*parts, ("unknown_usd", rest)] if rest else parts
+                whole = EXACT.add(whole, usd)
+    # Without a price, it may cost less than its passes do.
+    return parts if whole == known else [("unknown_usd", known)]
 
 
 _FIELDS_OF: Mapping[TokenKind, tuple[str, ...]] = {
