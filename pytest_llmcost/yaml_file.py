@@ -108,8 +108,6 @@ def _loader() -> Any:
 
         def construct_plain(self, node: Any) -> object:
             """Read the data under a tag, such as a date's text."""
-            if node.tag == "!binary":  # as Ruby writes it
-                return self.construct_yaml_binary(node)
             if node.id == "scalar":
                 return self.construct_scalar(node)
             is_mapping = node.id == "mapping"

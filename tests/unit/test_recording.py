@@ -196,7 +196,7 @@ interactions:
     uri: {URL}
   response:
     body:
-      string: !binary |-
+      string: !!binary |-
         {base64.b64encode(TEXT.encode()).decode()}
     headers:
       Content-Type: !!python/tuple [!!python/str application/json]
