@@ -328,7 +328,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: str | None = None
     exit_status: int | None = None
     has_tests: bool = True
-    """Whether a test began; true in a ledger of a version that did not say."""
+    """Whether there were tests to run; true in a ledger of a version that did not say."""
     workers: int = 0
     commit: str = ""
     """What was tested, where CI says so; of a pull request its last commit."""

@@ -19,7 +19,7 @@ from pytest_llmcost.plugin.child_processes import ChildProcesses
 from pytest_llmcost.plugin.item_hooks import ItemHooks, watch_reports
 from pytest_llmcost.plugin.options import MARKERS, add_options, check_rootdir, read_settings
 from pytest_llmcost.plugin.session import KEY, Session, check_settings
-from pytest_llmcost.plugin.session_hooks import FirstTest, SessionHooks
+from pytest_llmcost.plugin.session_hooks import SessionHooks
 
 if TYPE_CHECKING:
     import anthropic
@@ -102,7 +102,6 @@ def pytest_configure(config: pytest.Config) -> None:
     register(ItemHooks(session), "llmcost-items")
     if session.worker is None:
         register(SessionHooks(session), "llmcost-session")
-        register(FirstTest(session), "llmcost-first-test")
     # With xdist, also if no workers are asked for yet: a plugin that is configured later may do so.
     if session.worker is not None or hasattr(config.option, "numprocesses"):
         from pytest_llmcost.plugin.xdist import Controller, Worker

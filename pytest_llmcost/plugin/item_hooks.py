@@ -326,6 +326,10 @@ class ItemHooks(Hooks):
             has_spent = attempt.has_spent or attempt.has_lost_calls or children.are_lost(attempt)
             is_open = attempt.blocks or not attempt.has_failed
             is_due = bool(attempt.verdicts or (has_spent and is_open))
+            if session.has_spending and not session.ledger.row(attempt.key).outcome:
+                # It had spent nothing when its body was reported, or that was never reported.
+                outcome = "failed" if attempt.broken else session.outcome
+                session.ledger.judge(attempt.key, outcome=outcome)
             self._judge(attempt, error, is_due=is_due)
 
     def _judge(self, attempt: TestAttempt, error: BaseException | None, *, is_due: bool) -> None:

@@ -91,8 +91,6 @@ class Session(_Findings):
         self.in_history: Run | None = None
         """What was appended to the history of this run."""
         self.workers = 0
-        self.has_tests = False
-        """Whether a test of the run has begun, in this process or another."""
         vars(self).update({name: set[str]() for name in _Findings.__annotations__})
         self.selected: set[str] = set()
         """With a baseline, all tests that are to run."""

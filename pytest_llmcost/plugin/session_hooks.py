@@ -24,16 +24,6 @@ _OF_COLLECTION = (
 """The settings of pytest that select tests; `-o` overrides one for a run."""
 
 
-class FirstTest(Hooks):
-    """The hook that notes that a test begins, in whatever process; gone once one has."""
-
-    @pytest.hookimpl
-    def pytest_runtest_logstart(self) -> None:
-        """Note it, and save all further tests the call of a hook."""
-        self.session.has_tests = True
-        self.session.config.pluginmanager.unregister(self)
-
-
 class SessionHooks(Hooks):
     """The hooks of one session at its end."""
 
