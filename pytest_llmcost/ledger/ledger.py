@@ -457,18 +457,24 @@ def _unusual() -> re.Pattern[bytes]:
     return re.compile(form.format(keys).encode())
 
 
-def _amounts_in(value: Any) -> Iterator[Decimal]:
-    """Yield all amounts in a value of a ledger, at any depth, but for those that are zero."""
+def find_odd_amount(value: Any, *, is_difference: bool = False) -> Decimal | None:
+    """Return an amount in a value, at any depth, that is none of money; None if all are.
+
+    It is not finite, endlessly long, or has a sign although it is no difference.
+    """
     waiting = [value]
     while waiting:
         value = waiting.pop()
-        if isinstance(value, Decimal):
-            yield value
-        elif isinstance(value, msgspec.Struct):
+        if isinstance(value, msgspec.Struct):
             names = _with_amounts(type(value))
             waiting += [each for name in names if (each := getattr(value, name))]
+        elif isinstance(value, Decimal):
+            is_plain = value.is_finite() and (is_difference or not value.is_signed())
+            if not is_plain or not -_MOST_DIGITS < value.adjusted() < _MOST_DIGITS:
+                return value
         else:
-            waiting += value.values() if isinstance(value, Mapping) else value
+            waiting += filter(None, value.values() if isinstance(value, Mapping) else value)
+    return None
 
 
 @cache
@@ -511,11 +517,9 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
         raise LedgerError(
             f"{source}: is not a ledger of pytest-llmcost, or is damaged ({error})"
         ) from None
-    # Only in a comparison may an amount have a sign.
-    amounts = _amounts_in(msgspec.structs.replace(ledger, comparison=None))
-    for usd in chain(amounts, map(Decimal.copy_abs, _amounts_in(ledger.comparison or []))):
-        if usd.is_signed() or not usd.is_finite() or abs(usd.adjusted()) > _MOST_DIGITS:
-            raise LedgerError(f"{source}: is damaged, {usd!s:.40} is not an amount of money")
+    odd = find_odd_amount(msgspec.structs.replace(ledger, comparison=None))
+    if odd := odd or find_odd_amount([ledger.comparison], is_difference=True):
+        raise LedgerError(f"{source}: is damaged, {odd!s:.40} is not an amount of money")
     sampling_calls = [each for call in calls_of(ledger) for each in call.sampling_calls]
     if (impossible := find_impossible(sampling_calls)) is not None:
         raise LedgerError(f"{source}: is damaged, a call has {impossible}")
