@@ -197,6 +197,7 @@ WRONG = [
     ("report", "ledger.xml", "the ledger (.json), a pull-request comment (.md), a page (.html)"),
     ("columns", "green", "'green' is not one of worst, cold, warm"),
     ("per", "many", "'many' is not a whole number"),
+    ("per", "0", "'0' is less than 1 run"),
     ("github", "perhaps", "'perhaps' is neither true nor false"),
     # These are right as they are written; what they name is not there.
     ("prices", "nowhere.toml", "price file *nowhere.toml: No such file or directory"),
@@ -205,7 +206,11 @@ WRONG = [
         "nowhere.json",
         "nowhere.json: the baseline does not exist; write it with: pytest",
     ),
-    ("model", "claude-opus-99", "no price for model 'claude-opus-99'"),
+    (
+        "model",
+        "claude-opus-47",
+        "no price for model 'claude-opus-47'*Did you mean claude-opus-4-7?",
+    ),
 ]
 
 
