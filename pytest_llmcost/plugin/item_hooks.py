@@ -19,7 +19,6 @@ import pytest
 
 import pytest_llmcost
 from pytest_llmcost.errors import LiveCapError, LlmCostError, SettingsError
-from pytest_llmcost.files import path_in_project
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import (
     Ending,
@@ -95,24 +94,18 @@ class ItemHooks(Hooks):
 
     @pytest.hookimpl
     def pytest_plugin_registered(self, plugin: object, plugin_name: str) -> None:
-        """Refuse markers of conftests, which pytest ignores; ignore hooks in late ones.
+        """Refuse markers of conftests, which pytest ignores, and hooks in late ones.
 
         Those that the collection loads are late: prices must not depend on order.
         """
         if not plugin_name.endswith("conftest.py"):  # before a path is made of each of them
             return
-        is_late = self.session.is_configured
-        if _is_marked(plugin):
+        is_late, why = self.session.is_configured, _IGNORED if _is_marked(plugin) else ""
+        if is_late and any(name.startswith("pytest_llmcost_") for name in vars(plugin)):
+            why = "hooks of pytest-llmcost must be in a plugin or in the rootdir conftest"
+        if why:
             kind = pytest.Collector.CollectError if is_late else pytest.UsageError
-            raise kind(f"{plugin_name}: {_IGNORED}")
-        names = sorted(name for name in vars(plugin) if name.startswith("pytest_llmcost_"))
-        if names and is_late:
-            self.session.late_conftests.add(plugin)
-            path = path_in_project(Path(plugin_name), self.session.config.rootpath)
-            self.session.note(
-                f"{', '.join(names)} in {path}: ignored; hooks of pytest-llmcost must be in "
-                "a plugin or in the rootdir conftest"
-            )
+            raise kind(f"{plugin_name}: {why}")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> None:

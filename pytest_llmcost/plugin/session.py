@@ -22,7 +22,6 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 
-import pluggy
 import pytest
 
 from pytest_llmcost.concurrency import cached_property
@@ -94,12 +93,6 @@ class Session(_Findings):
         vars(self).update({name: set[str]() for name in _Findings.__annotations__})
         self.selected: set[str] = set()
         """With a baseline, all tests that are to run."""
-        self.late_conftests: set[object] = set()
-        """Conftests that were loaded by the collection; our hooks in them are ignored."""
-        self.hook: Callable[[str], pluggy.HookCaller] = partial(
-            config.pluginmanager.subset_hook_caller, remove_plugins=self.late_conftests
-        )
-        """Returns a hook of ours by its name, as plugins and initial conftests implement it."""
         self.changes = 0
         """How often a call was recorded or withdrawn in this process."""
         self.changed_late: dict[TestAttempt, None] = {}
@@ -201,7 +194,6 @@ class Session(_Findings):
             self.config,
             self.settings,
             self.card,
-            self.hook,
             self._make_client,
             self.note_error,
             self.recording,
@@ -217,7 +209,7 @@ class Session(_Findings):
             with self.settings.naming("prices"):
                 card = card.with_overrides(self.settings.prices)
         try:
-            replaced = self.hook(name)(config=self.config, card=card)
+            replaced = self.config.hook.pytest_llmcost_rate_card(config=self.config, card=card)
         except FAILURES as error:  # of the user's hook, whatever it is
             frames = extract_tb(error.__traceback__)
             at = next((each for each in frames if each.name == name), frames[-1])

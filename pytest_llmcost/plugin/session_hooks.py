@@ -88,9 +88,9 @@ class SessionHooks(Hooks):
         finally:  # another plugin may call `pytest.exit()` here
             if end := self._close():
                 end.publish()
-                hook = self.session.hook("pytest_llmcost_report")
+                hook = session.config.hook.pytest_llmcost_report
                 try:
-                    hook(report=end.ledger, config=self.session.config)
+                    hook(report=end.ledger, config=session.config)
                 except FAILURES as error:  # or pytest ends without its summary
                     end.problems.append(f"pytest_llmcost_report failed: {error!r}")
                     end.settle_status()
