@@ -28,11 +28,6 @@ GOOGLE = "claude.googleapis.com/v1/projects/p/locations"
 MANTLE = "bedrock-mantle.us-east-1.api.aws/anthropic"
 
 
-@pytest.fixture
-def online(project: Project, standin: StandIn) -> Project:
-    return project.online(standin)
-
-
 PLAIN = """
     def test_large():
         ask(20_000)

@@ -25,11 +25,6 @@ XDIST = ("xdist",)
 JSON = "--llmcost-report=ledger.json"
 
 
-@pytest.fixture
-def online(project: Project, standin: StandIn) -> Project:
-    return project.online(standin)
-
-
 def test_the_parts_of_a_prompt_are_a_mapping_that_adds_up(
     online: Project, standin: StandIn
 ) -> None:

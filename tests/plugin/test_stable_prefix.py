@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from conftest import Project
 from hand_made_cassettes import MODEL, Cache, Exchange, cold, replay, usd, warm, write_project
-from standin import StandIn
 
 from pytest_llmcost.cli.main import main
 
@@ -37,11 +36,6 @@ SUITE = """
         httpx.post(os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages", json=body,
                    headers={"x-api-key": "any", "anthropic-version": "2023-06-01"})
 """
-
-
-@pytest.fixture
-def online(project: Project, standin: StandIn) -> Project:
-    return project.online(standin)
 
 
 def rows(project: Project) -> dict[str, Any]:

@@ -7,18 +7,9 @@ from decimal import Decimal
 
 import pytest
 from conftest import Project
+from spending_suite import SPENDS
 from standin import StandIn
 
-SPENDS = """
-    import pytest
-    from pytest_llmcost import max_cost
-
-    USAGE = {"input_tokens": 1000, "output_tokens": 0}  # half a cent
-
-    def spend(llmcost, times=1):
-        for _ in range(times):
-            llmcost.record(USAGE, model="claude-opus-4-7")
-"""
 TWO = (
     SPENDS
     + """
