@@ -176,3 +176,14 @@ def _arguments(args: tuple[str, ...], plugins: tuple[str, ...]) -> list[str]:
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A scratch project without network, key or neighbours."""
     return Project(pytester, monkeypatch)
+
+
+def calls_of(project: Project) -> list[dict[str, Any]]:
+    """Return the calls of all tests in the ledger of the last run."""
+    return [call for test in project.ledger()["tests"] for call in test["calls"]]
+
+
+@pytest.fixture
+def online(project: Project, standin: StandIn) -> Project:
+    """A scratch project whose API is the stand-in."""
+    return project.online(standin)

@@ -17,6 +17,16 @@ from typing import Any
 from clean_environment import clean_environment
 from warm_python import warm_python
 
+SPENDS = """
+    import pytest
+    from pytest_llmcost import max_cost
+
+    USAGE = {"input_tokens": 1000, "output_tokens": 0}  # half a cent
+
+    def spend(llmcost, times=1):
+        for _ in range(times):
+            llmcost.record(USAGE, model="claude-opus-4-7")
+"""
 APP = """
     import json
     import os
@@ -84,10 +94,6 @@ EVERYTHING = {
         @pytest.fixture(scope="session")
         def primed(engine):
             ask(600 if engine == "small" else 700)
-    """,
-    "tests/agents/conftest.py": """
-        def pytest_llmcost_call(call, item):
-            raise LookupError("too late to count")
     """,
     "tests/agents/test_agents.py": """
         import pytest

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable
 from decimal import Decimal
 from functools import lru_cache
-from itertools import accumulate
 from posixpath import normpath
 
 from pytest_llmcost.budgets.budget import Budget
@@ -17,9 +16,8 @@ from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.money import parse_usd, show_value
 
 TAG = "tag:"
-_WILDCARD = re.compile(r"\*\*|\*|\?")
 _PIECE = re.compile(r"\*\*|.", re.DOTALL)
-_MEANINGS = {"**": "(?:{}.)*", "*": "(?:{}[^/])*", "?": "{}[^/]"}
+_MEANINGS = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
 
 
 def parse_path_budget(line: str, origin: str, *, warn_at: Decimal | None = None) -> Budget:
@@ -66,7 +64,7 @@ def read_line(line: str) -> tuple[str, str]:
     """Split a line `glob = value`; one for all other tests has an empty glob."""
     left, _, value = line.rpartition("=")
     glob = left.strip()
-    path = _path_of(glob)
+    path = glob.partition("::")[0]
     if path and not glob.startswith(TAG):
         # As node ids have it: without a backslash, `./` and `folder/..`.
         name = normpath(path.replace("\\", "/"))
@@ -87,11 +85,6 @@ def rule_for(lines: Iterable[str], *names: str) -> tuple[str, list[str]]:
     return last, [value for glob, value in read if glob == last]
 
 
-def _path_of(pattern: str) -> str:
-    """The part of a glob that names files; what follows, a test or its parameters, is no path."""
-    return pattern.partition("::" if "::" in pattern else "[")[0]
-
-
 def matches(pattern: str, nodeid: str) -> bool:
     """Return whether a glob holds for a node id, `path/to/test_file.py::Class::test[param]`.
 
@@ -103,56 +96,21 @@ def matches(pattern: str, nodeid: str) -> bool:
         >>> matches("tests/*/test_triage.py", "tests/agents/test_triage.py::test_a[x/y]")
         True
     """
-    return _compiled(pattern).match(nodeid) is not None
-
-
-def may_hold_in(pattern: str, path: str) -> bool:
-    """Return whether a glob may hold for a test of a file, whatever tests are in it.
-
-    Example:
-        >>> may_hold_in("tests/**::test_a*", "tests/agents/test_triage.py")
-        True
-        >>> may_hold_in("tests/agent/**", "tests/agents/test_triage.py")
-        False
-    """
-    if matches(pattern, path):
-        return True
-    # Whatever a match may begin with, the rest being the name of a class or a test; a rest with
-    # a dot or a slash before its parameters is the end of a path, not such a name.
-    named = _path_of(pattern)
-    latest = max(named.rfind("/"), named.rfind(".")) + 1
-    beginnings = [each for each in accumulate(_PIECE.findall(pattern)) if len(each) >= latest]
-    return any(re.fullmatch(_regex(each), f"{path}::", re.DOTALL) for each in beginnings)
-
-
-def folder_of(pattern: str) -> str:
-    """The folder in which everything is that a glob can match; empty for the root.
-
-    Example:
-        >>> folder_of("tests/agents/test_*.py::test_a")
-        'tests/agents'
-    """
-    path = _path_of(pattern)
-    wildcard = _WILDCARD.search(path)
-    return path[: wildcard.start() if wildcard else None].rpartition("/")[0]
+    return _compiled(pattern).match(_with_slashes_of_path(nodeid)) is not None
 
 
 @lru_cache(maxsize=256)
 def _compiled(pattern: str) -> re.Pattern[str]:
-    inner = "::|\\[" if _WILDCARD.search(pattern) else "/|::|\\["
-    whole = _regex(pattern + "**" if pattern.endswith("/") else pattern)
+    inner = "::|\\[" if {"*", "?"}.intersection(pattern) else "/|::|\\["
+    glob = _with_slashes_of_path(pattern + "**" if pattern.endswith("/") else pattern)
+    whole = "".join(_MEANINGS.get(each) or re.escape(each) for each in _PIECE.findall(glob))
     return re.compile(whole + f"(?:\\Z|(?={inner}))", re.DOTALL)
 
 
-def _regex(pattern: str) -> str:
-    # Wildcards before a path's last slash are of folders: a slash in parameters ends none.
-    end = _path_of(pattern).partition("[")[0].rfind("/")
-    texts = []
-    for match in _PIECE.finditer(pattern):
-        of_folder = "(?!::)" if match.start() < end else ""
-        meaning = _MEANINGS.get(match[0])
-        texts.append(meaning.format(of_folder) if meaning else re.escape(match[0]))
-    return "".join(texts)
+def _with_slashes_of_path(text: str) -> str:
+    """Put another character in the place of each slash in parameters, which ends no folder."""
+    path, joint, names = text.partition("::")
+    return path + joint + names.replace("/", "\0")
 
 
 def fixture_names(name: str, node: str) -> tuple[str, ...]:

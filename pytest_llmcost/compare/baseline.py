@@ -88,15 +88,15 @@ def keep_rows(ledger: Ledger, old: Ledger, not_passed: Iterable[str], card: Rate
     fixture that was not set up stays if one of these tests may use it, because no other test
     asked for it. The old rows are priced anew, like the run's own.
     """
-    nodes = tuple(not_passed)
-    tests = [test for test in old.tests if any(_is_in(test.nodeid, node) for node in nodes)]
+    nodes = {*not_passed}
+    tests = [test for test in old.tests if nodes & _around(test.nodeid)]
     kept, known = {test.nodeid for test in tests}, set(map(fixture_key, ledger.fixtures))
     fixtures = [
         row
         for row in old.fixtures
         for owner in [row.node or row.baseid]
         if fixture_key(row) not in known
-        and any(_is_in(node, owner) or _is_in(owner, node) for node in nodes)
+        and any(node in _around(owner) or owner in _around(node) for node in nodes)
     ]
 
     price = pricing(ledger, card)
@@ -119,11 +119,6 @@ def keep_rows(ledger: Ledger, old: Ledger, not_passed: Iterable[str], card: Rate
 
 
 _Row = TypeVar("_Row", TestRow, FixtureRow)
-
-
-def _is_in(nodeid: str, node: str) -> bool:
-    """Whether a test is one, or is in a folder, file or class; the empty name is the whole run."""
-    return not node or nodeid == node or nodeid.startswith((f"{node}/", f"{node}::"))
 
 
 def pricing(ledger: Ledger, card: RateCard) -> Callable[[Call], Call]:
@@ -479,8 +474,8 @@ class Fates(NamedTuple):
 
 
 def _around(nodeid: str) -> set[str]:
-    """Return the ids of a test and of all that it is in."""
-    return {nodeid, *(nodeid[:at] for at, each in enumerate(nodeid) if each in ":/")}
+    """Return the ids of a test and of all that it is in; the empty one is the whole run."""
+    return {"", nodeid, *(nodeid[:at] for at, each in enumerate(nodeid) if each in ":/")}
 
 
 def why_without_calls(nodeid: str, fates: Fates | None) -> Status:

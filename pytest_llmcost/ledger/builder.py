@@ -207,15 +207,6 @@ class LedgerBuilder:
             if attempts:
                 max(attempts, key=itemgetter(0))[1].outcome = "failed"
 
-    def fail_all_but(self, last: Owner | None, nodeid: str) -> None:
-        """Mark a test's attempts as failed that were run again before they were reported."""
-        with self._lock:
-            for owner, account in self._accounts.items():
-                is_attempt = isinstance(owner, TestOwner) and owner.nodeid == nodeid
-                if is_attempt and owner != last and account.outcome in ("", "passed"):
-                    account.outcome = "failed"
-                    self._touched[owner] = None
-
     def ledger(
         self, *, budgets: Iterable[Budget] = (), find: Find | None = None, **facts: Any
     ) -> Ledger:

@@ -328,7 +328,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: str | None = None
     exit_status: int | None = None
     has_tests: bool = True
-    """Whether a test began; true in a ledger of a version that did not say."""
+    """Whether there were tests to run; true in a ledger of a version that did not say."""
     workers: int = 0
     commit: str = ""
     """What was tested, where CI says so; of a pull request its last commit."""
@@ -427,6 +427,8 @@ def own_verdicts(test: TestRow) -> tuple[Verdict, ...]:
 _LONG = ("fixtures", "outside_tests", "payloads", "tests")
 """What grows with the run. It is written in batches, so that a long run needs no second copy."""
 _BATCH = 50
+_MOST_DIGITS = 60
+"""Of an amount, before or behind its point; longer ones could take endlessly to show."""
 
 
 def _amount_keys(kind: Any, name: str = "") -> Iterator[str]:
@@ -440,11 +442,6 @@ def _amount_keys(kind: Any, name: str = "") -> Iterator[str]:
         yield from _amount_keys(inner, name)
 
 
-@cache
-def _amounts() -> list[str]:
-    return sorted(set(_amount_keys(Ledger)))
-
-
 # A quote within a text is escaped, so that what these match is a key and its value, and no text.
 # They begin with fixed letters, because those are found several times as fast. Compiled when they
 # are needed: most runs neither read nor write a ledger.
@@ -454,29 +451,41 @@ def _unusual() -> re.Pattern[bytes]:
 
     It is one of a ledger, or under a key in `usd`.
     """
-    keys = "|".join(rf'(?<={key}":")' for key in ("usd", *(f'"{each}' for each in _amounts())))
+    names = ["usd", *sorted({f'"{name}' for name in _amount_keys(Ledger)})]
+    keys = "|".join(rf'(?<={name}":")' for name in names)
     form = r'":"(?=(?:-?\d+\.\d*0|-?[\d.]+E[+-]?\d+|-0)")(?:{})([^"]*)'
     return re.compile(form.format(keys).encode())
 
 
-@cache
-def _odd(sign: str) -> list[re.Pattern[bytes]]:
-    """Find what is no amount of money: `NaN`, `1_0`, or `1E+999`, endlessly slow to add up.
+def find_odd_amount(value: Any, *, is_difference: bool = False) -> Decimal | None:
+    """Return an amount in a value, at any depth, that is none of money; None if all are.
 
-    Only in a comparison may one have a sign. An object has the figures of a tag of that name.
+    It is not finite, endlessly long, or has a sign although it is no difference.
     """
-    amount = rf'"?{sign}\d{{1,60}}(?:\.\d{{1,60}})?"?\s*[,}}]'
-    others = "|".join(key for key in _amounts() if "usd" not in key)
-    return [
-        re.compile(rf'{key}"\s*:(?!\s*(?:null\b|[\[{{]|{amount}))\s*"?([^",}}]*)'.encode())
-        for key in (r'usd(?<=["_]usd)(?:_\w+)?', f'"(?:{others})')
-    ]
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, msgspec.Struct):
+            names = _with_amounts(type(value))
+            waiting += [each for name in names if (each := getattr(value, name))]
+        elif isinstance(value, Decimal):
+            is_plain = value.is_finite() and (is_difference or not value.is_signed())
+            if not is_plain or not -_MOST_DIGITS < value.adjusted() < _MOST_DIGITS:
+                return value
+        else:
+            waiting += filter(None, value.values() if isinstance(value, Mapping) else value)
+    return None
 
 
-class _Envelope(msgspec.Struct):
+@cache
+def _with_amounts(kind: type[msgspec.Struct]) -> list[str]:
+    """Return the fields of a type that are amounts, or have some in them."""
+    known = msgspec.structs.fields(kind)
+    return [each.name for each in known if any(True for _ in _amount_keys(each.type))]
+
+
+class _Schema(msgspec.Struct):
     schema: str = ""
-    comparison: msgspec.Raw = msgspec.Raw(b"null")
-    payloads: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 def read_ledger(path: str | os.PathLike[str]) -> Ledger:
@@ -495,34 +504,22 @@ def read_ledger(path: str | os.PathLike[str]) -> Ledger:
 def parse_ledger(data: bytes, source: str) -> Ledger:
     """Read a ledger's JSON as `read_ledger` does; the source names it in errors."""
     try:
-        envelope = msgspec.json.decode(data, type=_Envelope)
-        if envelope.schema != SCHEMA:
+        schema = msgspec.json.decode(data, type=_Schema).schema
+        if schema != SCHEMA:
             ours, _, newest = SCHEMA.rpartition("/")
-            name, _, version = envelope.schema.rpartition("/")
+            name, _, version = schema.rpartition("/")
             why = f"not {SCHEMA}; it is not a ledger of pytest-llmcost"
             if name == ours and (read_digits(version) or 0) > int(newest):
                 why = f"newer than {SCHEMA}; update pytest-llmcost"
-            raise LedgerError(f"{source}: has the schema {envelope.schema!r}, {why}")
-        # A key may be written in escape sequences; the search for one byte is much faster.
-        if b"\\" in data and b"\\u" in data:
-            data = msgspec.json.encode(msgspec.json.decode(data))
-            envelope = msgspec.json.decode(data, type=_Envelope)
+            raise LedgerError(f"{source}: has the schema {schema!r}, {why}")
         ledger = msgspec.json.decode(data, type=Ledger, dec_hook=decode_caveat)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LedgerError(
             f"{source}: is not a ledger of pytest-llmcost, or is damaged ({error})"
         ) from None
-    # There is no amount in payloads, but there are parts of any name.
-    data = data.replace(bytes(envelope.payloads), b"{}", 1)
-    searches = [(each, data) for each in _odd("")]
-    if ledger.comparison is not None:
-        comparison = bytes(envelope.comparison)
-        searches = [(each, data.replace(comparison, b"null", 1)) for each in _odd("")]
-        searches += [(each, comparison) for each in _odd("-?")]
-    for odd in filter(None, (pattern.search(text) for pattern, text in searches)):
-        shown = odd[1].decode("utf-8", "replace").rstrip()
-        shown = shown if len(shown) < 40 else f"{shown[:40]}..."
-        raise LedgerError(f"{source}: is damaged, {shown} is not an amount of money")
+    odd = find_odd_amount(msgspec.structs.replace(ledger, comparison=None))
+    if odd := odd or find_odd_amount([ledger.comparison], is_difference=True):
+        raise LedgerError(f"{source}: is damaged, {odd!s:.40} is not an amount of money")
     sampling_calls = [each for call in calls_of(ledger) for each in call.sampling_calls]
     if (impossible := find_impossible(sampling_calls)) is not None:
         raise LedgerError(f"{source}: is damaged, a call has {impossible}")

@@ -41,7 +41,6 @@ from pytest_llmcost.ledger.ledger import (
     fixture_name,
 )
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.caveats import encode_caveat
 
 _Row = TypeVar("_Row", TestRow, FixtureRow)
 _PHASES = (None, "setup", "call", "teardown")
@@ -218,14 +217,7 @@ def _sorted_calls(calls: tuple[Call, ...]) -> tuple[Call, ...]:
     keys = [(_PHASES.index(call.phase), call.fingerprint or "") for call in calls]
     if all(map(lt, keys, keys[1:])):
         return calls
-
-    def rest(call: Call) -> bytes:
-        try:
-            return msgspec.json.encode(call, enc_hook=encode_caveat)
-        except UnicodeEncodeError:  # a model's name with half a character in it
-            return repr(call).encode("utf-8", "backslashreplace")
-
-    ordered = sorted(zip(keys, map(rest, calls), calls, strict=True), key=itemgetter(0, 1))
+    ordered = sorted(zip(keys, map(repr, calls), calls, strict=True), key=itemgetter(0, 1))
     return tuple(call for _, _, call in ordered)
 
 

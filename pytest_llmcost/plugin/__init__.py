@@ -18,9 +18,8 @@ from pytest_llmcost.errors import LlmCostError
 from pytest_llmcost.plugin.child_processes import ChildProcesses
 from pytest_llmcost.plugin.item_hooks import ItemHooks, watch_reports
 from pytest_llmcost.plugin.options import MARKERS, add_options, check_rootdir, read_settings
-from pytest_llmcost.plugin.pytest_recording import refusal, refuse_cassetter
 from pytest_llmcost.plugin.session import KEY, Session, check_settings
-from pytest_llmcost.plugin.session_hooks import FirstTest, SessionHooks
+from pytest_llmcost.plugin.session_hooks import SessionHooks
 
 if TYPE_CHECKING:
     import anthropic
@@ -30,9 +29,8 @@ if TYPE_CHECKING:
     from pytest_llmcost.plugin.fixture import LlmCost
 
 
-def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    """Declare flags and ini keys; refuse a plugin that would end pytest while it is loaded."""
-    refuse_cassetter(pluginmanager)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare flags and ini keys."""
     add_options(parser)
 
 
@@ -46,7 +44,10 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Begin to capture before a conftest is imported, because it may send requests."""
     has_plugin = early_config.pluginmanager.has_plugin
     if has_plugin("vcr") and has_plugin("recording"):
-        raise refusal("pytest-vcr", "pytest-recording raises an error")
+        raise pytest.UsageError(
+            "pytest-vcr cannot run beside pytest-recording, which pytest-llmcost installs; "
+            "add -p no:recording to addopts; token counts stay at the same paths"
+        )
     # Python itself loads us and our files, most of them in the midst of a test. pytest's loader,
     # by which it rewrites the `assert` of plugins, would go by what a test puts in place of `open`.
     # Private; if it is gone, such a test fails at its first request.
@@ -101,7 +102,6 @@ def pytest_configure(config: pytest.Config) -> None:
     register(ItemHooks(session), "llmcost-items")
     if session.worker is None:
         register(SessionHooks(session), "llmcost-session")
-        register(FirstTest(session), "llmcost-first-test")
     # With xdist, also if no workers are asked for yet: a plugin that is configured later may do so.
     if session.worker is not None or hasattr(config.option, "numprocesses"):
         from pytest_llmcost.plugin.xdist import Controller, Worker

@@ -354,7 +354,7 @@ def record(
         owner.recorded.append(recorded)
     owner.has_spent = True
     note_change(session, owner)
-    call, hook = recorded.call, session.hook("pytest_llmcost_call")
+    call, hook = recorded.call, session.config.hook.pytest_llmcost_call
     try:
         if hook.get_hookimpls():  # seldom, and to call it takes long even so
             hook(call=call, item=owner.item)

@@ -65,9 +65,9 @@ class ChildProcesses:
 
             capture_of(self.session)
         self._owners.update((each.shared_name, each) for each, *_ in self.session.fixtures)
-        mine = object()  # threads may fork at once, and a lock could be held in the child
-        if vars(self).setdefault("_watcher", mine) is mine:
-            self.session.config.pluginmanager.register(self, "llmcost-forked")
+        manager = self.session.config.pluginmanager
+        if not manager.is_registered(self):
+            manager.register(self, "llmcost-forked")
 
     def ticket(self) -> Ticket:
         """Return what lets a spawned child send back what it sends for who is running now.

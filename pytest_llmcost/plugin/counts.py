@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
-import pluggy
 import pytest
 from msgspec.structs import replace
 
@@ -53,16 +52,14 @@ class Counts:
         config: pytest.Config,
         settings: Settings,
         card: RateCard,
-        hook: Callable[[str], pluggy.HookCaller],
         make_client: Callable[[], object],
         note_error: Callable[[str, CountError], None],
         recording: Callable[[], AbstractContextManager[object]],
     ) -> None:
-        """Open nothing yet: neither client nor cassette. `hook` returns one of ours by its name."""
+        """Open nothing yet: neither client nor cassette."""
         self._config = config
         self._settings = settings
         self._card = card
-        self._hook = hook
         self._note_error = note_error
         self._recording = recording
         self._sources: dict[Owner, tuple[CountCassette, RecordMode, Asker]] = {}
@@ -89,7 +86,7 @@ class Counts:
             SettingsError: the hook's result is not.
         """
         sent = read_payload(body, find=self._card.find, **how)
-        hook = self._hook("pytest_llmcost_normalize_payload")
+        hook = self._config.hook.pytest_llmcost_normalize_payload
         if not hook.get_hookimpls():
             return sent
         # A copy: what a hook changes in place must not change what is counted.

@@ -19,14 +19,13 @@ import pytest
 
 import pytest_llmcost
 from pytest_llmcost.errors import LiveCapError, LlmCostError, SettingsError
-from pytest_llmcost.files import path_in_project
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import (
     Ending,
     SharedFixture,
     TestAttempt,
     nodeid_of,
-    tags_left_open,
+    open_tags,
 )
 from pytest_llmcost.plugin.pytest_recording import record_mode
 from pytest_llmcost.plugin.session import Hooks, Session
@@ -95,24 +94,18 @@ class ItemHooks(Hooks):
 
     @pytest.hookimpl
     def pytest_plugin_registered(self, plugin: object, plugin_name: str) -> None:
-        """Refuse markers of conftests, which pytest ignores; ignore hooks in late ones.
+        """Refuse markers of conftests, which pytest ignores, and hooks in late ones.
 
         Those that the collection loads are late: prices must not depend on order.
         """
         if not plugin_name.endswith("conftest.py"):  # before a path is made of each of them
             return
-        is_late = self.session.is_configured
-        if _is_marked(plugin):
+        is_late, why = self.session.is_configured, _IGNORED if _is_marked(plugin) else ""
+        if is_late and any(name.startswith("pytest_llmcost_") for name in vars(plugin)):
+            why = "hooks of pytest-llmcost must be in a plugin or in the rootdir conftest"
+        if why:
             kind = pytest.Collector.CollectError if is_late else pytest.UsageError
-            raise kind(f"{plugin_name}: {_IGNORED}")
-        names = sorted(name for name in vars(plugin) if name.startswith("pytest_llmcost_"))
-        if names and is_late:
-            self.session.late_conftests.add(plugin)
-            path = path_in_project(Path(plugin_name), self.session.config.rootpath)
-            self.session.note(
-                f"{', '.join(names)} in {path}: ignored; hooks of pytest-llmcost must be in "
-                "a plugin or in the rootdir conftest"
-            )
+            raise kind(f"{plugin_name}: {why}")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> None:
@@ -123,7 +116,7 @@ class ItemHooks(Hooks):
             if not (_is_conftest(module) or module.get("__name__") == "_pytest.main"):
                 plugins.append(each.plugin)
         if plugins:
-            watch = _IgnoredFiles(self.session, session, plugins)
+            watch = _IgnoredFiles(self.session, plugins)
             session.config.pluginmanager.register(watch, "llmcost-ignored-files")
 
     @pytest.hookimpl(wrapper=True)
@@ -173,18 +166,13 @@ class ItemHooks(Hooks):
             from pytest_llmcost.plugin.marker import unmatched_globs
 
             self.session.unmatched_globs.update(unmatched_globs(settings, session, items))
-        wrapping = list[Mapping[str, Any]]()
         with pytest.MonkeyPatch.context() as patch:
             for each in session.config.hook.pytest_collection_modifyitems.get_hookimpls():
-                module = getattr(each.function, "__globals__", {})
                 if not (each.wrapper or each.hookwrapper):
+                    module = getattr(each.function, "__globals__", {})
                     patch.setattr(each, "function", self._watching(items, module)(each.function))
-                elif module.get("__name__") not in (__name__, "_pytest.cacheprovider"):
-                    wrapping.append(module)
-            # Which of several wrappers took a test off is not known: only if all are of one kind.
-            is_known = len({_is_conftest(module) for module in wrapping}) == 1
             self._is_watching = True
-            with self._watching(items, wrapping[0] if is_known else {}):
+            with self._watching(items, {}):  # which of the wrappers took a test off is not known
                 yield
             self._is_watching = False
 
@@ -331,6 +319,10 @@ class ItemHooks(Hooks):
             has_spent = attempt.has_spent or attempt.has_lost_calls or children.are_lost(attempt)
             is_open = attempt.blocks or not attempt.has_failed
             is_due = bool(attempt.verdicts or (has_spent and is_open))
+            if session.has_spending and not session.ledger.row(attempt.key).outcome:
+                # It had spent nothing when its body was reported, or that was never reported.
+                outcome = "failed" if attempt.broken else session.outcome
+                session.ledger.judge(attempt.key, outcome=outcome)
             self._judge(attempt, error, is_due=is_due)
 
     def _judge(self, attempt: TestAttempt, error: BaseException | None, *, is_due: bool) -> None:
@@ -360,9 +352,10 @@ class ItemHooks(Hooks):
             set_up = self._set_ups[fixturedef] = self._set_ups.get(fixturedef, 0) + 1
             fixture = SharedFixture(fixturedef, request, set_up)
             self._own_teardown(fixturedef, fixture)
+            tags = len(open_tags())
             with self.session.owning(fixture, "setup"):
                 result = yield
-            for tag in tags_left_open(fixturedef.func):
+            for tag in open_tags()[tags:]:
                 fixturedef.finish(request)  # ends the tag, which all other tests would have, too
                 pytest.fail(
                     f'the {fixturedef.scope} fixture {fixturedef.argname} leaves tag("{tag}") '
@@ -411,12 +404,9 @@ class ItemHooks(Hooks):
 class _IgnoredFiles(Hooks):
     """What plugins leave out, such as those that run only what a change affects."""
 
-    def __init__(
-        self, session: Session, pytest_session: pytest.Session, plugins: Sequence[object]
-    ) -> None:
+    def __init__(self, session: Session, plugins: Sequence[object]) -> None:
         super().__init__(session)
-        self._pytest = pytest_session
-        subset = pytest_session.config.pluginmanager.subset_hook_caller
+        subset = session.config.pluginmanager.subset_hook_caller
         self._is_ignored_by_suite = subset("pytest_ignore_collect", [*plugins, self])
         """Whether pytest, its settings or a conftest leaves a path out."""
 
@@ -424,15 +414,12 @@ class _IgnoredFiles(Hooks):
     def pytest_ignore_collect(
         self, collection_path: Path, config: pytest.Config
     ) -> Generator[None, bool | None, bool | None]:
-        """Take the run for a part if a plugin alone leaves out a test file, or a folder."""
+        """Take the run for a part if a plugin alone leaves out a file or a folder."""
         is_ignored, path = (yield), collection_path
         # Not what is hidden: hypothesis leaves its own folder out if `norecursedirs` does not.
-        if is_ignored and not path.name.startswith("."):
-            collect = self._pytest.gethookproxy(path).pytest_collect_file
-            if not self._is_ignored_by_suite(collection_path=path, config=config) and (
-                path.is_dir() or collect(file_path=path, parent=self._pytest)
-            ):
-                self.session.incomplete.add("deselected")
+        is_seen = is_ignored and not path.name.startswith(".")
+        if is_seen and not self._is_ignored_by_suite(collection_path=path, config=config):
+            self.session.incomplete.add("deselected")
         return is_ignored
 
 

@@ -18,7 +18,7 @@ from pytest_llmcost.call import price
 from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import LiveCapError, LlmCostError
-from pytest_llmcost.files import locked, write_atomic
+from pytest_llmcost.files import LockError, locked, write_atomic
 from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
 from pytest_llmcost.plugin.owners import Sender
 from pytest_llmcost.plugin.session import Session
@@ -46,7 +46,7 @@ The page states 244 or 325 for bash, 700 for the text editor, 735 for a computer
 https://platform.claude.com/docs/en/about-claude/pricing, read 2026-11-27."""
 
 _THREAD = threading.local()
-"""While the thread changes what is reserved, `freed` has what it is to free after that."""
+"""`is_changing` while the thread changes what is reserved."""
 
 
 class _UnboundedError(Exception):
@@ -118,31 +118,24 @@ class LiveCap:
                 answer = request.variant(lost_attempts=None).read()  # this attempt's own
                 cost = _ZERO if answer is None else self._most(answer, request.payload)
             if cost is not None and cost != reserved:
-                self._free(EXACT.subtract(reserved, cost))
+                free = EXACT.subtract(reserved, cost)
+                self._change(lambda spent: EXACT.subtract(spent, free))
         except Exception as error:  # noqa: BLE001 - the code under test has its answer already
             if self._session is not None:
                 self._session.note(f"the worst case of a request stays reserved: {error!r}")
 
-    def _free(self, usd: Decimal) -> None:
-        later = getattr(_THREAD, "freed", None)
-        if later is None:
-            self._change(lambda spent: EXACT.subtract(spent, usd))
-        else:
-            later.append(usd)
-
     def _change(self, change: Callable[[Decimal], Decimal]) -> Decimal:
         """Change what is spent and reserved, by all processes; return what it was."""
         self._path.parent.mkdir(mode=0o700, exist_ok=True)
-        # The garbage collector may end a request in the midst of it, which would wait for the lock.
-        _THREAD.freed = freed = list[Decimal]()
+        if getattr(_THREAD, "is_changing", False):  # it would wait for the lock that it has
+            raise LockError("the garbage collector has ended it while another one was reserved")
+        _THREAD.is_changing = True
         try:
             with locked(self._path):
                 before = Decimal(self._path.read_text("ascii")) if self._path.exists() else _ZERO
                 write_atomic(self._path, [str(change(before)).encode()])
         finally:
-            _THREAD.freed = None
-        for usd in freed:
-            self._free(usd)
+            _THREAD.is_changing = False
         return before
 
     # The worst case

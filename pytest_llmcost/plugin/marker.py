@@ -20,9 +20,7 @@ import pytest
 from pytest_llmcost.budgets.budget import Budget, Limited, Scope
 from pytest_llmcost.budgets.path_globs import (
     check_tag,
-    folder_of,
     matches,
-    may_hold_in,
     parse_path_budget,
     read_line,
     rule_for,
@@ -298,24 +296,24 @@ def unmatched_globs(
     # A file that was collected in part, or not at all, may have other tests that match.
     whole = set() if is_partial else {nodeid.partition("::")[0] for nodeid in nodeids}
     for pattern in dict.fromkeys(_patterns(budgets_of_run(settings))):
-        if not any(matches(pattern, nodeid) for nodeid in nodeids):
-            files = _test_files(session, pattern)
-            if not any(matches(pattern, each) or each not in whole for each in files):
-                yield pattern
+        is_missing = not any(matches(pattern, nodeid) for nodeid in nodeids)
+        if is_missing and whole.issuperset(_test_files(session, pattern)):
+            yield pattern
 
 
 def _test_files(session: pytest.Session, pattern: str) -> Iterator[str]:
     """Yield the test files, as pytest and its plugins see them, in which a glob may hold."""
-    root = session.config.rootpath
+    root, path_glob = session.config.rootpath, pattern.partition("::")[0]
     skipped: list[str] = session.config.getini("norecursedirs")
-    top = Path(os.path.normpath(root / folder_of(pattern)))
+    folder = re.split(r"[*?]", path_glob)[0].rpartition("/")[0]
+    top = Path(os.path.normpath(root / folder))
     if not top.is_relative_to(root):  # what was not collected there is not known to be a test
         return
     for folder, folders, files in os.walk(top):
         folders[:] = [name for name in folders if not any(fnmatch(name, each) for each in skipped)]
         for path in (Path(folder, name) for name in files):
             relative = path.relative_to(root).as_posix()
-            if may_hold_in(pattern, relative) and session.gethookproxy(path).pytest_collect_file(
+            if matches(path_glob, relative) and session.gethookproxy(path).pytest_collect_file(
                 file_path=path, parent=session
             ):
                 yield relative

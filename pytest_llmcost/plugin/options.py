@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from _pytest.config import get_config
 from _pytest.config.findpaths import determine_setup
 
 from pytest_llmcost.errors import SettingsError
@@ -142,28 +141,20 @@ def check_rootdir(config: pytest.Config) -> None:
                 ours[value] = f"{option.flag}={value}"
     if not ours:
         return
-    # As pytest did: the parser knows none of the plugins' options yet.
-    known, unknown = get_config()._parser.parse_known_and_unknown_args(args)
-    taken = [arg for arg in (*known.file_or_dir, *unknown) if not arg.startswith("-")]
-
-    def find(paths: Sequence[str]) -> tuple[Path, Path | None]:
-        given = {
-            "inifile": known.inifilename,
-            "override_ini": known.override_ini,
-            "args": paths,
-            "rootdir_cmd_arg": known.rootdir or None,
-            "invocation_dir": here,
-        }
-        accepted = inspect.signature(determine_setup).parameters  # not the same in all versions
-        return determine_setup(**{name: given[name] for name in accepted if name in given})[:2]
-
-    rootdir, inifile = find([arg for arg in taken if arg not in ours])
-    found = (config.rootpath, config.inipath)
-    if found != (rootdir, inifile) and found == find(taken):
-        mistaken = [arg for arg in taken if arg in ours]
+    is_stated = config.args_source is config.ArgsSource.ARGS
+    given = {
+        "inifile": config.option.inifilename,
+        "override_ini": config.option.override_ini,
+        "args": config.args if is_stated else [],  # now that all options are known
+        "rootdir_cmd_arg": config.option.rootdir or None,
+        "invocation_dir": here,
+    }
+    accepted = inspect.signature(determine_setup).parameters  # not the same in all versions
+    known = {name: value for name, value in given.items() if name in accepted}
+    rootdir, inifile, *_ = determine_setup(**known)
+    if (config.rootpath, config.inipath) != (rootdir, inifile):
         raise pytest.UsageError(
-            f"pytest took {', '.join(mistaken)} for the path of a test, and so it uses "
-            f"{found[1] or f'no ini file (rootdir {found[0]})'} instead of "
-            f"{inifile or f'no ini file (rootdir {rootdir})'}; "
-            f"write {' '.join(ours[arg] for arg in mistaken)}"
+            f"pytest took {', '.join(ours)} for the path of a test, and so it uses "
+            f"{config.inipath or f'no ini file (rootdir {config.rootpath})'} instead of "
+            f"{inifile or f'no ini file (rootdir {rootdir})'}; write {' '.join(ours.values())}"
         )

@@ -9,16 +9,13 @@ inside another must not take calls out of the outer one's budget.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from hashlib import sha256
-from inspect import currentframe, unwrap
 from itertools import takewhile
 from operator import ne
 from pathlib import Path
-from traceback import walk_stack
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pytest_llmcost.concurrency import cached_property
@@ -197,13 +194,10 @@ def _needed_by(fixture: pytest.FixtureDef[Any], request: pytest.FixtureRequest) 
 
 def _show_param(param: object, name: str, index: object) -> str:
     """Return what tells parameters apart and is the same in every run, unlike an address."""
-    if not isinstance(param, (str, int, float, bool, type(None))):
-        return f"{name}{index}"
-    text = repr(param)
-    if len(text) <= _LONGEST_PARAM:
+    is_plain = isinstance(param, (str, int, float, bool, type(None)))
+    if is_plain and len(text := repr(param)) <= _LONGEST_PARAM:
         return text
-    digest = sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
-    return f"{text[:_LONGEST_PARAM]}... {digest}"
+    return f"{name}{index}"
 
 
 # Who sends, and in which tags and blocks
@@ -268,8 +262,6 @@ class _Open:
     def __init__(self, name: str) -> None:
         self.name = name
         self.is_of_thread = _is_plain_thread()
-        self.opened_by = [frame.f_code for frame, _ in walk_stack(currentframe())]
-        """The functions that were running, of which a fixture's own may have left it open."""
 
 
 _tags: ContextVar[tuple[_Open, ...] | None] = ContextVar("llmcost_tags", default=None)
@@ -320,12 +312,3 @@ def _current() -> tuple[_Open, ...]:
 
 def _is_plain_thread() -> bool:
     return threading.current_thread() is not threading.main_thread()
-
-
-def tags_left_open(function: Callable[..., object]) -> list[str]:
-    """Return the tags that are open and that a function has opened, or what it called.
-
-    Not those of threads and async tasks that it has started: they may have one as long as they run.
-    """
-    code = getattr(unwrap(function), "__code__", None)
-    return [each.name for each in [*_open] if any(by is code for by in each.opened_by)]

@@ -10,7 +10,6 @@ import hashlib
 import os
 import warnings
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,36 +95,3 @@ def _fixture_value(item: pytest.Item, name: str) -> Any:
             return request.getfixturevalue(name) if request else None
         except pytest.FixtureLookupError:
             return None
-
-
-# Plugins that cannot run beside pytest-recording: pytest would end in an internal error that names
-# neither us nor the remedy
-
-
-def refuse_cassetter(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Refuse cassetter before it is loaded: it or pytest-recording fails while it is.
-
-    If both are loaded before us, we are not asked any more.
-    """
-    names = ("recording", "cassetter")
-    known = getattr(pluginmanager.get_plugin("pytestconfig"), "known_args_namespace", None)
-    if (
-        os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
-        or find_spec("cassetter") is None  # cheap, unlike to read all entry points
-        or any(map(pluginmanager.is_blocked, names))
-        or all(map(pluginmanager.has_plugin, names))
-        or getattr(known, "disable_plugin_autoload", False)
-    ):
-        return
-    from importlib.metadata import entry_points
-
-    if {each.name for each in entry_points(group="pytest11")}.issuperset(names):
-        raise refusal("cassetter", "both define --record-mode")
-
-
-def refusal(rival: str, why: str) -> pytest.UsageError:
-    """Return the error that says how to run a rival."""
-    return pytest.UsageError(
-        f"{rival} cannot run beside pytest-recording, which pytest-llmcost installs ({why}); "
-        "add -p no:recording to addopts; token counts stay at the same paths"
-    )

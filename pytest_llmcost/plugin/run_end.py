@@ -70,7 +70,7 @@ class RunEnd:
         """What was written as the new baseline, in a sentence."""
         self._pytest = pytest_session
         self._is_github = session.settings.github and os.environ.get("GITHUB_ACTIONS") == "true"
-        self.ledger = _sum_up(session)
+        self.ledger = _sum_up(session, pytest_session)
 
     def is_broken(self) -> bool:
         """Return whether a budget fails the run; one without tests can only exceed some.
@@ -242,7 +242,7 @@ class RunEnd:
 
 
 @exactly()
-def _sum_up(session: Session) -> Ledger:
+def _sum_up(session: Session, pytest_session: pytest.Session) -> Ledger:
     """Return the ledger of the run, with every budget judged."""
     judge_late(session)
     session.save_counts()
@@ -253,7 +253,8 @@ def _sum_up(session: Session) -> Ledger:
         run=RunRecord(
             started_at=session.started_at,
             finished_at=utc_now(),
-            has_tests=session.has_tests,
+            has_tests=pytest_session.testscollected > 0
+            and "collection-errors" not in session.lost_calls,
             workers=session.workers,
             commit=_commit(),
         ),

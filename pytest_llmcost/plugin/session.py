@@ -22,7 +22,6 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 
-import pluggy
 import pytest
 
 from pytest_llmcost.concurrency import cached_property
@@ -91,17 +90,9 @@ class Session(_Findings):
         self.in_history: Run | None = None
         """What was appended to the history of this run."""
         self.workers = 0
-        self.has_tests = False
-        """Whether a test of the run has begun, in this process or another."""
         vars(self).update({name: set[str]() for name in _Findings.__annotations__})
         self.selected: set[str] = set()
         """With a baseline, all tests that are to run."""
-        self.late_conftests: set[object] = set()
-        """Conftests that were loaded by the collection; our hooks in them are ignored."""
-        self.hook: Callable[[str], pluggy.HookCaller] = partial(
-            config.pluginmanager.subset_hook_caller, remove_plugins=self.late_conftests
-        )
-        """Returns a hook of ours by its name, as plugins and initial conftests implement it."""
         self.changes = 0
         """How often a call was recorded or withdrawn in this process."""
         self.changed_late: dict[TestAttempt, None] = {}
@@ -126,9 +117,8 @@ class Session(_Findings):
         self.outside = Owner()
         self.outside.is_whole = True
         self._begun, self._attempts = list[pytest.Item](), Counter[str]()
-        self.fixtures: list[tuple[SharedFixture, Phase, int | None]] = []
-        """Fixtures wider than a function that are being set up or torn down, the innermost last;
-        each with the thread whose requests are its own, None for all."""
+        self.fixtures: list[tuple[SharedFixture, Phase]] = []
+        """Fixtures wider than a function that are being set up or torn down, the innermost last."""
         self.failures: list[BaseException] = []
         """What hooks of the user raised in this phase, at whose end a test can fail by it."""
         self.is_configured = False
@@ -204,7 +194,6 @@ class Session(_Findings):
             self.config,
             self.settings,
             self.card,
-            self.hook,
             self._make_client,
             self.note_error,
             self.recording,
@@ -220,7 +209,7 @@ class Session(_Findings):
             with self.settings.naming("prices"):
                 card = card.with_overrides(self.settings.prices)
         try:
-            replaced = self.hook(name)(config=self.config, card=card)
+            replaced = self.config.hook.pytest_llmcost_rate_card(config=self.config, card=card)
         except FAILURES as error:  # of the user's hook, whatever it is
             frames = extract_tb(error.__traceback__)
             at = next((each for each in frames if each.name == name), frames[-1])
@@ -280,10 +269,9 @@ class Session(_Findings):
     def sender(self) -> Sender:
         """Return whose a request is that is sent now; asked from any thread or task."""
         # Each is read once: the main thread may go on meanwhile.
-        test, phase, fixtures = self.test, self.phase, self.fixtures[::-1]
-        for fixture, began, thread in fixtures:
-            if thread is None or thread == threading.get_ident():
-                return sender_of(fixture, began)
+        test, phase = self.test, self.phase
+        for fixture, began in self.fixtures[-1:]:
+            return sender_of(fixture, began)
         if test is None:
             return sender_of(self.outside, None)
         return sender_of(self.attempt_of(test), phase)
@@ -315,9 +303,7 @@ class Session(_Findings):
     @contextmanager
     def owning(self, fixture: SharedFixture, phase: Phase) -> Iterator[None]:
         """Make a wider fixture the owner, in the midst of a phase of a test."""
-        # What we make in the midst of a test, the client, is not what its other threads send for.
-        thread = threading.get_ident() if self._is_recording else None
-        self.fixtures.append((fixture, phase, thread))
+        self.fixtures.append((fixture, phase))
         try:
             yield
         finally:

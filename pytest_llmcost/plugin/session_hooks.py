@@ -24,16 +24,6 @@ _OF_COLLECTION = (
 """The settings of pytest that select tests; `-o` overrides one for a run."""
 
 
-class FirstTest(Hooks):
-    """The hook that notes that a test begins, in whatever process; gone once one has."""
-
-    @pytest.hookimpl
-    def pytest_runtest_logstart(self) -> None:
-        """Note it, and save all further tests the call of a hook."""
-        self.session.has_tests = True
-        self.session.config.pluginmanager.unregister(self)
-
-
 class SessionHooks(Hooks):
     """The hooks of one session at its end."""
 
@@ -98,9 +88,9 @@ class SessionHooks(Hooks):
         finally:  # another plugin may call `pytest.exit()` here
             if end := self._close():
                 end.publish()
-                hook = self.session.hook("pytest_llmcost_report")
+                hook = session.config.hook.pytest_llmcost_report
                 try:
-                    hook(report=end.ledger, config=self.session.config)
+                    hook(report=end.ledger, config=session.config)
                 except FAILURES as error:  # or pytest ends without its summary
                     end.problems.append(f"pytest_llmcost_report failed: {error!r}")
                     end.settle_status()

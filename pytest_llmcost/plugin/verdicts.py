@@ -160,11 +160,7 @@ class Reports(Hooks):
             if raised is not None and isinstance(raised.value, LiveCapError):
                 _hide_libraries(raised)
         report = yield
-        attempt = session.attempt
-        if attempt is not before and session.has_spending:
-            # A plugin such as pytest-retry has run the test again; the last report is of the last.
-            last = None if attempt is None else attempt.key
-            session.ledger.fail_all_but(last, nodeid_of(item))
+        attempt = session.attempt  # perhaps another one: pytest-retry runs a test again meanwhile
         if attempt and not (attempt.item is item and (attempt.has_spent or attempt.verdicts)):
             attempt = None  # the ledger has nothing of it
         _note_outcome(session, item, attempt, report)
@@ -202,8 +198,6 @@ def _note_outcome(
             outcome = "error"
         if report.when != "teardown" or report.failed:
             session.ledger.judge(attempt.key, outcome=outcome)
-        elif not session.ledger.row(attempt.key).outcome:  # it had spent nothing before
-            session.ledger.judge(attempt.key, outcome=session.outcome)
     is_skipped = report.skipped and report.when != "teardown"
     if report.failed or (is_skipped and not hasattr(report, "wasxfail")):
         session.not_passed.add(nodeid_of(item))

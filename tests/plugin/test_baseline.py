@@ -81,13 +81,6 @@ def test_a_run_that_writes_the_baseline_says_so_and_no_other(
         compare(accepted, *args, *quiet).stdout.no_fnmatch_line("baseline written*")
 
 
-def test_an_equal_run_adds_nothing(accepted: Project) -> None:
-    result = compare(accepted, "--llmcost-max-increase=0%", "--llmcost-max-test-increase=$0")
-    assert result.ret == pytest.ExitCode.OK
-    comparison = accepted.ledger()["comparison"]
-    assert (comparison["change_usd"], comparison["unchanged"]) == ("0", 3)
-
-
 @pytest.mark.parametrize(
     ("ci", "event", "commit"),
     [
@@ -198,23 +191,6 @@ def test_a_total_with_a_prompt_that_is_not_counted_yet_is_a_lower_bound(accepted
     result = accepted.run("--llmcost-baseline=base.json", "--llmcost-report=ledger.json")
     assert accepted.ledger()["comparison"]["failed"] == [], "its cost is unknown, not too low"
     result.stdout.fnmatch_lines(["? against the baseline: $0.* → at least $0.*, 3 unchanged"])
-
-
-def test_each_limit_breaks_by_itself(accepted: Project) -> None:
-    write_app(accepted, system=101)
-    assert compare(accepted, "--llmcost-max-increase=50%").ret == pytest.ExitCode.OK
-    broken = compare(accepted, "--llmcost-max-increase=50%", "--llmcost-max-increase=$0.0000001")
-    assert broken.ret == pytest.ExitCode.TESTS_FAILED
-    test_limit = compare(accepted, "--llmcost-max-test-increase=$0.0000001")
-    assert test_limit.ret == pytest.ExitCode.TESTS_FAILED
-
-
-def test_a_new_test_counts_for_the_suite_and_not_as_a_grown_test(accepted: Project) -> None:
-    write_app(accepted, more=NEW_TEST)
-    assert compare(accepted, "--llmcost-max-test-increase=0%").ret == pytest.ExitCode.OK
-    broken = compare(accepted, "--llmcost-max-increase=10%")
-    assert broken.ret == pytest.ExitCode.TESTS_FAILED
-    broken.stdout.fnmatch_lines(["  test_new * new * +$*"])
 
 
 def test_the_accepting_run_passes_and_its_figures_are_the_new_baseline(accepted: Project) -> None:
@@ -347,14 +323,7 @@ def test_what_is_less_than_the_test_paths_is_a_part(
     assert project.ledger()["complete"] is is_whole
 
 
-def test_a_baseline_that_is_not_there_is_a_usage_error_unless_it_is_being_made(
-    project: Project,
-) -> None:
-    project.write(test_app="def test_nothing(): pass")
-    missing = project.run("--llmcost-baseline=base.json")
-    assert missing.ret == pytest.ExitCode.USAGE_ERROR
-    made = project.run("--llmcost-baseline=base.json", "--llmcost-update-baseline")
-    assert made.ret == pytest.ExitCode.OK
+def test_a_baseline_of_a_newer_version_is_a_usage_error(project: Project) -> None:
     (project.path / "base.json").write_text('{"schema": "pytest-llmcost/2"}', encoding="utf-8")
     newer = project.run("--llmcost-baseline=base.json")
     assert newer.ret == pytest.ExitCode.USAGE_ERROR

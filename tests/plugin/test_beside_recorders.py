@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import anthropic
 import pytest
-from conftest import Project
+from conftest import Project, calls_of
 from standin import StandIn
 
 STRICT = ("-W", "error", "-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning")
@@ -21,10 +19,6 @@ APP = """
                 model="claude-opus-4-7", max_tokens=100,
                 messages=[{"role": "user", "content": "word " * words}], **more)
 """
-
-
-def calls_of(project: Project) -> list[dict[str, Any]]:
-    return [call for test in project.ledger()["tests"] for call in test["calls"]]
 
 
 def run(project: Project, *args: str, plugins: tuple[str, ...] = ()) -> pytest.RunResult:

@@ -1,13 +1,10 @@
-"""Beside pytest-vcr and cassetter, which cannot run beside pytest-recording: one line says it."""
+"""Beside pytest-vcr and cassetter, which cannot run beside pytest-recording."""
 
 from __future__ import annotations
-
-import sys
 
 import pytest
 from conftest import Project
 from standin import StandIn
-from warm_python import warm_python
 
 PYTEST_VCR = """
     import os
@@ -53,31 +50,6 @@ def test_one_of_them_alone_is_left_alone(
     beside_pytest_vcr: Project, plugins: tuple[str, ...]
 ) -> None:
     beside_pytest_vcr.run(plugins=plugins).assert_outcomes(passed=1)
-
-
-@pytest.fixture
-def beside_cassetter(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project that loads what is installed, as every project does; the tests' own do not."""
-    pytest.importorskip("cassetter")
-    monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
-    monkeypatch.setattr(sys, "executable", warm_python())
-    return project.write(test_app=TEST)
-
-
-@pytest.mark.parametrize("first", [(), ("-p", "recording"), ("-p", "cassetter")])
-def test_beside_cassetter_one_line_says_what_to_add(
-    beside_cassetter: Project, first: tuple[str, ...]
-) -> None:
-    result = beside_cassetter.pytester.runpytest_subprocess(*first, "-p", "llmcost")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    (line,) = [line for line in result.stderr.lines if line]
-    assert line.startswith("ERROR: cassetter cannot run beside pytest-recording, which pytest-llmc")
-    assert "add -p no:recording to addopts" in line
-
-
-def test_what_the_line_says_helps(beside_cassetter: Project) -> None:
-    beside_cassetter.write(pytest_ini="[pytest]\naddopts = -p no:recording\n")
-    beside_cassetter.pytester.runpytest_subprocess("-p", "llmcost").assert_outcomes(passed=1)
 
 
 def test_counts_have_the_same_paths_whichever_recorder_there_is(

@@ -27,7 +27,6 @@ from hand_made_cassettes import (
     warm,
     write_project,
 )
-from standin import StandIn
 from standin.cache import Billed
 
 Body = dict[str, Any]
@@ -38,10 +37,7 @@ BOOK = "All that there is to know of bells. " * 300
 LETTER = "My bell is broken, and this is its story. " * 300
 
 
-@pytest.fixture(autouse=True)
-def online(project: Project, standin: StandIn) -> Project:
-    """The counts come from the stand-in."""
-    return project.online(standin)
+pytestmark = pytest.mark.usefixtures("online")  # the counts come from the stand-in
 
 
 def text(words: str, mark: Mapping[str, str] | None = None) -> Body:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Project
+from conftest import Project, calls_of
 from standin import StandIn
 from standin.server import Step
 
@@ -54,10 +54,6 @@ KINDS = {
 }
 MODEL = "claude-sonnet-4-6"
 """$3 and $15 per million tokens."""
-
-
-def calls_of(project: Project) -> list[dict[str, Any]]:
-    return [call for test in project.ledger()["tests"] for call in test["calls"]]
 
 
 def spent(project: Project) -> Counter[tuple[str, str]]:

@@ -31,11 +31,6 @@ ASK = """
 """
 
 
-@pytest.fixture
-def online(project: Project, standin: StandIn) -> Project:
-    return project.online(standin)
-
-
 def run(project: Project, *args: str, plugins: tuple[str, ...] = ()) -> dict[str, Any]:
     project.run("--llmcost-report=ledger.json", *args, plugins=plugins)
     return project.ledger()

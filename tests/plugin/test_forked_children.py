@@ -211,40 +211,6 @@ def test_another_program_is_no_forked_child(project: Project) -> None:
     assert (ledger["complete"], result.ret) == (True, pytest.ExitCode.OK)
 
 
-def test_threads_that_fork_at_once_begin_to_watch_reports_once(project: Project) -> None:
-    project.write(
-        test_app="""
-        import sys
-        import threading
-        from pytest_llmcost.plugin.session import KEY
-
-        def test_threads(request):
-            children, failures = request.config.stash[KEY].children, []
-            sys.setswitchinterval(1e-6)
-
-            def fork(begin):
-                begin.wait()
-                try:
-                    children.may_begin()
-                except Exception as error:
-                    failures.append(error)
-
-            for _ in range(200):
-                vars(children).pop("_watcher", None)
-                request.config.pluginmanager.unregister(name="llmcost-forked")
-                begin = threading.Barrier(4)
-                threads = [threading.Thread(target=fork, args=(begin,)) for _ in range(4)]
-                for each in threads:
-                    each.start()
-                for each in threads:
-                    each.join()
-            assert not failures
-            assert request.config.pluginmanager.is_registered(children)
-        """
-    )
-    project.run_apart().assert_outcomes(passed=1)
-
-
 def test_a_child_that_has_nothing_to_send_with_has_lost_nothing(project: Project) -> None:
     text = """
         import os

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from conftest import Project
-from standin import StandIn
 
 from pytest_llmcost.cli.main import main
 
@@ -17,11 +16,6 @@ SUITE = """
                 "messages": [{"role": "user", "content": "word " * words}]}
 """
 XDIST = ("xdist",)
-
-
-@pytest.fixture
-def online(project: Project, standin: StandIn) -> Project:
-    return project.online(standin)
 
 
 MODELS = """

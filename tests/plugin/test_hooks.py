@@ -131,18 +131,15 @@ def test_a_report_hook_that_fails_fails_the_run_and_leaves_the_summary(
     assert project.ledger("cost.json")["run"]["exit_status"] == 1
 
 
-def test_a_conftest_that_comes_with_the_collection_is_told_that_it_does_not_count(
-    project: Project, standin: StandIn
-) -> None:
-    project.online(standin).write(
+def test_a_hook_in_a_conftest_that_comes_with_the_collection_is_an_error(project: Project) -> None:
+    project.write(
         deep__deeper__conftest="def pytest_llmcost_call(call, item): raise ValueError",
-        deep__deeper__test_app=COUNTING.format(day="Monday"),
+        deep__deeper__test_app="def test_plain(): pass",
     )
-    result = project.record("--llmcost-report=ledger.json")
-    result.assert_outcomes(passed=1)
-    (note,) = project.ledger()["notes"]
-    assert note.startswith("pytest_llmcost_call in deep/deeper/conftest.py: ignored; hooks of ")
-    assert note in " ".join(str(result.stdout).split())
+    result = project.run()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*conftest.py: hooks of pytest-llmcost must be in a plugin or *"])
+    project.run("deep/deeper").assert_outcomes(passed=1)
 
 
 def test_a_hook_that_fails_where_no_test_is_left_is_told_of(

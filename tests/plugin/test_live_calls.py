@@ -38,11 +38,6 @@ SUITE = """
 XDIST = ("xdist",)
 
 
-@pytest.fixture
-def online(project: Project, standin: StandIn) -> Project:
-    return project.online(standin)
-
-
 def test_the_summary_names_what_went_live_with_the_most_expensive_first(online: Project) -> None:
     online.write(test_app=SUITE)
     result = online.run()

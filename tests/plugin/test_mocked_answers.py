@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import Project
+from conftest import Project, calls_of
 from spending_suite import APP as OTHER_APP
 from spending_suite import run_suite, write_files
 from standin import StandIn
@@ -84,10 +83,6 @@ MOCKS = {
     """,
 }
 PLUGINS = {"respx": ("respx",), "pytest_httpx": ("pytest_httpx",)}
-
-
-def calls_of(project: Project) -> list[dict[str, Any]]:
-    return [call for test in project.ledger()["tests"] for call in test["calls"]]
 
 
 def lines_on_mocks(result: pytest.RunResult) -> list[str]:

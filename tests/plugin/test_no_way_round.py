@@ -6,17 +6,7 @@ from typing import Any
 
 import pytest
 from conftest import Project
-
-SPENDS = """
-    import pytest
-    from pytest_llmcost import max_cost
-
-    USAGE = {"input_tokens": 1000, "output_tokens": 0}  # half a cent
-
-    def spend(llmcost, times=1):
-        for _ in range(times):
-            llmcost.record(USAGE, model="claude-opus-4-7")
-"""
+from spending_suite import SPENDS
 
 
 def verdict_of(project: Project) -> dict[str, Any]:

@@ -6,11 +6,10 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 import yaml
-from conftest import Project
+from conftest import Project, calls_of
 
 for _name in ("boto3", "requests", "urllib3", "aiohttp"):
     pytest.importorskip(_name)
@@ -92,10 +91,6 @@ def url() -> Iterator[str]:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-
-
-def calls_of(project: Project) -> list[dict[str, Any]]:
-    return [call for test in project.ledger()["tests"] for call in test["calls"]]
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from conftest import Project
+from conftest import Project, calls_of
 from standin import StandIn
 
 APP = """
@@ -57,10 +55,6 @@ def _loaded() -> None:
 def app(project: Project, standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setenv("STANDIN", standin.url)
     return project.online(standin)
-
-
-def calls_of(project: Project) -> list[dict[str, Any]]:
-    return [call for test in project.ledger()["tests"] for call in test["calls"]]
 
 
 def test_a_changed_prompt_of_converse_is_counted(app: Project) -> None:

@@ -25,11 +25,6 @@ XDIST = ("xdist",)
 JSON = "--llmcost-report=ledger.json"
 
 
-@pytest.fixture
-def online(project: Project, standin: StandIn) -> Project:
-    return project.online(standin)
-
-
 def test_the_parts_of_a_prompt_are_a_mapping_that_adds_up(
     online: Project, standin: StandIn
 ) -> None:
@@ -229,7 +224,7 @@ def test_shards_are_judged_together(online: Project, capsys: pytest.CaptureFixtu
     assert merged["payloads"] == whole["payloads"]
 
 
-def test_a_misspelt_tool_is_a_note_that_names_the_right_one(online: Project) -> None:
+def test_a_misspelt_tool_is_a_note(online: Project) -> None:
     online.write(
         test_app=SUITE
         + """
@@ -252,7 +247,7 @@ def test_a_misspelt_tool_is_a_note_that_names_the_right_one(online: Project) -> 
     result.stdout.fnmatch_lines(
         [
             "no prompt has tools.cut, which test_app.py:* limits",
-            "no prompt has tools.fnd, which test_app.py:*limits; did you mean tools.find?",
+            "no prompt has tools.fnd, which test_app.py:* limits",
         ]
     )
     result.stdout.no_fnmatch_line("*which*tools.ask*")

@@ -35,11 +35,6 @@ ONE = (
 FILE = "cassettes/test_app/test_one.llmcost.yaml"
 
 
-@pytest.fixture
-def online(project: Project, standin: StandIn) -> Project:
-    return project.online(standin)
-
-
 def entries(project: Project, name: str = FILE) -> list[dict[str, object]]:
     """What a count cassette holds, as VCR's own reader sees it."""
     document = yaml.safe_load((project.path / name).read_text(encoding="utf-8"))

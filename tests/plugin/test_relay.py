@@ -47,11 +47,6 @@ SUITE = """
 """
 
 
-@pytest.fixture
-def online(project: Project, standin: StandIn) -> Project:
-    return project.online(standin)
-
-
 def test_a_batch_and_its_results_both_pass(online: Project) -> None:
     online.write(
         test_app=SUITE

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from conftest import Project
 from hand_made_cassettes import MODEL, Cache, Exchange, cold, replay, usd, warm, write_project
-from standin import StandIn
 
 from pytest_llmcost.cli.main import main
 
@@ -37,11 +36,6 @@ SUITE = """
         httpx.post(os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages", json=body,
                    headers={"x-api-key": "any", "anthropic-version": "2023-06-01"})
 """
-
-
-@pytest.fixture
-def online(project: Project, standin: StandIn) -> Project:
-    return project.online(standin)
 
 
 def rows(project: Project) -> dict[str, Any]:
@@ -305,28 +299,6 @@ def test_a_system_prompt_that_changes_from_turn_to_turn_is_not_read(online: Proj
     usages = [call["usage"] for call in rows(online)["test_turns"]["calls"]]
     # As in any other prompt that was edited, the first turn was sent by the last run.
     assert [usage.get("cache_read_tokens", 0) > 0 for usage in usages] == [True, False, False]
-
-
-def test_a_stable_prefix_of_prompts_that_cache_nothing_is_a_note(online: Project) -> None:
-    online.write(
-        test_app=SUITE
-        + """
-    @max_cost(stable_prefix=True)
-    def test_plain(llmcost):
-        llmcost.count(ask(system="Be brief."), output_tokens=0)
-
-    @max_cost(stable_prefix=True)
-    @pytest.mark.parametrize("system", ["Be brief.", ask()["system"]])
-    def test_either(llmcost, system):
-        llmcost.count(ask(system=system), cache="warm", output_tokens=0)
-    """
-    )
-    result = online.record("--llmcost-stable-prefix=fail")
-    result.assert_outcomes(passed=3)
-    result.stdout.fnmatch_lines(
-        ["no prompt has a cache_control, although test_app.py:* requires a stable prefix"]
-    )
-    assert result.stdout.str().count("no prompt has") == 1
 
 
 def test_all_tests_may_fail_warn_or_say_nothing(online: Project) -> None:

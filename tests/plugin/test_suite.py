@@ -7,18 +7,9 @@ from decimal import Decimal
 
 import pytest
 from conftest import Project
+from spending_suite import SPENDS
 from standin import StandIn
 
-SPENDS = """
-    import pytest
-    from pytest_llmcost import max_cost
-
-    USAGE = {"input_tokens": 1000, "output_tokens": 0}  # half a cent
-
-    def spend(llmcost, times=1):
-        for _ in range(times):
-            llmcost.record(USAGE, model="claude-opus-4-7")
-"""
 TWO = (
     SPENDS
     + """
@@ -604,8 +595,7 @@ IGNORES = """
         ("shard", "tests/test_other.py", ["deselected"]),
         ("shard", "tests", ["deselected"]),
         ("conftest", "tests/test_other.py", []),
-        # What is no test, or in a folder in which nobody looks for tests, as hypothesis' own.
-        ("shard", "tests/app.py", []),
+        # In a folder in which nobody looks for tests, as hypothesis' own.
         ("shard", ".cases", []),
     ],
 )
@@ -617,7 +607,6 @@ def test_a_run_from_which_a_plugin_leaves_files_out_is_not_complete(
         pytest_ini="[pytest]\nnorecursedirs = build",
         test_app=TWO,
         tests__test_other=TWO,
-        tests__app="",
         **{".cases__test_case": TWO, "shard": "", plugin: IGNORES.format(left_out)},
     )
     project.run("--llmcost-report=ledger.json", "-p", "shard")

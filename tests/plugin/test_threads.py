@@ -32,10 +32,7 @@ def spent(tokens: int) -> Body:
     return {"input_tokens": tokens, "output_tokens": 10}
 
 
-@pytest.fixture(autouse=True)
-def online(project: Project, standin: StandIn) -> Project:
-    """The counts come from the stand-in."""
-    return project.online(standin)
+pytestmark = pytest.mark.usefixtures("online")  # the counts come from the stand-in
 
 
 def test_a_thread_that_did_not_change_is_as_billed(project: Project) -> None:

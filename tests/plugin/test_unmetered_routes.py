@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Project
+from conftest import Project, calls_of
 
 CHAT = "https://gateway.example/v1/chat/completions"
 APP = """
@@ -43,10 +43,6 @@ UNKNOWN = (
     "FAILED --llmcost-max-suite - not checked: $0.01 suite budget, "
     "gateway.example/v1/chat/completions is not metered"
 )
-
-
-def calls_of(project: Project) -> list[dict[str, Any]]:
-    return [call for test in project.ledger()["tests"] for call in test["calls"]]
 
 
 @pytest.mark.parametrize("call", ["ask()", "asyncio.run(ask_async())"])

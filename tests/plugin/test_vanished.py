@@ -311,24 +311,12 @@ IN_A_CLASS = """
     def pytest_configure(config):
         config.pluginmanager.register(Selects())
 """
-WRAPPING = """
-    import pytest
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_collection_modifyitems(config, items):
-        result = yield
-        slow = [item for item in items if "slow" in item.keywords]
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
-        return result
-"""
 INI = {"pytest.ini": "[pytest]\nmarkers = slow\naddopts = -m 'not slow'\n"}
 OWN_SELECTION = {
     "the ini file": (INI, ()),
     "a conftest": ({"conftest.py": DESELECT}, ()),
     "a conftest that does not say so": ({"conftest.py": SILENT}, ()),
     "a plugin in a conftest": ({"conftest.py": IN_A_CLASS}, ()),
-    "a wrapper in a conftest": ({"conftest.py": WRAPPING}, ()),
     "a conftest of workers": ({"conftest.py": DESELECT}, ("-n2",)),
 }
 

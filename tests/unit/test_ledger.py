@@ -30,7 +30,6 @@ from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.builder import LedgerBuilder, Owner
 from pytest_llmcost.ledger.ledger import (
-    BeforeAndAfter,
     Comparison,
     Ledger,
     PayloadFacts,
@@ -602,15 +601,6 @@ class TestFiles:
         report = make_report({A: [bounded]})
         assert parse_ledger(render_json(report), "x") == report
 
-    @pytest.mark.parametrize("written", ["1_0", " 1", "\uff11", r"\uff11", "1\t"])
-    @pytest.mark.parametrize("key", ["limit", "usd", "usd_high"])
-    def test_refuse_amounts_that_are_no_plain_number(self, key: str, written: str) -> None:
-        text = render_json(a_full_report()).decode()
-        damaged = re.sub(rf'"{key}": "[0-9.]+"', lambda _: f'"{key}": "{written}"', text)
-        assert damaged != text
-        with pytest.raises(LedgerError, match=r"is damaged"):
-            parse_ledger(damaged.encode(), "x")
-
     def test_refuse_limits_that_are_no_number(self) -> None:
         text = render_json(a_full_report()).decode().replace('"limit": "1"', '"limit": "sNaN"')
         with pytest.raises(LedgerError, match="sNaN is not an amount"):
@@ -633,11 +623,6 @@ class TestFiles:
             ):
                 parse_ledger(json.dumps(data).encode(), "x")
 
-    def test_refuse_an_amount_with_spaces_around_its_key(self) -> None:
-        data = b'{"schema": "pytest-llmcost/1", "totals": {"usd" : "1_0"}}'
-        with pytest.raises(LedgerError, match="1_0 is not an amount"):
-            parse_ledger(data, "x")
-
     def test_take_a_name_that_looks_like_an_amount_for_what_it_is(self) -> None:
         report = make_report(
             {A: [make_call("1", fingerprint="1:a")]},
@@ -650,17 +635,6 @@ class TestFiles:
             },
         )
         assert parse_ledger(render_json(report), "x") == report
-
-    @pytest.mark.parametrize("tag", ["low", "limit", "usd", "cost_usd"])
-    def test_take_a_tag_that_is_called_like_an_amount_for_what_it_is(self, tag: str) -> None:
-        report = make_report({A: [make_call("1", tags=(tag,))]})
-        report = replace(report, comparison=Comparison(by_tag={tag: BeforeAndAfter()}))
-        assert parse_ledger(render_json(report), "x") == report
-
-    def test_refuse_an_amount_behind_an_escaped_key(self) -> None:
-        data = b'{"schema": "pytest-llmcost/1", "totals": {"\\u0075sd": "1_0"}}'
-        with pytest.raises(LedgerError, match="1_0 is not an amount"):
-            parse_ledger(data, "x")
 
     def test_may_have_become_cheaper(self) -> None:
         less = Comparison(change_usd=Decimal("-0.1"), low_usd=None, base_usd=None)

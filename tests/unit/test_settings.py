@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
@@ -93,25 +92,6 @@ def test_a_path_may_begin_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "value"),
-    [
-        ("max_suite", "2c", Decimal("0.02")),
-        ("warn_at", "80%", Decimal("0.8")),
-        ("price_date", "2026-11-22", date(2026, 11, 22)),
-        ("record_mode", "new_episodes", "new_episodes"),
-        ("cache", "cold", "cold"),
-        ("unverified", "warn", "warn"),
-        ("rows", "0", 0),
-        ("per", "1k", 1000),
-        ("github", "no", False),
-        ("disabled", "yes", True),
-    ],
-)
-def test_each_kind_of_value_is_read(name: str, text: str, value: object) -> None:
-    assert getattr(settle(ini={name: text}), name) == value
-
-
-@pytest.mark.parametrize(
     ("text", "address"),
     [
         ("127.0.0.1", "127.0.0.1"),
@@ -123,28 +103,6 @@ def test_each_kind_of_value_is_read(name: str, text: str, value: object) -> None
 )
 def test_an_address_is_a_host_with_or_without_a_port(text: str, address: str) -> None:
     assert settle({"stand_ins": [text]}).stand_ins == (address,)
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "words"),
-    [
-        ("max_suite", "cheap", "is not an amount of money"),
-        ("max_test", "-1", "is not an amount of money"),
-        ("warn_at", "0.8", "is not a percentage"),
-        ("warn_at", "101%", "would warn of no budget that is kept"),
-        ("price_date", "22.11.2026", "is not a date"),
-        ("record_mode", "always", "is not one of none, once, new_episodes, all, rewrite"),
-        ("cache", "hot", "is not one of as-billed, cold, warm"),
-        ("rows", "-1", "is not a whole number"),
-        ("github", "perhaps", "is neither true nor false"),
-    ],
-)
-def test_a_wrong_value_names_where_it_stands(name: str, text: str, words: str) -> None:
-    option = next(option for option in OPTIONS if option.name == name)
-    with pytest.raises(SettingsError, match=f"^{option.env}: '{text}' {words}"):
-        settle(env={option.env: text})
-    with pytest.raises(SettingsError, match=f"^{option.ini}: "):
-        settle(ini={name: text})
 
 
 def test_a_wrong_budget_of_a_part_names_its_line() -> None:
