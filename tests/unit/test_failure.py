@@ -5,11 +5,10 @@ from decimal import Decimal
 
 import pytest
 from golden_files import assert_golden
-from hostile_report import judge
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from sample_reports import make_budget, make_call
+from sample_reports import judge, make_budget, make_call
 
 from pytest_llmcost.budgets.budget import Verdict, judge_calls
 from pytest_llmcost.call import Before, Call, PricedSamplingCall
