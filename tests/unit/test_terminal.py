@@ -520,15 +520,6 @@ def test_what_to_do_about_many_tests_that_grew_is_said_once() -> None:
 
 
 class TestOneCause:
-    def test_is_named_once_with_what_changed_and_one_command(self) -> None:
-        lines = lines_of(uncounted(12, "system", "tools.find (new)"))
-        assert lines[:4] == [
-            "12 tests cannot be checked: their prompts changed and are not counted yet.",
-            "  changed: system in all 12, tools.find (new) in all 12",
-            "  count them all (free): pytest tests/t.py --llmcost-record-mode=rewrite",
-            "",
-        ]
-
     def test_the_command_is_to_be_typed_where_pytest_was_started(self) -> None:
         text = text_of(uncounted(2, "system"), View(root=".."))
         assert "pytest ../tests/t.py --llmcost-record-mode=rewrite" in text
