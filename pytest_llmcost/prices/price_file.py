@@ -308,13 +308,11 @@ def check_row(row: RateRow, below: Layers, own: Sequence[RateRow]) -> None:
         if rate == 0 and (not known or key.startswith("cache_")):
             continue  # a local model may be free, and so may a gateway's cache
         # Rates for one token, or for a thousand, instead of a million are the likeliest mistake.
-        if rate <= (EXACT.divide(min(known), _TOO_CHEAP) if known else _LEAST_RATE):
-            least = f"${_LEAST_RATE}"
-            if known:
-                least = f"a thousandth of the {min(known):f} known so far"
+        least = EXACT.divide(min(known), _TOO_CHEAP) if known else _LEAST_RATE
+        if rate <= least:
             raise ValueError(
-                f"{where}: {key}: {rate:f} is not more than {least}; rates are US dollars per "
-                "million tokens"
+                f"{where}: {key}: {rate:f} is not more than {least:f}, which no model costs; rates "
+                "are US dollars per million tokens"
             )
     missing = [key for key in RATE_KEYS if key not in row.usd]
     speed, above = row.speed or STANDARD, row.above or 0

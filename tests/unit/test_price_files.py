@@ -437,7 +437,12 @@ def test_a_card_says_what_it_is_made_of(overlay: Overlay) -> None:
         ),
         (
             "[models.claude-opus-5]\nrates = [{ from = 2026-11-01, input = 0.005 }]",
-            ['model "claude-opus-5"', "input: 0.005", "the 5 known", "dollars per million tokens"],
+            [
+                'model "claude-opus-5"',
+                "input: 0.005",
+                "more than 0.005, ",
+                "dollars per million tokens",
+            ],
         ),
         (
             "[models.claude-opus-5]\nrates = [{ from = 2026-11-01, output = 0 }]",
