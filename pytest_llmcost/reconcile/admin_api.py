@@ -134,7 +134,6 @@ class CostRow(msgspec.Struct, frozen=True, kw_only=True):
     cost_type: str | None = None
     model: str | None = None
     service_tier: str | None = None
-    description: str | None = None
     workspace_id: str | None = None
 
     @property

@@ -405,7 +405,7 @@ def test_searches_and_containers_stand_apart_from_tokens() -> None:
         ({"cost_type": "session_usage"}, "cost type session_usage"),
         ({"cost_type": None}, "cost type None"),
         ({"service_tier": "priority"}, "service tier priority"),
-        ({"model": None, "description": "odd"}, "odd"),
+        ({"model": None}, "a row that names no model"),
     ],
 )
 def test_costs_that_no_ledger_can_know_are_listed(odd: dict[str, Any], said: str) -> None:
