@@ -138,11 +138,9 @@ class TestHeading:
         assert "pytest t.py::a t.py::b t.py::c" in text
 
     def test_counts_the_last_attempt_alone(self) -> None:
-        call = make_call("2")
-        base = make_report({a_test("t"): [call], a_test("t", attempt=2): [make_call("1")]})
-        verdicts = (judge("1", call), judge("1", make_call("1")))
-        rows = [replace(row, verdict=each) for row, each in zip(base.tests, verdicts, strict=True)]
-        assert "within its budget" in self.heading(replace(base, tests=tuple(rows)))
+        first, second = a_test("t"), a_test("t", attempt=2)
+        report = make_report({first: [make_call("2")], second: [make_call("1")]})
+        assert "within its budget" in self.heading(judged(report, "1"))
 
     def test_two_budgets_are_both(self) -> None:
         place = make_budget("2", scope="path", pattern="t.py", label="t.py", origin="ini")
