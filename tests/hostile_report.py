@@ -9,15 +9,13 @@ from sample_reports import (
     OUTSIDE,
     a_fixture,
     a_test,
+    judge,
     make_budget,
     make_call,
     suite_budget,
 )
 
-from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import Verdict
-from pytest_llmcost.budgets.budget import judge as judge_budget
-from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.builder import LedgerBuilder
 from pytest_llmcost.ledger.ledger import CardId, Change, Comparison, Ledger, RunRecord, Vanished
 from pytest_llmcost.prices.caveats import sorted_caveats
@@ -28,11 +26,6 @@ HOSTILE = (
     "%0A::error::\x1b[31m\u202e]"
 )
 FIX = "tests/t.py::test_fix"
-
-
-def judge(limit: str, *calls: Call, **fields: object) -> Verdict:
-    budget = make_budget(limit, **{"origin": "tests/t.py:12", "required": True, **fields})
-    return judge_budget(budget, Amounts.of(calls))
 
 
 def hostile_report() -> Ledger:

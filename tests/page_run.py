@@ -5,9 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from hostile_report import judge
 from msgspec.structs import replace
-from sample_reports import CARD, OUTSIDE, a_fixture, a_test, make_call, suite_budget
+from sample_reports import CARD, OUTSIDE, a_fixture, a_test, judge, make_call, suite_budget
 
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.builder import LedgerBuilder

@@ -6,11 +6,16 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from pytest_llmcost.budgets.budget import Budget
+from msgspec.structs import replace
+
+from pytest_llmcost.amounts import Amounts
+from pytest_llmcost.budgets.budget import Budget, Verdict
+from pytest_llmcost.budgets.budget import judge as judge_budget
 from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.ledger.builder import OUTSIDE, FixtureOwner, LedgerBuilder, Owner, TestOwner
 from pytest_llmcost.ledger.ledger import CardId, Ledger, PayloadFacts
 from pytest_llmcost.prices.bill import ByCategory
+from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 
 MODEL = "claude-opus-4-7"
@@ -53,6 +58,17 @@ def make_call(usd: str | None, **fields: Any) -> Call:
     return Call(**{**whole, **fields})
 
 
+def doubtful(*caveats: str, **fields: Any) -> Call:
+    """A call of unknown cost, and why it is."""
+    return make_call(None, caveats=sorted_caveats(caveats), sampling_calls=(), **fields)
+
+
+STALE = doubtful("stale: system", evidence="stale")
+"""A call whose prompt changed and is not counted."""
+VOLATILE = doubtful("stale: system", "volatile: system, a time", evidence="stale")
+"""The same, of a prompt that differs in every run."""
+
+
 def make_budget(limit: str, **fields: Any) -> Budget:
     """A ceiling on a test in dollars, unless said otherwise."""
     whole: dict[str, Any] = {"scope": "test", "limit": Decimal(limit), "origin": "t.py:3"}
@@ -61,6 +77,17 @@ def make_budget(limit: str, **fields: Any) -> Budget:
 
 def suite_budget(limit: str) -> Budget:
     return make_budget(limit, scope="suite", origin="--llmcost-max-suite", label="max_suite")
+
+
+def judge(limit: str, *calls: Call, **fields: object) -> Verdict:
+    budget = make_budget(limit, **{"origin": "tests/t.py:12", "required": True, **fields})
+    return judge_budget(budget, Amounts.of(calls))
+
+
+def judged(report: Ledger, limit: str, outcome: str | None = None, **fields: object) -> Ledger:
+    """The same run, as if each of its tests had this budget, and that outcome if one is given."""
+    rows = [replace(row, verdict=judge(limit, *row.calls, **fields)) for row in report.tests]
+    return replace(report, tests=tuple(replace(r, outcome=outcome or r.outcome) for r in rows))
 
 
 def a_test(nodeid: str, **fields: Any) -> TestOwner:
@@ -92,8 +119,13 @@ __all__ = [
     "CARD",
     "MODEL",
     "OUTSIDE",
+    "STALE",
+    "VOLATILE",
     "a_fixture",
     "a_test",
+    "doubtful",
+    "judge",
+    "judged",
     "make_budget",
     "make_call",
     "make_report",

@@ -5,8 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from hostile_report import judge
-from sample_reports import a_fixture, a_test, make_call, suite_budget
+from sample_reports import a_fixture, a_test, judge, make_call, suite_budget
 
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.builder import LedgerBuilder

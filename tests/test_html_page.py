@@ -77,9 +77,7 @@ def search(page: Browser, text: str) -> list[str]:
     box = page.driver.find_element("id", "search")
     box.clear()
     box.send_keys(text)
-    page.driver.implicitly_wait(0)
     page.run("document.querySelector('#search').dispatchEvent(new Event('input'))")
-    page.driver.execute_async_script("setTimeout(arguments[0], 150)")
     names: list[str] = page.run(NAMES)
     return names
 

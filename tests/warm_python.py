@@ -32,7 +32,7 @@ from importlib import import_module, metadata
 from itertools import chain
 from multiprocessing import spawn
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType, SimpleNamespace
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -132,7 +132,6 @@ def spare_each_run() -> None:
     # pytester asks of each of thousands of modules whether it is one of two that must stay.
     patch.setattr(pytest.Pytester, "_Pytester__take_sys_modules_snapshot", snapshot, raising=False)
     look_at_plugins_once(patch)
-    rewrite_once(patch)
     # It unwraps all that is in the modules of plugins, to warn of fixtures that decorators hide.
     patch.setattr(FixtureManager, "_check_for_wrapped_fixture", lambda *_: None, raising=False)
     # It parses its own sources for each run that is interrupted, and shows none of it.
@@ -196,36 +195,6 @@ def look_at_plugins_once(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(PytestPluginManager, "parse_hookimpl_opts", decorated)
     patch.setattr(hooks_module, "varnames", parameters)
-
-
-def rewrite_once(patch: pytest.MonkeyPatch) -> None:
-    """Rewrite the assertions of a text once, which many tests run: for each parameter, or twice."""
-    from _pytest.assertion import rewrite
-
-    known: dict[tuple[bytes, object], tuple[Any, CodeType]] = {}
-    original = rewrite._rewrite_test
-
-    def named(code: CodeType, path: str) -> CodeType:
-        inner = (named(each, path) if type(each) is CodeType else each for each in code.co_consts)
-        return code.replace(co_filename=path, co_consts=tuple(inner))
-
-    def rewritten(path: Path, config: pytest.Config) -> tuple[Any, CodeType]:
-        if not sys.dont_write_bytecode:  # what it returns first is written too, and of the file
-            return original(path, config)
-        key = path.read_bytes(), config.getini("enable_assertion_pass_hook")
-        if key not in known:
-            # Python 3.11 cannot parse in two threads at once, and a finaliser lets others run.
-            enabled = gc.isenabled()
-            gc.disable()
-            try:
-                known[key] = original(path, config)
-            finally:
-                if enabled:
-                    gc.enable()
-        first, code = known[key]
-        return first, code if code.co_filename == str(path) else named(code, str(path))
-
-    patch.setattr(rewrite, "_rewrite_test", rewritten)
 
 
 @functools.cache

@@ -25,8 +25,6 @@ from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.reports.plain_text import clean, token_cell
 
 _FOLDER = "llmcost-counts"
-_MOST_BYTES = 32_000_000
-"""Of a request: https://platform.claude.com/docs/en/api/overview (2026-11-25)"""
 
 
 class _Row(NamedTuple):
@@ -123,15 +121,10 @@ def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
 def _read(path: Path, model: str | None) -> Payload:
     """Read the prompt in a file, with the given model if there is one."""
     try:
-        with path.open("rb") as opened:
-            data = opened.read(_MOST_BYTES + 1)
-        # With the line ends that `Path.read_text` returns: Git on Windows checks out others.
-        text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        text = path.read_text("utf-8-sig")  # all ends of lines are read alike
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
         raise PayloadError(f"cannot be read ({why})", path="") from None
-    if len(data) > _MOST_BYTES:
-        raise PayloadError(f"larger than {_MOST_BYTES:,} bytes, the API's limit", path="")
     if not text.strip():
         raise PayloadError("is empty, so there is nothing to count", path="")
     body: dict[str, Any] = {"messages": [{"role": "user", "content": text}]}

@@ -64,38 +64,29 @@ def _add(
 ) -> tuple[str, int, list[str]]:
     """Return the text with the lines, the number of the line before them, and what was added.
 
-    The lines go below the table's header, or to the end with a new one. A text that looks like
-    the header may stand elsewhere, for example in a string. Therefore each candidate is parsed,
-    and must differ by the new settings alone. It is an error if there is no safe way.
+    The lines go below the table's header, or to the end with a new one. The header may be written
+    in another way, or stand in a string, so it is an error if the table does not have them then.
     """
-    values, block = {}, []
+    expected, block = lookup(parse(path, text), table) or {}, []
     for key in keys:
         value, comment = _SETTINGS[key]
         shown = json.dumps(value)
         if path.suffix != ".toml":
             value = shown = value if isinstance(value, str) else " ".join(value)
-        values[key] = value
+        expected[key] = value
         block += [f"# {comment}", f"{key} = {shown}"]
-    expected = node = parse(path, text)
-    for key in table:
-        node = node.setdefault(key, {}) if isinstance(node, dict) else None
     header = f"[{'.'.join(table)}]"
-    candidates = []
-    if isinstance(node, dict):  # else something else has the table's name
-        node.update(values)
-        words = r"[ \t]*\.[ \t]*".join(map(re.escape, table))
-        line = re.compile(rf"^[ \t]*\[[ \t]*{words}[ \t]*\].*(\n|\Z)", re.M)
-        candidates = [(match.end(), block) for match in line.finditer(text)]
-        candidates.append((len(text), [*([""] if text.strip() else []), header, *block]))
+    found = re.search(rf"^{re.escape(header)}.*\n?", text, re.M)
+    at = found.end() if found else len(text)
+    added = block if found else [*([""] if text.strip() else []), header, *block]
     end = "\r\n" if "\r\n" in text else "\n"
-    for at, added in candidates:
-        before = text[:at]
-        if before and not before.endswith("\n"):
-            before += end
-        changed = f"{before}{end.join(added)}{end}{text[at:]}"
-        with suppress(SettingsError):
-            if parse(path, changed) == expected:
-                return changed, before.count("\n"), added
+    before = text[:at]
+    if before and not before.endswith("\n"):
+        before += end
+    changed = f"{before}{end.join(added)}{end}{text[at:]}"
+    with suppress(SettingsError):
+        if lookup(parse(path, changed), table) == expected:
+            return changed, before.count("\n"), added
     number = text.count("\n", 0, max(text.find(table[-1]), 0)) + 1
     raise SettingsError(
         f"{show_path(path)}, line {number}: cannot add lines to {header} safely, because of the "

@@ -17,7 +17,7 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import asdict, replace
 
-from pytest_llmcost.amounts import NOT_COUNTED, Amounts, most
+from pytest_llmcost.amounts import COUNT_COMMAND, NOT_COUNTED, Amounts, most
 from pytest_llmcost.budgets.budget import (
     Budget,
     Find,
@@ -56,7 +56,7 @@ _LINES: Mapping[str, Callable[[Ledger], Sequence[str]]] = {
 """The rules that may be others for each path -> the lines of their setting."""
 
 
-def command_to_count(ledger: Ledger, run: str = "pytest") -> str:
+def command_to_count(ledger: Ledger) -> str:
     """Return the command that counts what is not counted yet.
 
     Prompts of mocks are counted on demand alone, and the ledger does not say where that was set.
@@ -64,7 +64,7 @@ def command_to_count(ledger: Ledger, run: str = "pytest") -> str:
     is_of_mock = any(
         call.evidence == "mocked" and call.has_caveat(*NOT_COUNTED) for call in calls_of(ledger)
     )
-    return f"{run} --llmcost-record-mode=rewrite{' --llmcost-mocks=count' if is_of_mock else ''}"
+    return f"{COUNT_COMMAND}{' --llmcost-mocks=count' if is_of_mock else ''}"
 
 
 def closed(ledger: Ledger, budgets: Iterable[Budget] = (), find: Find | None = None) -> Ledger:

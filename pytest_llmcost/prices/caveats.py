@@ -11,7 +11,6 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-Direction = Literal["lower", "higher", "either", "none"]
 TokenKind = Literal["input_tokens", "uncached_input_tokens", "output_tokens"]
 
 _UNCACHED: frozenset[TokenKind] = frozenset({"uncached_input_tokens"})
@@ -23,7 +22,7 @@ _BOTH = _INPUT | _OUTPUT
 class Rule(NamedTuple):
     """What one kind of caveat means."""
 
-    direction: Direction
+    direction: Literal["lower", "higher", "either", "none"]
     """On which side of the figure the true cost may lie; `none` leaves the figure exact."""
     what: str
     """What a message says of a call, with `{detail}`."""

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import date, datetime, time
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,10 +34,9 @@ _TOO_CHEAP = 1_000
 """No discount divides a rate by so much; a wrong unit does."""
 _LEAST_RATE = Decimal("0.0001")
 """No model is so cheap for a million tokens: such an amount is the price of a single token."""
+_QUOTES = "; a model's name with a point, slash or colon in it needs quotes"
 _PLAIN = re.compile(r"[0-9.eE+-]+")
 """How an amount in quotes may be written; `Decimal` also reads `1_0` and ` 10 `."""
-_OF_TOML = (Decimal, date, datetime, time)
-"""What a file's values may be besides those of JSON; as these were before a clock was stopped."""
 
 
 class Amount(Decimal):
@@ -196,33 +195,18 @@ def parse_card_file(data: bytes, origin: str) -> CardFile:
     try:
         raw = tomli.loads(data.decode("utf-8-sig"), parse_float=Decimal)
     except (ValueError, ArithmeticError, RecursionError) as error:  # of a number without end, too
-        hint = "; names with / or : need quotes" if "table declaration" in str(error) else ""
+        hint = _QUOTES if "table declaration" in str(error) else ""
         raise RateCardError(f"{origin}: not TOML: {error}{hint}") from error
     # The rates are read when they are needed first, maybe in a test for which freezegun has stopped
     # the clock: it puts a class of its own in the place of `date`, which msgspec does not take.
-    raw = msgspec.to_builtins(raw, builtin_types=_OF_TOML, enc_hook=lambda day: day.isoformat())
+    raw = msgspec.to_builtins(raw, builtin_types=(Decimal,), enc_hook=lambda day: day.isoformat())
     models = _convert(raw.pop("models", {}), dict[str, Any], f"{origin}: models")
     settings = _convert(raw, CardFile, origin)
-    entries: dict[str, ModelEntry] = {}
     # One by one, because msgspec's path says `models[...]` and not which model.
-    for name, table in models.items():
-        # Without account ids from here on: names of a card get into ledgers and messages.
-        model = mask_account(name)
-        where = f'{origin}: model "{model}"'
-        if model in entries:
-            raise RateCardError(
-                f"{origin}: models: two names differ only in their AWS account; put both into one "
-                "table"
-            )
-        for key, value in table.items() if isinstance(table, dict) else ():
-            # A point in a name without quotes makes a table in a table: opus-4.7 is a 7 in opus-4.
-            if isinstance(value, dict) and key not in ModelEntry.__struct_fields__:
-                raise RateCardError(
-                    f"{where}: unknown field `{key}`; a model's name with a point in it needs "
-                    f'quotes: [models."{model}.{key}"]'
-                )
-        entry = _convert(table, ModelEntry, where)
-        entries[model] = replace(entry, aliases=tuple(map(mask_account, entry.aliases)))
+    entries = {
+        name: _convert(table, ModelEntry, f'{origin}: model "{mask_account(name)}"')
+        for name, table in models.items()
+    }
     return replace(settings, models=entries)
 
 
@@ -237,14 +221,16 @@ def _convert(raw: object, kind: type[_T], where: str) -> _T:
             }
             # A key that belongs into another table is no misspelt one.
             likely = difflib.get_close_matches(unknown[1], sorted(keys - {unknown[1]}), n=1)
-            hint = f". Did you mean {likely[0]}?" if likely else ""
+            # A point in a name without quotes makes a table in a table: opus-4.7 is a 7 in opus-4.
+            hint = _QUOTES if unknown[1].isdigit() else ""
+            hint = f". Did you mean {likely[0]}?" if likely else hint
         raise RateCardError(f"{where}: {error}{hint}") from error
 
 
 def _read_special(kind: type[Any], value: Any) -> Any:
     """Read what msgspec does not know: an amount, or a date where the clock was stopped."""
     if issubclass(kind, date):  # this module was imported while it was
-        return date.fromisoformat(value) if isinstance(value, str) else value
+        return date.fromisoformat(value)
     shown = repr(value) if isinstance(value, str) else str(value)
     shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
     is_number = isinstance(value, (int, Decimal)) and not isinstance(value, bool)
@@ -322,13 +308,11 @@ def check_row(row: RateRow, below: Layers, own: Sequence[RateRow]) -> None:
         if rate == 0 and (not known or key.startswith("cache_")):
             continue  # a local model may be free, and so may a gateway's cache
         # Rates for one token, or for a thousand, instead of a million are the likeliest mistake.
-        if rate <= (EXACT.divide(min(known), _TOO_CHEAP) if known else _LEAST_RATE):
-            least = f"${_LEAST_RATE}"
-            if known:
-                least = f"a thousandth of the {min(known):f} known so far"
+        least = EXACT.divide(min(known), _TOO_CHEAP) if known else _LEAST_RATE
+        if rate <= least:
             raise ValueError(
-                f"{where}: {key}: {rate:f} is not more than {least}; rates are US dollars per "
-                "million tokens"
+                f"{where}: {key}: {rate:f} is not more than {least:f}, which no model costs; rates "
+                "are US dollars per million tokens"
             )
     missing = [key for key in RATE_KEYS if key not in row.usd]
     speed, above = row.speed or STANDARD, row.above or 0

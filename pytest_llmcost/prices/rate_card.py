@@ -201,9 +201,10 @@ class RateCard:
         path = Path(path)
         change, data = read_card_file(path)
         models: dict[str, ModelEntry] = {}  # by exact id
-        tables: dict[str, str] = {}  # model -> as the file names it
-        owners: dict[str, str] = {}  # alias -> model
-        for name, entry in change.models.items():
+        tables: dict[str, str] = {}  # exact id -> as the file names it
+        for table, entry in change.models.items():
+            # Names of a card get into ledgers and messages, so they have no account id.
+            name = mask_account(table)
             aliased = (each for each, known in self.models.items() if name in known.aliases)
             model = name if name in self.models else next(aliased, name)
             try:
@@ -211,15 +212,6 @@ class RateCard:
                     raise ValueError(
                         f'is the same model as "{tables[model]}"; put both into one table'
                     )
-                tables[model] = name
-                for alias in entry.aliases:
-                    known = self.find(alias)
-                    owner = owners.setdefault(alias, known.model if known else model)
-                    # It would re-price a name's calls to move it silently to another model.
-                    is_model = alias in self.models or alias in change.models
-                    if is_model or owner != model:
-                        what = "is a model of its own" if is_model else f"already names {owner}"
-                        raise ValueError(f"aliases: {alias!r} {what}; remove it here")
                 below = self._layers(model)
                 if all(row.multiplier for layer in (*below, entry.rates) for row in layer):
                     known = self.find(name)
@@ -227,14 +219,25 @@ class RateCard:
                     raise ValueError(f"a new model needs rates, got none{hint}")
                 for row in entry.rates:
                     check_row(row, below, entry.rates)
-                models[model] = entry
             except ValueError as error:
                 raise RateCardError(f'price file {path}: model "{name}": {error}') from None
-        return RateCard(
+            aliases = tuple(map(mask_account, entry.aliases))
+            models[model], tables[model] = replace(entry, aliases=aliases), name
+        card = RateCard(
             (*self._files, replace(change, models=models)),
             version=f"{self.version}+{path.name}",
             sha256=hashlib.sha256(self.sha256.encode() + data).hexdigest(),
         )
+        for model, entry in models.items():
+            for alias in entry.aliases:
+                # It would re-price a name's calls to move it silently to another model.
+                for owner in filter(None, (self.find(alias), card.find(alias))):
+                    if owner.model != model:
+                        raise RateCardError(
+                            f'price file {path}: model "{tables[model]}": aliases: {alias!r} '
+                            f"already names {owner.model}; remove it here"
+                        )
+        return card
 
     def resolve(self, name: str) -> Resolved:
         """Return the model that a name stands for: an exact id, an alias or a cloud's spelling.

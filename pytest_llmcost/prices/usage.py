@@ -245,22 +245,13 @@ def read_sampling(
     on it may. What bounds one sampling call bounds the reply; if there may be several, and in a
     thread, which may hold such tools, nothing does, which is None.
     """
-    tools = tools_of(request)
-    managed, servers = request.get("context_management"), request.get("mcp_servers")
-    edits = mapping(managed).get("edits", managed) if managed else None
-    listed = (
-        ("tools", request.get("tools")),
-        ("mcp_servers", servers),
-        ("context_management", edits),
-    )
+    tools, managed = tools_of(request), request.get("context_management")
     names = [tool_name(tool, at) for at, tool in enumerate(tools) if may_run_on_server(tool)]
     names += filter(request.get, _SEVERAL_CALLS)
-    names += [key for key, each in listed if each and not isinstance(each, (list, tuple))]
+    names += [tool_name(each, at) for at, each in enumerate(mappings(request.get("mcp_servers")))]
+    names += ["context_management"] if managed and "edits" not in mapping(managed) else []
     again = dict.fromkeys(names, 0)
-    if isinstance(servers, (list, tuple)):
-        again |= {tool_name(server, at): 0 for at, server in enumerate(servers)}
-    if isinstance(edits, (list, tuple)):
-        again |= _compactions([mapping(edit) for edit in edits])
+    again |= _compactions(mappings(mapping(managed).get("edits")))
     is_one = not again and previous_message(request) is None
     return tools, again, reply_limit(request) if is_one else None
 

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
-from itertools import pairwise
+from itertools import chain, count, pairwise
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -42,7 +42,6 @@ KEY_VARIABLE = "ANTHROPIC_ADMIN_KEY"
 _WHERE_TO_GET_A_KEY = (
     "an admin of the organisation creates one in the Claude Console: Settings, Admin keys"
 )
-_MOST_PAGES = 1000
 _REMEDIES = {
     400: "the API may no longer keep this time, or does not know an id",
     401: f"the key in {KEY_VARIABLE} is wrong, revoked or not an Admin key; {_WHERE_TO_GET_A_KEY}",
@@ -135,7 +134,6 @@ class CostRow(msgspec.Struct, frozen=True, kw_only=True):
     cost_type: str | None = None
     model: str | None = None
     service_tier: str | None = None
-    description: str | None = None
     workspace_id: str | None = None
 
     @property
@@ -239,30 +237,23 @@ class AdminApi:
         from anthropic import Anthropic, Omit
 
         self._key = environment.get(KEY_VARIABLE, "").strip()
-        if not self._key:
+        if not re.fullmatch(r"[\x21-\x7e]+", self._key):  # else no header can hold it
             raise ReconcileError(
-                f"no Admin key: set {KEY_VARIABLE} ({_WHERE_TO_GET_A_KEY}), or compare with saved "
-                "answers: --usage FILE"
-            )
-        if not re.fullmatch(r"[\x21-\x7e]+", self._key):
-            raise ReconcileError(
-                f"{KEY_VARIABLE} has characters that an HTTP header cannot contain; "
-                "check it for line breaks, spaces and quotation marks"
+                f"no Admin key: set {KEY_VARIABLE} to one, without spaces and line breaks "
+                f"({_WHERE_TO_GET_A_KEY}), or compare with saved answers: --usage FILE"
             )
         url = environment.get("ANTHROPIC_BASE_URL", "").strip() or "https://api.anthropic.com"
         try:
             target = urlsplit(url)
-            host, _ = target.hostname, target.port
-        except ValueError:  # whose text may quote a part of a password
-            host = None
-        is_own_machine = host in ("localhost", "127.0.0.1", "::1")
-        schemes = ("https", "http") if is_own_machine else ("https",)
-        if not host or target.scheme not in schemes:
-            # The host alone: an address may contain a password.
-            start = f"starts with {target.scheme}://{host}" if host else "is not an address"
+            scheme, host, _ = target.scheme, target.hostname, target.port
+        except ValueError:
+            scheme, host = "", None
+        is_own_machine = host in ("localhost", "127.0.0.1") and scheme == "http"
+        if not host or not (scheme == "https" or is_own_machine):
+            # Without the address, which may contain a password.
             raise ReconcileError(
-                f"an Admin key is sent over https only, but ANTHROPIC_BASE_URL {start}; unset it "
-                "or set an https address"
+                "an Admin key is sent over https only; unset ANTHROPIC_BASE_URL or set it to an "
+                "https address"
             )
         # SDK 2 sends a key as `Authorization: Bearer`, which these endpoints take for an OAuth
         # token. With an explicit key the SDK looks for no other credential.
@@ -316,21 +307,16 @@ class AdminApi:
                 "ending_at": f"{end:%Y-%m-%dT%H:%M:%SZ}",
                 "limit": min((end - window.starting_at) // length, most),
             }
-            for number in range(1, _MOST_PAGES + 1):
+            for number in count(1):
                 source = f"{path}, page {number}"
-                page, *more = read_pages(self._get(path, query), row, source=source)
-                if more:
-                    raise ReconcileError(f"{source}: {len(more) + 1} answers instead of one")
-                found += [bucket for bucket in page.data if bucket.meets([window])]
-                if not page.has_more:
+                *_, last = pages = read_pages(self._get(path, query), row, source=source)
+                buckets = chain.from_iterable(page.data for page in pages)
+                found += [bucket for bucket in buckets if bucket.meets([window])]
+                if not last.has_more:
                     break
-                if not page.next_page or page.next_page == query.get("page"):
+                if not last.next_page or last.next_page == query.get("page"):
                     raise ReconcileError(f"{source}: has_more is set, but there is no next page")
-                query["page"] = page.next_page
-            else:
-                raise ReconcileError(
-                    f"{path}: more than {_MOST_PAGES} pages; reconcile fewer ledgers at a time"
-                )
+                query["page"] = last.next_page
         return tuple(found)
 
     def _get(self, path: str, query: Mapping[str, object]) -> str:

@@ -162,33 +162,31 @@ class _Side:
         tokens: defaultdict[str, Usage] = defaultdict(Usage)
         dollars: defaultdict[str, Decimal] = defaultdict(Decimal)
 
-        def exact(model: str) -> str:
-            found = card.find(model)
-            return found.model if found else model
-
         for row in usage:
-            if row.service_tier not in LISTED_TIERS:
-                tokens[f"service tier {row.service_tier}"] += row.usage
-            elif not row.model:
-                tokens["a row that names no model"] += row.usage
-            else:
-                side.usage[exact(row.model)] += row.usage
-        for item in cost:
-            if item.service_tier not in LISTED_TIERS:
-                dollars[f"service tier {item.service_tier}"] += item.usd
-            elif (tool := str(item.cost_type).replace("_", " ")) in _TOOLS:
-                side.usd[tool] += item.usd
-            elif item.cost_type != "tokens":
-                dollars[f"cost type {item.cost_type}"] += item.usd
-            elif not item.model:
-                dollars[f"tokens of no model ({item.description})"] += item.usd
-            else:
-                side.usd[exact(item.model)] += item.usd
+            item, is_ours = _item_of(row, "tokens", card)
+            (side.usage if is_ours else tokens)[item] += row.usage
+        for charge in cost:
+            item, is_ours = _item_of(charge, charge.cost_type, card)
+            (side.usd if is_ours else dollars)[item] += charge.usd
         side.apart = [
             *(Apart(source="usage report", what=k, usage=tokens[k]) for k in sorted(tokens)),
             *(Apart(source="cost report", what=k, usd=dollars[k]) for k in sorted(dollars)),
         ]
         return side
+
+
+def _item_of(row: UsageRow | CostRow, kind: str | None, card: RateCard) -> tuple[str, bool]:
+    """Return the model or tool that a row is of, or else what it is that no ledger can have."""
+    if row.service_tier not in LISTED_TIERS:
+        return f"service tier {row.service_tier}", False
+    if (tool := str(kind).replace("_", " ")) in _TOOLS:
+        return tool, True
+    if kind != "tokens":
+        return f"cost type {kind}", False
+    if not row.model:
+        return "a row that names no model", False
+    found = card.find(row.model)
+    return found.model if found else row.model, True
 
 
 def live_calls(*ledgers: Ledger) -> list[Call]:

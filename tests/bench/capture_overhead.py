@@ -3,10 +3,8 @@
 The SDK has a MockTransport, the other libraries a server on loopback in a process of its own. What
 is read of an answer afterwards, at the end of a phase, is not in it.
 
-Instructions are counted where valgrind is installed, for they hardly differ between runs; what the
-kernel does is not in them, so that the ratio of a library with sockets is rather too high. Else
-processor time is taken: blocks with and without capture alternate, so that a machine which gets
-busy slows down both, and the ratio is that of the fastest quarter of each.
+Instructions are counted, for they hardly differ between runs; what the kernel does is not in them,
+so that the ratio of a library with sockets is rather too high.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ from pytest_llmcost.capture.capture import Capture
 from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.capture.transports import follow, unfollow
 
-from .figures import Figure, has_valgrind, run
+from .figures import Figure, run
 
 MESSAGE: dict[str, Any] = {
     "id": "msg_1",
@@ -54,7 +52,7 @@ STANDIN_TOKENS = (4, 5)
 """Of its reply, by tokenizer."""
 AT_ONCE = 20
 BLOCKS = 3
-"""Under callgrind: how often a loop waits for its socket differs from block to block."""
+"""How often a loop waits for its socket differs from block to block."""
 ASKED: dict[str, Any] = {
     "model": "claude-opus-4-7",
     "max_tokens": 100,
@@ -211,72 +209,50 @@ class Case(NamedTuple):
     """Takes the address of the server."""
     times: int
     """How often it is called in a block."""
-    blocks: int
-    """Of either kind, where time is taken."""
     each: int = 1
     """How many requests it sends."""
 
 
 CASES = (
-    Case("call through requests", 1.05, requests_call, 40, 20),
-    Case("call through boto3", 1.05, boto_call, 40, 20),
-    Case("call through aiohttp", 1.05, aiohttp_calls, 10, 10, AT_ONCE),
-    Case("call through the SDK", 1.03, lambda url: whole_call(), 100, 40),
-    Case("1 MB stream through the SDK", 1.03, lambda url: streamed_call(), 1, 20),
-    Case("1 MB stream of raw lines", None, lambda url: raw_stream(), 1, 40),
+    Case("call through requests", 1.05, requests_call, 40),
+    Case("call through boto3", 1.05, boto_call, 40),
+    Case("call through aiohttp", 1.05, aiohttp_calls, 10, AT_ONCE),
+    Case("call through the SDK", 1.03, lambda url: whole_call(), 100),
+    Case("1 MB stream through the SDK", 1.03, lambda url: streamed_call(), 1),
+    Case("1 MB stream of raw lines", None, lambda url: raw_stream(), 1),
 )
-Cost = Callable[[Callable[[], None], int], float]
-"""Calls something so many times, and returns what that took."""
 
 
-def seconds(call: Callable[[], None], times: int) -> float:
-    started = time.process_time()  # of this process alone, whatever else the machine does
+def repeat(call: Callable[[], None], times: int) -> None:
     for _ in range(times):
         call()
-    return time.process_time() - started
 
 
-def marked(call: Callable[[], None], times: int) -> float:
+def marked(call: Callable[[], None], times: int) -> None:
     """Let callgrind write down what was counted, before and after."""
     os.getppid()
-    for _ in range(times):
-        call()
+    repeat(call, times)
     os.getppid()
-    return 0
 
 
-def sides(case: Case, url: str, cost: Cost, blocks: int) -> tuple[list[float], list[float]]:
-    """Return what each block took without capture and with it."""
+def both_sides(case: Case, url: str) -> None:
+    """Run each block without capture, then with it."""
     purse, call = Purse(), case.call_of(url)
     capture = Capture(owner=lambda: purse, report=purse.report, clock=time.time)
     # A session installs capture once; Python then has to specialise what it has specialised before.
     again = max(2, case.times)
-    seconds(call, again)
-    without, with_ = [], []
-    for _ in range(blocks):
-        seconds(call, again)
+    repeat(call, again)
+    for _ in range(BLOCKS):
+        repeat(call, again)
         gc.collect()
-        without.append(cost(call, case.times))
+        marked(call, case.times)
         follower = follow(capture.begin)
-        seconds(call, again)
+        repeat(call, again)
         gc.collect()
-        with_.append(cost(call, case.times))
+        marked(call, case.times)
         unfollow(follower)
         capture.drain()
-    assert purse.calls == blocks * (again + case.times) * case.each
-    return without, with_
-
-
-def fastest(timings: list[float]) -> float:
-    quarter = sorted(timings)[: max(1, len(timings) // 4)]
-    return sum(quarter) / len(quarter)
-
-
-def timed(quick: bool) -> list[float]:
-    """Return the ratio of each case in processor time."""
-    with server() as url:
-        taken = [sides(case, url, seconds, case.blocks // (3 if quick else 1)) for case in CASES]
-    return [fastest(with_) / fastest(without) for without, with_ in taken]
+    assert purse.calls == BLOCKS * (again + case.times) * case.each
 
 
 def counted() -> list[float]:
@@ -300,14 +276,13 @@ def counted() -> list[float]:
 
 
 def measure(quick: bool) -> list[Figure]:
-    ratios = counted() if has_valgrind() else timed(quick)
     return [
         Figure(f"{case.what}, captured : not", ratio, target=case.target)
-        for case, ratio in zip(CASES, ratios, strict=True)
+        for case, ratio in zip(CASES, counted(), strict=True)
     ]
 
 
 if __name__ == "__main__":  # under callgrind
     with server() as address:
         for each in CASES:
-            sides(each, address, marked, BLOCKS)
+            both_sides(each, address)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -141,11 +140,6 @@ def pytest_options(*plugins: str) -> list[str]:
     known = {each.name for each in entry_points(group="pytest11")}
     assert known.issuperset(plugins), f"not installed: {set(plugins) - known}"
     return [text for name in plugins for text in ("-p", name)]
-
-
-def has_valgrind() -> bool:
-    """Whether instructions can be counted."""
-    return shutil.which("valgrind") is not None
 
 
 def instructions(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> float:

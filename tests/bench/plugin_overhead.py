@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from .figures import Figure, has_valgrind, in_turn, instructions, pytest_command, run
+from .figures import Figure, instructions, pytest_command, run
 
 PER_FILE = 100
 SUITES = (("empty tests", "", 1.02), ("empty tests, httpx imported", "import httpx\n", 1.03))
@@ -15,12 +15,12 @@ def measure(quick: bool) -> list[Figure]:
     """Compare whole processes; in a quick run the suite is a quarter as long."""
     tests = 500 if quick else 2000
     return [
-        Figure(f"{tests:,} {what}, plugin on : off", _ratio(head, tests, quick), target=target)
+        Figure(f"{tests:,} {what}, plugin on : off", _ratio(head, tests), target=target)
         for what, head, target in SUITES
     ]
 
 
-def _ratio(head: str, tests: int, quick: bool) -> float:
+def _ratio(head: str, tests: int) -> float:
     with tempfile.TemporaryDirectory() as name:
         suite = Path(name, "suite")  # pytest would search what is compiled, too
         write_suite(suite, tests, head)
@@ -30,13 +30,6 @@ def _ratio(head: str, tests: int, quick: bool) -> float:
         both = ("-p", "bench.full_collections")
         without = pytest_command(suite, *both, "-p", "no:llmcost", "-p", "keyword")
         with_plugin = pytest_command(suite, *both, "-p", "llmcost")
-        if not has_valgrind():
-            sides = (
-                lambda: run(without, env=env).cpu_seconds,
-                lambda: run(with_plugin, env=env).cpu_seconds,
-            )
-            off, on = in_turn(*sides, rounds=3 if quick else 7)
-            return on / off
         # Instructions do not differ between runs, once all is compiled.
         for command in (without, with_plugin):
             run(command, env=env)

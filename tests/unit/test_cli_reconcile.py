@@ -215,7 +215,7 @@ def test_less_than_was_spent_is_a_negative_difference(
 
 
 def test_json_has_every_field_and_money_as_text(organisation: Organisation, ledger: str) -> None:
-    organisation.booked = [booked()]
+    organisation.booked = [booked(output_tokens=101)]
     _, out, _ = run(ledger, "--format", "json", "--tolerance", "1%")
     outcome = json.loads(out)
     assert outcome["schema"] == "pytest-llmcost-reconcile/1"
@@ -251,16 +251,6 @@ def test_the_default_workspace_has_a_name(organisation: Organisation, ledger: st
     organisation.booked = [booked(workspace_id=None), booked(workspace_id="wrkspc_1")]
     status, out, _ = run(ledger, "--workspace-id", "default", "--whole-days")
     assert (status, "$0.0191" in out) == (0, False)
-
-
-@pytest.mark.parametrize(("tolerance", "status"), [("0.9%", 1), ("1%", 0)])
-def test_a_tolerance_allows_for_a_share(
-    organisation: Organisation, ledger: str, tolerance: str, status: int
-) -> None:
-    organisation.booked = [
-        booked(uncached_input_tokens=1010, cache_read_input_tokens=4040, output_tokens=101)
-    ]
-    assert run(ledger, "--tolerance", tolerance)[0] == status
 
 
 def test_waiting_begins_when_the_data_may_be_there_and_goes_on_until_it_is(
@@ -425,14 +415,6 @@ def test_a_ledger_without_live_calls_asks_nobody(
     assert main(["reconcile", str(tmp_path / "replayed.json")]) == 2
     assert "nothing to reconcile" in capsys.readouterr().err
     assert organisation.requests == []
-
-
-def test_a_file_that_is_no_ledger_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "x.json").write_text("{}")
-    assert main(["reconcile", str(tmp_path / "x.json")]) == 2
-    assert "x.json" in capsys.readouterr().err
 
 
 def test_a_copy_of_a_run_is_refused_before_anything_is_asked(

@@ -4,12 +4,11 @@ from decimal import Decimal
 
 import pytest
 from golden_files import assert_golden
-from hostile_report import HOSTILE, hostile_report, judge
+from hostile_report import HOSTILE, hostile_report
 from msgspec.structs import replace
-from sample_reports import a_test, make_call, make_report, suite_budget
+from sample_reports import STALE, a_test, judged, make_call, make_report, suite_budget
 
 from pytest_llmcost.ledger.ledger import Ledger
-from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.reports.github import MOST_ANNOTATIONS, render_annotations, render_job_summary
 
 
@@ -18,11 +17,7 @@ def many(usds: list[str | None], outcome: str = "failed", **fields: object) -> L
         {a_test(f"t.py::test_{n:02}"): [make_call(usd)] for n, usd in enumerate(usds)},
         budgets=[suite_budget("0.01")],
     )
-    rows = [
-        replace(row, outcome=outcome, verdict=judge("0.001", *row.calls, **fields))
-        for row in report.tests
-    ]
-    return replace(report, tests=tuple(rows))
+    return judged(report, "0.001", outcome, **fields)
 
 
 def test_annotations_look_like_this() -> None:
@@ -85,21 +80,18 @@ class TestAnnotations:
             assert "\n" not in message
 
     def test_of_one_cause_are_one_on_the_first_test(self) -> None:
-        stale = make_call(None, caveats=sorted_caveats(["stale: system"]), sampling_calls=())
-        report = make_report({a_test(f"t.py::test_{each}"): [stale] for each in range(12)})
-        rows = [replace(row, outcome="failed", verdict=judge("1", stale)) for row in report.tests]
-        (line,) = render_annotations(replace(report, tests=tuple(rows)))
+        report = make_report({a_test(f"t.py::test_{each}"): [STALE] for each in range(12)})
+        (line,) = render_annotations(judged(report, "1", "failed"))
         assert line.startswith(
             "::error file=t.py,line=7,title=LLM cost could not be checked::12 tests cannot be "
             "checked: their prompts changed and are not counted yet.%0Achanged: system in all 12"
         )
-        assert line.endswith("pytest t.py --llmcost-record-mode=rewrite")
+        assert line.endswith("pytest --llmcost-record-mode=rewrite")
 
     def test_escape_what_would_end_a_property(self) -> None:
         odd = a_test("a,b:c%.py::test", line=3)
         report = make_report({odd: [make_call("1")]})
-        row = replace(report.tests[0], verdict=judge("0.1", *report.tests[0].calls))
-        (line,) = render_annotations(replace(report, tests=(row,)))
+        (line,) = render_annotations(judged(report, "0.1"))
         assert line.startswith("::error file=a%2Cb%3Ac%25.py,line=3,")
         assert "a,b:c%25.py::test: $1.00 is" in line
 

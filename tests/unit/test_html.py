@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from hostile_report import hostile_report, judge
+from hostile_report import hostile_report
 from msgspec.structs import replace
 from page_run import big_run, page_history, page_run
-from sample_reports import a_test, make_call, make_report, suite_budget
+from sample_reports import a_test, judge, make_call, make_report, suite_budget
 from sample_run import sample_run
 
 from pytest_llmcost.ledger.ledger import (

@@ -276,19 +276,13 @@ def test_in_a_ledger_it_is_damage(sampling: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("tokens", [0, -7, True, 10**30, 7.5])
-def test_in_a_ledgers_counts_it_is_damage(tokens: Any) -> None:
+def test_in_a_ledgers_counts_and_usage_it_is_damage(tokens: Any) -> None:
     counted = PayloadFacts(model="m", counts={"n": 1})
     call = make_call("1", fingerprint="1:a")
     report = make_report({a_test("t.py::test"): [call]}, payloads={"1:a": counted})
-    data = json.loads(render_json(report))
-    data["payloads"]["1:a"]["counts"]["n"] = tokens
-    with pytest.raises(LedgerError, match=r"cost\.json: is "):
-        parse_ledger(json.dumps(data).encode(), "cost.json")
-
-
-@pytest.mark.parametrize("tokens", [0, -7, True, 10**30, 7.5])
-def test_in_a_ledgers_usage_it_is_damage(tokens: Any) -> None:
-    data = json.loads(render_json(make_report({a_test("t.py::test"): [make_call("1")]})))
-    data["tests"][0]["calls"][0]["sampling_calls"][0]["usage"]["input_tokens"] = tokens
-    with pytest.raises(LedgerError, match=r"cost\.json: is "):
-        parse_ledger(json.dumps(data).encode(), "cost.json")
+    counts, usage = json.loads(render_json(report)), json.loads(render_json(report))
+    counts["payloads"]["1:a"]["counts"]["n"] = tokens
+    usage["tests"][0]["calls"][0]["sampling_calls"][0]["usage"]["input_tokens"] = tokens
+    for data in (counts, usage):
+        with pytest.raises(LedgerError, match=r"cost\.json: is "):
+            parse_ledger(json.dumps(data).encode(), "cost.json")

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from hostile_report import judge
 from msgspec.structs import replace
-from sample_reports import a_test, make_budget, make_call, make_report, suite_budget
+from sample_reports import a_test, judge, make_budget, make_call, make_report, suite_budget
 
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.junit import suite_properties, test_properties

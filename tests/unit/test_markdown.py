@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 from golden_files import assert_golden
-from hostile_report import HOSTILE, hostile_report, judge
+from hostile_report import HOSTILE, hostile_report
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from page_run import page_run
 from sample_reports import (
     OUTSIDE,
-    a_fixture,
+    STALE,
     a_test,
+    doubtful,
+    judge,
+    judged,
     make_budget,
     make_call,
     make_report,
@@ -67,12 +70,6 @@ class TestHeading:
         assert lines[0] == MARKER
         return lines[1]
 
-    def test_comes_first_and_counts_what_is_broken(self) -> None:
-        assert self.heading(hostile_report()) == (
-            "### ❌ Merging adds $0.0031 (+0.8 %) in the tests that ran · 3 budgets exceeded, "
-            "3 not checked"
-        )
-
     @pytest.mark.parametrize(
         ("usd", "heading"),
         [
@@ -112,9 +109,7 @@ class TestHeading:
         assert self.heading(report) == "### The suite costs $1.00 · the run failed"
 
     def test_takes_a_test_that_lacks_a_count_for_none_that_failed_otherwise(self) -> None:
-        missing = make_call(
-            None, evidence="counted", caveats=sorted_caveats(["uncounted"]), sampling_calls=()
-        )
+        missing = doubtful("uncounted", evidence="counted")
         report = make_report(
             {a_test("t.py::a"): [make_call("1")], a_test("t.py::b"): [missing]},
             run=RunRecord(exit_status=1),
@@ -143,11 +138,9 @@ class TestHeading:
         assert "pytest t.py::a t.py::b t.py::c" in text
 
     def test_counts_the_last_attempt_alone(self) -> None:
-        call = make_call("2")
-        base = make_report({a_test("t"): [call], a_test("t", attempt=2): [make_call("1")]})
-        verdicts = (judge("1", call), judge("1", make_call("1")))
-        rows = [replace(row, verdict=each) for row, each in zip(base.tests, verdicts, strict=True)]
-        assert "within its budget" in self.heading(replace(base, tests=tuple(rows)))
+        first, second = a_test("t"), a_test("t", attempt=2)
+        report = make_report({first: [make_call("2")], second: [make_call("1")]})
+        assert "within its budget" in self.heading(judged(report, "1"))
 
     def test_two_budgets_are_both(self) -> None:
         place = make_budget("2", scope="path", pattern="t.py", label="t.py", origin="ini")
@@ -157,9 +150,7 @@ class TestHeading:
         assert self.heading(report).endswith(" · within both budgets")
 
     def test_leaves_expected_breaches_out(self) -> None:
-        report = make_report({a_test("t"): [make_call("2")]})
-        row = replace(report.tests[0], verdict=judge("1", make_call("2")), outcome="xfailed")
-        report = replace(report, tests=(row,))
+        report = judged(make_report({a_test("t"): [make_call("2")]}), "1", "xfailed")
         assert self.heading(report) == "### The suite costs $2.00"
         assert "\n1 expected to fail\n" in render_markdown(report)
 
@@ -169,9 +160,7 @@ class TestAmounts:
         report = make_report(
             {a_test("t.py::test"): [make_call("1.000000001")]}, budgets=[suite_budget("1")]
         )
-        call = make_call("1.000000001")
-        row = replace(report.tests[0], verdict=judge("1", call))
-        text = render_markdown(replace(report, tests=(row,)))
+        text = render_markdown(judged(report, "1"))
         assert "$1.000000001 is $0.000000001 (under 0.1 %) over the $1.00 suite budget" in text
         assert (
             "| ❌ <code>t.py::test</code> | $1.000000001 | $1.00 | 101% | 1 | 100 | 0 | 0 | 0 |"
@@ -180,8 +169,7 @@ class TestAmounts:
 
     def test_of_other_kinds_are_whole_numbers_with_their_unit(self) -> None:
         report = make_report({a_test("t.py::test"): [make_call("1")]})
-        verdict = judge("8000", make_call("1"), kind="input_tokens")
-        text = render_markdown(replace(report, tests=(replace(report.tests[0], verdict=verdict),)))
+        text = render_markdown(judged(report, "8000", kind="input_tokens"))
         assert "| $1.00 | 8,000 input tokens | 1% |" in text
 
 
@@ -386,8 +374,7 @@ class TestReproduce:
     def commands(self, *names: str, call: Call | None = None) -> list[str]:
         call = call or make_call("2")
         report = make_report({a_test(name): [call] for name in names})
-        rows = tuple(replace(row, verdict=judge("1", call)) for row in report.tests)
-        html = to_html(render_markdown(replace(report, tests=rows)))
+        html = to_html(render_markdown(judged(report, "1")))
         (block,) = re.findall(r"<pre.*?><code>(.*?)</code></pre>", html, re.DOTALL)
         return unescape(block).splitlines()
 
@@ -434,33 +421,14 @@ class TestReproduce:
         assert self.commands(*many) == ["pytest --llmcost-price-date=2026-11-22"]
 
     def test_what_is_not_counted_is_counted_first(self) -> None:
-        stale = make_call(None, caveats=sorted_caveats(["stale: system"]), sampling_calls=())
-        assert self.commands("t.py::a", call=stale) == [
+        assert self.commands("t.py::a", call=STALE) == [
             "# count what is not counted yet (free)",
-            "pytest t.py::a --llmcost-record-mode=rewrite",
+            "pytest --llmcost-record-mode=rewrite",
             "pytest t.py::a --llmcost-price-date=2026-11-22",
         ]
 
-    @pytest.mark.parametrize(
-        ("suite_limit", "counted"),
-        [(None, "pytest t.py::open"), ("1", "pytest"), ("0.001", "pytest t.py::open")],
-    )
-    def test_the_count_is_of_the_tests_that_wait_for_it_and_of_all_if_the_suite_does(
-        self, suite_limit: str | None, counted: str
-    ) -> None:
-        stale = make_call(None, caveats=sorted_caveats(["stale: system"]), sampling_calls=())
-        over = make_call("0.02")
-        report = make_report(
-            {a_test("t.py::over"): [over], a_test("t.py::open"): [stale]},
-            budgets=[suite_budget(suite_limit)] if suite_limit else [],
-        )
-        rows = [replace(row, verdict=judge("0.01", *row.calls)) for row in report.tests]
-        text = render_markdown(replace(report, tests=tuple(rows)))
-        assert f"\n# count what is not counted yet (free)\n{counted} --llmcost-record-" in text
-
     def test_the_count_is_there_if_only_the_suite_waits_for_it(self) -> None:
-        stale = make_call(None, caveats=sorted_caveats(["stale: system"]), sampling_calls=())
-        report = make_report({a_test("t.py::a"): [stale]}, budgets=[suite_budget("1")])
+        report = make_report({a_test("t.py::a"): [STALE]}, budgets=[suite_budget("1")])
         assert "\npytest --llmcost-record-mode=rewrite\n" in render_markdown(report)
 
     @pytest.mark.parametrize("name", ["````\n# x", "```", "`~~~`", "\x1b[31m", "x" * 9_000])
@@ -472,9 +440,8 @@ class TestReproduce:
 
     def compared(self, **fields: Any) -> list[str]:
         report = make_report({a_test("t.py::a"): [make_call("2")]})
-        row = replace(report.tests[0], verdict=judge("1", make_call("2")))
         comparison = Comparison(**{"base_path": "base.json", **fields})
-        html = to_html(render_markdown(replace(report, tests=(row,), comparison=comparison)))
+        html = to_html(render_markdown(replace(judged(report, "1"), comparison=comparison)))
         (block,) = re.findall(r"<pre.*?><code>(.*?)</code></pre>", html, re.DOTALL)
         return unescape(block).splitlines()
 
@@ -525,10 +492,8 @@ class TestReproduce:
 
 class TestOneCause:
     def report(self) -> Ledger:
-        stale = make_call(None, caveats=sorted_caveats(["stale: system"]), sampling_calls=())
-        report = make_report({a_test(f"t.py::test_{each}"): [stale] for each in range(12)})
-        rows = [replace(row, outcome="failed", verdict=judge("1", stale)) for row in report.tests]
-        return replace(report, tests=tuple(rows))
+        report = make_report({a_test(f"t.py::test_{each}"): [STALE] for each in range(12)})
+        return judged(report, "1", "failed")
 
     def test_is_one_entry_with_what_changed_and_the_command(self) -> None:
         lines = render_markdown(self.report()).splitlines()
@@ -536,33 +501,18 @@ class TestOneCause:
         assert entries == [
             "- ❓ 12 tests cannot be checked: their prompts changed and are not counted yet.",
             "  - changed: system in all 12",
-            "  - count them all (free): pytest t.py --llmcost-record-mode=rewrite",
+            "  - count them all (free): pytest --llmcost-record-mode=rewrite",
         ] + [line for line in entries if line.startswith("| ")]
         assert rows_in_sight("\n".join(lines)) == []
 
-    def test_has_a_command_for_all_that_the_budgets_of_the_run_wait_for(self) -> None:
-        stale = make_call(None, caveats=sorted_caveats(["stale: system"]), sampling_calls=())
-
-        def command(owner: Any) -> str:
-            spent = {a_test("t.py::a"): [stale], a_test("t.py::b"): [stale], owner: [stale]}
-            report = make_report(spent, budgets=[suite_budget("1")])
-            rows = [replace(row, verdict=judge("1", stale)) for row in report.tests[:2]]
-            text = render_markdown(replace(report, tests=(*rows, *report.tests[2:])))
-            return text.partition("count them all (free): ")[2].partition("\n")[0]
-
-        assert command(a_test("u.py::c")) == "pytest t.py u.py --llmcost-record-mode=rewrite"
-        assert command(a_fixture("client")) == "pytest --llmcost-record-mode=rewrite"
-
     def test_is_said_once_and_so_is_each_other_cause_of_the_run(self) -> None:
-        stale = make_call(None, caveats=sorted_caveats(["stale: system"]), sampling_calls=())
         odd = make_call(None, caveats=sorted_caveats(["unreadable-response"]))
         path = make_budget("1", scope="path", pattern="t.py", origin="llmcost_budgets")
         report = make_report(
-            {a_test("t.py::a"): [stale], a_test("t.py::b"): [stale], a_test("t.py::c"): [odd]},
+            {a_test("t.py::a"): [STALE], a_test("t.py::b"): [STALE], a_test("t.py::c"): [odd]},
             budgets=[suite_budget("1"), path],
         )
-        rows = [replace(row, verdict=judge("1", *row.calls)) for row in report.tests]
-        report = replace(report, tests=tuple(rows))
+        report = judged(report, "1")
         cause = "the usage of a reply cannot be read"
         in_sight = render_markdown(report).partition("<details>")[0]
         assert in_sight.count(f"  - {cause}") == 1
@@ -573,12 +523,11 @@ class TestOneCause:
         assert "5 budgets could not be checked" in in_sight
 
     def test_hides_no_budget_that_is_exceeded_beside_it(self) -> None:
-        stale = make_call(None, caveats=sorted_caveats(["stale: system"]), sampling_calls=())
-        report = make_report({a_test(f"t.py::test_{each}"): [stale] for each in "ab"})
+        report = make_report({a_test(f"t.py::test_{each}"): [STALE] for each in "ab"})
         over = judge("0.5", make_call("1"), origin="t.py:9")
-        rows = [replace(row, outcome="failed", verdict=judge("1", stale)) for row in report.tests]
-        rows[1] = replace(rows[1], verdict=over, blocks=(judge("1", stale),))
-        text = render_markdown(replace(report, tests=tuple(rows)))
+        one, other = judged(report, "1", "failed").tests
+        other = replace(other, verdict=over, blocks=(judge("1", STALE),))
+        text = render_markdown(replace(report, tests=(one, other)))
         assert "1 budget exceeded, 2 not checked" in text
         assert [name for name, *_ in rows_in_sight(text)] == ["❌ test_b t.py"]
         assert "❌ <code>t.py::test_b</code>: $1.00 is $0.50 (100 %) over the $0.50 budget" in text
@@ -594,9 +543,8 @@ class TestSize:
             incomplete=[name],
         )
         change = Change(name=name, status="new", base_usd=Decimal(0), head_usd=Decimal(1), usd=None)
-        rows = [replace(row, verdict=judge("1", call)) for row in report.tests]
         comparison = Comparison(changes=(change,) * number, notes=(name,) * number)
-        return replace(report, tests=tuple(rows), comparison=comparison)
+        return replace(judged(report, "1"), comparison=comparison)
 
     @pytest.mark.parametrize(
         ("most", "tests"), [(8_000, 100), (20_000, 100), (COMMENT_BYTES, 300), (200_000, 300)]

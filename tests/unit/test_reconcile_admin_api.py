@@ -186,7 +186,6 @@ def test_a_span_that_the_api_no_longer_keeps_is_told_in_its_words(
         '{"data": [], "has_more": true, "next_page": ""}',
         *("", "[]", "<html>gateway</html>"),
         '{"data": [{"starting_at": "2026-11-22T12:00:00Z"}]}',
-        *('[{"data": []}, {"data": []}]', '{"data": []}\n{"data": []}'),  # one would be lost
     ],
 )
 def test_a_malformed_answer_is_an_error(organisation: Organisation, raw: str) -> None:
@@ -201,16 +200,6 @@ def test_a_page_that_leads_to_itself_is_an_error(organisation: Organisation) -> 
         connect(organisation).usage([HOUR], "1m", Filters())
 
 
-def test_pages_without_end_are_an_error(
-    organisation: Organisation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pytest_llmcost.reconcile.admin_api._MOST_PAGES", 3)
-    page = '{"data": [], "has_more": true, "next_page": "page_%d"}'
-    organisation.raw_answers = [page % number for number in range(4)]
-    with pytest.raises(ReconcileError, match="more than 3 pages"):
-        connect(organisation).usage([HOUR], "1m", Filters())
-
-
 def test_an_unreachable_api_is_told_with_its_host() -> None:
     environment = {"ANTHROPIC_ADMIN_KEY": ADMIN_KEY, "ANTHROPIC_BASE_URL": "http://127.0.0.1:1"}
     with pytest.raises(ReconcileError, match=r"could not reach 127\.0\.0\.1") as caught:
@@ -218,17 +207,9 @@ def test_an_unreachable_api_is_told_with_its_host() -> None:
     assert caught.value.__context__ is None
 
 
-@pytest.mark.parametrize(
-    ("key", "said"),
-    [
-        ("", "no Admin key: set ANTHROPIC_ADMIN_KEY"),
-        ("  \n", "no Admin key"),
-        ("sec\nret", "that an HTTP header cannot contain"),
-        ("sécret", "that an HTTP header cannot contain"),
-    ],
-)
-def test_a_key_that_cannot_be_right_is_refused_before_anything_is_sent(key: str, said: str) -> None:
-    with pytest.raises(ReconcileError, match=said) as caught:
+@pytest.mark.parametrize("key", ["", "  \n", "sec\nret", "sécret"])
+def test_a_key_that_cannot_be_right_is_refused_before_anything_is_sent(key: str) -> None:
+    with pytest.raises(ReconcileError, match="no Admin key: set ANTHROPIC_ADMIN_KEY") as caught:
         AdminApi({"ANTHROPIC_ADMIN_KEY": key})
     assert "cret" not in str(caught.value)
 

@@ -10,11 +10,20 @@ from typing import Any
 
 import pytest
 from golden_files import assert_golden
-from hostile_report import HOSTILE, hostile_report, judge
+from hostile_report import HOSTILE, hostile_report
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from sample_reports import a_test, make_budget, make_call, make_report, suite_budget
+from sample_reports import (
+    STALE,
+    VOLATILE,
+    a_test,
+    judge,
+    make_budget,
+    make_call,
+    make_report,
+    suite_budget,
+)
 from sample_run import sample_run
 
 from pytest_llmcost.amounts import Amounts
@@ -362,9 +371,7 @@ class TestUnknown:
         failed = [replace(test, verdict=None, outcome="failed") for test in ledger.tests]
         text = text_of(replace(ledger, tests=tuple(failed)))
         assert text.count("--llmcost-record-mode=rewrite") == text.count("not counted yet") == 1
-        caveats = sorted_caveats(["stale: system", "volatile: system, a time"])
-        call = make_call(None, evidence="stale", sampling_calls=(), caveats=caveats)
-        text = text_of(report_of(row("t.py::test", call)))
+        text = text_of(report_of(row("t.py::test", VOLATILE)))
         assert "the cost of a run is unknown: " in text
         assert "count it" not in text
 
@@ -513,19 +520,6 @@ def test_what_to_do_about_many_tests_that_grew_is_said_once() -> None:
 
 
 class TestOneCause:
-    def test_is_named_once_with_what_changed_and_one_command(self) -> None:
-        lines = lines_of(uncounted(12, "system", "tools.find (new)"))
-        assert lines[:4] == [
-            "12 tests cannot be checked: their prompts changed and are not counted yet.",
-            "  changed: system in all 12, tools.find (new) in all 12",
-            "  count them all (free): pytest tests/t.py --llmcost-record-mode=rewrite",
-            "",
-        ]
-
-    def test_the_command_is_to_be_typed_where_pytest_was_started(self) -> None:
-        text = text_of(uncounted(2, "system"), View(root=".."))
-        assert "pytest ../tests/t.py --llmcost-record-mode=rewrite" in text
-
     def test_a_part_that_changed_in_some_says_in_how_many(self) -> None:
         ledger = uncounted(2, "system")
         other = uncounted(3, "system", "messages.0").tests[2]
@@ -534,49 +528,32 @@ class TestOneCause:
 
     def test_prompts_that_differ_in_every_run_are_not_to_be_counted(self) -> None:
         ledger = uncounted(2, "system")
-        caveats = sorted_caveats(["stale: system", "volatile: system, a time"])
-        tests = [
-            replace(test, calls=tuple(replace(call, caveats=caveats) for call in test.calls))
-            for test in ledger.tests
-        ]
+        tests = [replace(test, calls=(VOLATILE,)) for test in ledger.tests]
         text = text_of(replace(ledger, tests=tuple(tests)))
         assert "differs in every run in both" in text
         assert "count them all" not in text
 
-    def test_below_the_suites_budget_neither(self) -> None:
-        caveats = sorted_caveats(["stale: system", "volatile: system, a time"])
-        call = make_call(None, evidence="stale", sampling_calls=(), caveats=caveats)
-        text = text_of(make_report({a_test("t.py::test"): [call]}, budgets=[suite_budget("1")]))
-        assert "cannot check the $1.00 suite budget" in text
-        assert "count it" not in text
-
-    @pytest.mark.parametrize("show", [render_markdown, render_html, render_annotations])
-    def test_nor_in_another_report(self, show: Callable[[Ledger], str | list[str]]) -> None:
-        caveats = sorted_caveats(["stale: system", "volatile: system, a time"])
-        call = make_call(None, evidence="stale", sampling_calls=(), caveats=caveats)
-        for test in (row("t.py::test", call, limit="1"), row("t.py::test", call)):
-            report = make_report({a_test("t.py::test"): [call]}, budgets=[suite_budget("1")])
+    @pytest.mark.parametrize("show", [text_of, render_markdown, render_html, render_annotations])
+    def test_nor_below_the_suites_budget(self, show: Callable[[Ledger], str | list[str]]) -> None:
+        for test in (row("t.py::test", VOLATILE, limit="1"), row("t.py::test", VOLATILE)):
+            report = make_report({a_test("t.py::test"): [VOLATILE]}, budgets=[suite_budget("1")])
             text = str(show(replace(report, tests=(test,))))
             assert "cannot check the $1.00 suite budget" in text
             assert "count it" not in text
             assert "count what" not in text
 
     def test_what_a_count_settles_elsewhere_is_to_be_counted(self) -> None:
-        caveats = sorted_caveats(["stale: system", "volatile: system, a time"])
-        call = make_call(None, evidence="stale", sampling_calls=(), caveats=caveats)
-        edited = replace(call, caveats=sorted_caveats(["stale: system"]))
-        tests = [row(f"t.py::test_{each}", call, limit="1") for each in range(2)]
-        ledger = report_of(*tests, row("u.py::test", edited))
+        tests = [row(f"t.py::test_{each}", VOLATILE, limit="1") for each in range(2)]
+        ledger = report_of(*tests, row("u.py::test", STALE))
         text = text_of(closed(ledger, [suite_budget("1")]))
         assert "differs in every run in both" in text
-        assert "count them all (free): pytest u.py --llmcost-record-mode=rewrite" in text
+        assert "count them all (free): pytest --llmcost-record-mode=rewrite" in text
 
     @pytest.mark.parametrize("show", [render_markdown, render_html, render_annotations])
-    @pytest.mark.parametrize("found", [["stale: system"], ["stale: system", "volatile: system"]])
+    @pytest.mark.parametrize("call", [STALE, VOLATILE])
     def test_a_part_that_is_not_counted_is_another_cause(
-        self, show: Callable[[Ledger], str | list[str]], found: list[str]
+        self, show: Callable[[Ledger], str | list[str]], call: Call
     ) -> None:
-        call = make_call(None, evidence="stale", sampling_calls=(), caveats=sorted_caveats(found))
         shared = [row(f"t.py::test_{each}", call, limit="1") for each in range(2)]
         billed = make_call("0.01", fingerprint="1:a")
         budget = make_budget("50", kind="parts", part="tools")

@@ -238,11 +238,7 @@
     );
   }
 
-  let waiting = 0;
-  search.addEventListener("input", () => {
-    clearTimeout(waiting);
-    waiting = setTimeout(update, 60);
-  });
+  search.addEventListener("input", () => update());
   more.addEventListener("click", () => {
     const next = state.shown;
     show();
@@ -252,7 +248,6 @@
   /* The tree */
 
   const tree = document.getElementById("tree");
-  const about = document.getElementById("tree-about");
   const HEIGHT = 32;
 
   function node(packed, parent) {
@@ -321,9 +316,8 @@
             class: `cell ${kind}${isNarrow ? " narrow" : ""}`,
             tabindex: isNarrow ? -1 : 0,
             "aria-label": describe(each),
+            title: describe(each),
             onclick: () => open(each),
-            onmouseenter: () => { about.textContent = describe(each); },
-            onfocus: () => { about.textContent = describe(each); },
           },
           ...(isNarrow ? [] : [mark ? `${SIGNS[mark]} ` : "", each.name, make("b", {}, each.cost)]),
         );
