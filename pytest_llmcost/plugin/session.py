@@ -117,8 +117,9 @@ class Session(_Findings):
         self.outside = Owner()
         self.outside.is_whole = True
         self._begun, self._attempts = list[pytest.Item](), Counter[str]()
-        self.fixtures: list[tuple[SharedFixture, Phase]] = []
-        """Fixtures wider than a function that are being set up or torn down, the innermost last."""
+        self.fixtures: list[tuple[SharedFixture, Phase, int | None]] = []
+        """Fixtures wider than a function that are being set up or torn down, the innermost last;
+        each with the thread whose requests are its own, None for all."""
         self.failures: list[BaseException] = []
         """What hooks of the user raised in this phase, at whose end a test can fail by it."""
         self.is_configured = False
@@ -269,9 +270,10 @@ class Session(_Findings):
     def sender(self) -> Sender:
         """Return whose a request is that is sent now; asked from any thread or task."""
         # Each is read once: the main thread may go on meanwhile.
-        test, phase = self.test, self.phase
-        for fixture, began in self.fixtures[-1:]:
-            return sender_of(fixture, began)
+        test, phase, fixtures = self.test, self.phase, self.fixtures[::-1]
+        for fixture, began, thread in fixtures:
+            if thread is None or thread == threading.get_ident():
+                return sender_of(fixture, began)
         if test is None:
             return sender_of(self.outside, None)
         return sender_of(self.attempt_of(test), phase)
@@ -303,7 +305,9 @@ class Session(_Findings):
     @contextmanager
     def owning(self, fixture: SharedFixture, phase: Phase) -> Iterator[None]:
         """Make a wider fixture the owner, in the midst of a phase of a test."""
-        self.fixtures.append((fixture, phase))
+        # What we make in the midst of a test, the client, is not what its other threads send for.
+        thread = threading.get_ident() if self._is_recording else None
+        self.fixtures.append((fixture, phase, thread))
         try:
             yield
         finally:

@@ -243,6 +243,45 @@ def test_a_hook_may_do_what_a_test_does(changed: Project, kind: str) -> None:
     assert evidence(changed).count("recounted") >= 2
 
 
+def test_what_another_thread_spends_while_the_client_is_made_is_not_the_clients(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        conftest="""
+            import pytest, threading
+
+            is_making, is_recorded = threading.Event(), threading.Event()
+
+            @pytest.fixture(scope="session")
+            def llmcost_client():
+                import anthropic
+                is_making.set()
+                assert is_recorded.wait(20)
+                with anthropic.Anthropic() as client:
+                    yield client
+        """,
+        test_app="""
+            import threading
+            from conftest import is_making, is_recorded
+
+            def test_it(llmcost):
+                def spend():
+                    is_making.wait(20)
+                    llmcost.record({"input_tokens": 9, "output_tokens": 1},
+                                   model="claude-opus-4-7")
+                    is_recorded.set()
+
+                thread = threading.Thread(target=spend)
+                thread.start()
+                llmcost.count(model="claude-opus-4-7",
+                              messages=[{"role": "user", "content": "x"}])
+                thread.join()
+        """,
+    )
+    count(project).assert_outcomes(passed=1)
+    assert evidence(project) == ["declared", "counted"]
+
+
 def test_threads_that_send_changed_prompts_and_look_at_once_all_come_to_an_end(
     changed: Project,
 ) -> None:
