@@ -661,6 +661,15 @@ def test_a_call_has_two_bounds_if_earlier_ones_do_not_write_as_far_as_they_did(
     assert any("changed-cache" in each for call in row["calls"] for each in call["caveats"])
 
 
+def test_a_changed_call_behind_one_that_is_gone_is_not_taken_for_the_first(
+    project: Project,
+) -> None:
+    now = [READER, ask(question="Who?")]
+    row = replay_in_part(project, [WRITER, READER, ask(question="What?")], now)
+    read = warm(now[1])
+    assert bounds(row) == (usd(warm(READER), read), usd(cold(READER), read))
+
+
 def test_a_writer_that_was_answered_after_its_reader_and_has_changed_is_missed(
     project: Project,
 ) -> None:
