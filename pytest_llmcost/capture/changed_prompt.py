@@ -201,8 +201,8 @@ class ReplayedReply(NamedTuple):
         )
         usage, caveats = _moved(now.usage, may_be_written, written), now.caveats
         if not any(each.name == "changed-cache" for each in caveats):
-            why = "no earlier call writes it now" if is_lost else "an earlier call writes more now"
-            caveats = sorted_caveats([*caveats, f"changed-cache: {why}"])
+            change = f"earlier calls write {'less' if is_lost else 'more'} of it now"
+            caveats = sorted_caveats([*caveats, f"changed-cache: {change}"])
         return replace(now, usage=usage, sampling_calls=calls, caveats=caveats)
 
     def reply_caveats(self, tokenizer: Callable[[str], str | None]) -> set[str]:
@@ -251,7 +251,8 @@ class ReplayedReply(NamedTuple):
         assert prompt is not None
         read, is_known = self._tokens_read(then.cache_read_tokens, prompt, earlier)
         usage = replace(prompt.usage("warm", most_read=read), **kept)
-        return usage, None if is_known else replace(prompt.usage("warm"), **kept)
+        least = replace(prompt.usage("warm"), **kept)
+        return usage, None if is_known or least == usage else least
 
     def _tokens_read(
         self, read: int, prompt: CachedPrompt, earlier: Sequence[CacheUse]
@@ -259,18 +260,21 @@ class ReplayedReply(NamedTuple):
         """Return how many tokens are certainly read from the cache now, and whether that is all."""
         if not read:
             return 0, True
-        last = self.sent.prefixes[-1]
-        then, here = _numbers(self.recorded), _numbers(self.sent)
-        end = len(last.values)
-        # What an earlier call had in the cache that this one has read, and has there now.
-        known = [
-            each.tokens_now
+        # What earlier calls had in the cache for this one, and have there now.
+        had = _Found(
+            self.recorded, [each.then if read <= each.tokens_then else () for each in earlier]
+        )
+        here = _Found(self.sent, [each.now for each in earlier])
+        tokens = {
+            each.now[-1][0]: each.tokens_now
             for each in earlier
-            if each.tokens_then == read and any(digest in then for digest, _ in each.then[-1:])
-            if any(here.get(digest, end + 1) <= end for digest, _ in each.now[-1:])
-        ]
-        if known:
-            return max(known), True
+            if each.now and each.tokens_then == read
+        }
+        tokens |= {each.digest: prompt.tokens_to(str(each.path)) for each in self.sent.prefixes}
+        found = tokens.get(here.longest[0].digest, 0) if had.longest and here.longest else 0
+        if found >= max(1, self.least_cacheable or 0) and here.reaches(had):
+            return found, True
+        last = self.sent.prefixes[-1]
         marked = {each.digest for each in self.recorded.prefixes}
         for own in reversed(self.sent.prefixes):
             end = prompt.tokens_to(str(own.path))
@@ -286,10 +290,9 @@ class ReplayedReply(NamedTuple):
         written = [
             each.then if each.read_then < read <= each.tokens_then else () for each in others
         ]
-        then, here = (
-            _Found(self.recorded, [each.then for each in others]),
-            _Found(self.sent, [each.now for each in others]),
-        )
+        # If it used none then, its marks were too short, and so were those of others up to there.
+        left = [each.then for each in others] if self.answer.usage.cached_tokens else []
+        then, here = _Found(self.recorded, left), _Found(self.sent, [each.now for each in others])
         is_lost = now.cache_read_tokens > 0 and not here.reaches(_Found(self.recorded, written))
         known = (others[each.call].tokens_now for each in here.longest)
         is_new = now.written_tokens > 0 and now.cache_read_tokens not in known
@@ -310,11 +313,6 @@ def marks_of(payload: Payload | None) -> Marks:
     ]
 
 
-def _numbers(payload: Payload) -> dict[str, int]:
-    """Return the number of values in each beginning of a prompt, by its digest."""
-    return {each.prefix: at for at, each in enumerate(payload.prefix_to(_END).values, 1)}
-
-
 def _moved(usage: Usage, names: Iterable[str], to: str) -> Usage:
     """Return a usage with some of its quantities counted as another one."""
     moved = usage.only(names)
@@ -333,7 +331,8 @@ class _Found:
     """What of a prompt the API finds in the cache, by what other calls leave there."""
 
     def __init__(self, payload: Payload, left: Sequence[Marks]) -> None:
-        self._numbers = numbers = _numbers(payload)
+        values = payload.prefix_to(_END).values
+        self._numbers = numbers = {each.prefix: at for at, each in enumerate(values, 1)}
         entries = [
             _Entry(*mark, call)
             for call, marks in enumerate(left)
@@ -341,9 +340,7 @@ class _Found:
             if mark[0] in numbers
         ]
         ends = [numbers[digest] for digest, _ in marks_of(payload)]
-        at = last_reached(
-            payload.prefix_to(_END).values, [numbers[each.digest] for each in entries], ends
-        )
+        at = last_reached(values, [numbers[each.digest] for each in entries], ends)
         self._entries = [each for each in entries if numbers[each.digest] <= at]
         self.longest = [each for each in entries if numbers[each.digest] == at]
 

@@ -116,15 +116,19 @@ class VcrPlay:
         data = self.cassette.data
         for index in range(len(recordings), len(data)):
             recordings.setdefault(index, Recording(*data[index]))  # others may drain at once
-        known = [*recordings.values()]
-        played = next((each for each in known if each.response is self.response), None)
-        if played is None or not sent.sent:
-            return played or Recording(None, self.response)
+        known = [each for _, each in sorted(recordings.items())]
+        at = next((at for at, each in enumerate(known) if each.response is self.response), None)
+        if at is None:
+            return Recording(None, self.response)
+        played = known[at]
+        if not sent.sent:
+            return played
         # A cassette that plays what it has played begins anew: it may repeat, or was rewound.
         is_again = self.cassette.allow_playback_repeats or played.was_played
         free = [
             each
-            for each in sorted((played, *known), key=lambda each: each.is_claimed)
+            # What is behind it comes first: if calls are gone, the others are played too early.
+            for each in sorted(known[at:] + known[:at], key=lambda each: each.is_claimed)
             if (is_again or not each.is_claimed)
             and each.kind == sent.endpoint.kind
             # One that was played an error is sent again, and its retry is played a success.

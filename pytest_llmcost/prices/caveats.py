@@ -160,8 +160,8 @@ _READING = {
     ),
     "changed-cache": Rule(
         "lower",
-        "the cached prefix or its writer changed{detail}, so it is either read or written again",
-        "an earlier call of the test that writes it would settle this",
+        "the cached prefix or its writer changed{detail}, so it is either read or written",
+        'record the test again, or give its budget cache="cold"',
         _UNCACHED,
         "usage_low",
     ),

@@ -363,6 +363,15 @@ def test_a_prefix_before_the_change_that_is_too_short_to_be_cached_is_not_read(
     assert bounds(row) == (usd(warm(sent)), usd(cold(sent)))
 
 
+def test_a_prompt_that_was_read_and_is_too_short_to_be_cached_now_is_no_doubt(
+    project: Project,
+) -> None:
+    row = one_row(project, Exchange(ask(), ask("Be brief."), usage(warm(ask()))))
+    assert_exact(row, usd(cold(ask("Be brief."))))
+    (call,) = row["calls"]
+    assert not any("changed-cache" in each for each in call["caveats"])
+
+
 INVALIDATING: dict[str, tuple[Body, Body]] = {
     "tool_choice": (
         {"tool_choice": {"type": "any"}},
@@ -536,6 +545,7 @@ def test_what_the_first_call_that_is_left_writes_is_read_by_those_behind_it(
 
 
 KEPT_FOR_AN_HOUR: Body = {"system": [text(BOOK, HOUR)]}
+EDITED: Body = {"system": [text(f"{BOOK}And more.", CACHED)]}
 
 
 def agent(*questions: str, **more: Any) -> list[Body]:
@@ -565,6 +575,11 @@ KEPT: dict[str, tuple[list[Body], list[Body], list[Body]]] = {
         [],
     ),
     "marked-further-on": (agent("Why? " * 999, cache_control=None), agent("Why? " * 999), []),
+    "two-dialogues-of-an-edited-agent": (
+        [*agent("Why?"), *agent("Who?")],
+        [*agent("Why?", **EDITED), *agent("Who?", **EDITED)],
+        [],
+    ),
 }
 
 
@@ -577,9 +592,14 @@ def test_a_read_that_is_still_written_or_never_was_stays_exact(
     assert_exact(row, usd(*run_through([*warm, *in_order])[len(warm) :]))
 
 
+FIRST = {"role": "user", "content": [text(LETTER, CACHED)]}
 NEWLY: dict[str, tuple[list[Body], list[Body]]] = {
     "marked": ([ask(mark=None)] * 3, [ask()] * 3),
     "long-enough": ([ask("Be brief.")] * 3, [ask()] * 3),
+    "long-enough-where-one-marked-more": (
+        [{**ask("Be brief."), "messages": [FIRST]}, ask("Be brief.")],
+        [{**ask(), "messages": [FIRST]}, ask()],
+    ),
     "alike": ([ask(f"{word}. {BOOK}") for word in ("One", "Two", "Three")], [ask()] * 3),
     "marked-by-turns": (
         [{**body, "system": BOOK} for body in dialogue(BOOK, 3, moving=False)],
@@ -595,10 +615,7 @@ def test_what_an_earlier_call_newly_writes_may_be_read(
     row = replay_in_part(project, recorded, sent)
     low, high = bounds(row)
     assert low <= usd(*run_through(sent)) < usd(*map(cold, sent)) == high
-    assert_told({"calls": row["calls"][-1:]}, "cache")
-
-
-FIRST = {"role": "user", "content": [text(LETTER, CACHED)]}
+    assert any("changed-cache" in each for call in row["calls"] for each in call["caveats"])
 
 
 def far_on(blocks: int) -> Body:
@@ -655,6 +672,15 @@ def test_a_call_has_two_bounds_if_earlier_ones_do_not_write_as_far_as_they_did(
     assert low < high
     assert low <= usd(*run_through(sent)) <= high
     assert any("changed-cache" in each for call in row["calls"] for each in call["caveats"])
+
+
+def test_a_changed_call_behind_one_that_is_gone_is_not_taken_for_the_first(
+    project: Project,
+) -> None:
+    now = [READER, ask(question="Who?")]
+    row = replay_in_part(project, [WRITER, READER, ask(question="What?")], now)
+    read = warm(now[1])
+    assert bounds(row) == (usd(warm(READER), read), usd(cold(READER), read))
 
 
 def test_a_writer_that_was_answered_after_its_reader_and_has_changed_is_missed(
