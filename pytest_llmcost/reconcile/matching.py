@@ -359,7 +359,8 @@ def _likely_reasons(
         yield from _billed_more(outcome, calls, {line.model for line in over})
     if under:
         yield from _billed_less(outcome, calls, asked_at)
-    if not over and not under and any(line.agrees is False for line in outcome.cost or ()):
+    compared = [each for each in outcome.cost or () if each.decides or each.agrees is not None]
+    if not (over or under or all(each.agrees for each in compared)):
         if outcome.terms.whole_days:
             yield "cost: other traffic on these days; this report cannot be filtered by API key"
             yield "cost: rounding per day, a negotiated discount, or credits"
