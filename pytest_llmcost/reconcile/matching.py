@@ -393,6 +393,8 @@ def _billed_less(
         yield f"late data: usage takes 5 min, the last call was {minutes} min ago; use --wait"
     if outcome.terms.filters != Filters():
         yield "the runs used another API key or workspace than the given one"
+    if outcome.ledgers > 1:
+        yield "calls that are in two of the ledgers: name shards, or what they were merged into"
     if unknown := sum(call.live is None for call in calls):
         yield f"calls that may not have been live: {unknown:,}; their transport does not tell"
     if any(call.context.service_tier == "batch" for call in calls):

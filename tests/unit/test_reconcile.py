@@ -466,6 +466,12 @@ def test_answers_that_were_cut_off_are_named_as_a_reason() -> None:
     assert any("cut off" in reason for reason in outcome.likely_reasons)
 
 
+def test_a_merged_ledger_beside_its_shard_is_named_as_a_reason() -> None:
+    shard = ledger(live())
+    outcome = compare([shard, ledger(live(), live())], [minute(row(), row())])
+    assert any("in two of the ledgers" in reason for reason in outcome.likely_reasons)
+
+
 def test_retries_are_named_as_a_reason() -> None:
     outcome = compare(ledger(live(attempts=2)), [minute(row(), row())])
     assert any("more than once: 1" in reason for reason in outcome.likely_reasons)
