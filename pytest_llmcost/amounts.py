@@ -36,12 +36,17 @@ _ZERO = Decimal(0)
 
 _UNEXPLAINED = Caveat("unexplained")
 _ONLY_COST = Caveat("only-cost")
+_ONLY_TOTAL = Caveat("only-total")
 _WORDS: Mapping[str, tuple[str, str]] = {
     **{name: (rule.what, rule.remedy) for name, rule in CAVEATS.items()},
     "unexplained": ("what a call cost is unknown", "state it with llmcost.record(...)"),
     "only-cost": (
         "the test stated what a call cost, but not all its tokens (total_cost_usd states none)",
         "record the usage of each reply instead, or drop the budget on tokens",
+    ),
+    "only-total": (
+        "total_cost_usd says what an agent cost, and not how often it called Claude",
+        "record the usage of each reply instead, or drop the budget on calls",
     ),
     "uncounted-part": ("{part} of a prompt is not counted", CAVEATS["uncounted"].remedy),
     "unseen-part": ("how large {part} is in a prompt is unknown, as the prompt was not seen", ""),
@@ -208,9 +213,9 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         high: Decimal | None = _ZERO
         categories: dict[str, Decimal] = {}
         money = Reasons()
-        inexact: defaultdict[TokenKind, Range] = defaultdict(Range)  # by how much
+        inexact: defaultdict[Kind, Range] = defaultdict(Range)  # by how much
         # Noted in place: to join them call by call takes quadratic time if each has its own.
-        reasons: defaultdict[TokenKind, Reasons] = defaultdict(Reasons)
+        reasons: defaultdict[Kind, Reasons] = defaultdict(Reasons)
         for call in calls:
             number += 1
             usd, usd_low, usd_high = call.usd, call.usd_low, call.usd_high
@@ -241,9 +246,9 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         ranges: dict[Kind, Range] = {"usd": Range(low, None if unpriced else priced, high, money)}
         for kind, fields in _FIELDS_OF.items():
             ranges[kind] = Range.exactly(sum([getattr(usage, name) for name in fields]))
-            if kind in inexact:  # seldom, and most sums are of few calls
-                ranges[kind] += replace(inexact[kind], reasons=reasons[kind])
         ranges["calls"] = Range.exactly(number)
+        for kind, by in inexact.items():  # seldom, and most sums are of few calls
+            ranges[kind] += replace(by, reasons=reasons[kind])
         return Amounts(
             calls=number,
             usage=usage,
@@ -309,8 +314,10 @@ _FIELDS_OF: Mapping[TokenKind, tuple[str, ...]] = {
 
 def _inexact_tokens(
     call: Call, paid: Sequence[SamplingCall], about_tokens: Sequence[Caveat]
-) -> Iterator[tuple[TokenKind, Range, Sequence[Caveat]]]:
+) -> Iterator[tuple[Kind, Range, Sequence[Caveat]]]:
     """Yield by how much a call with caveats about tokens, or no usage, is inexact, and why."""
+    if any(each.name == "declared-price" and each.detail for each in call.caveats):
+        yield "calls", Range(high=None), [_ONLY_TOTAL]  # an agent's result, of one call or many
     stated = [each.usage for each in paid]
     least = [each.usage if each.usage_low is None else each.usage_low for each in paid]
     most = [each.most_usage for each in paid]

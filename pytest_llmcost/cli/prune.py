@@ -115,18 +115,21 @@ def _exists(asker: str, cassette: Path, collected: _Collected) -> bool | None:
     path, is_node, _ = asker.partition("::")
     if asker in collected.tests or not is_node:
         return True
+    # Moved or renamed with its cassettes: is the test now in the file that their folder is named
+    # after, or in one of the old name?
+    names = (f"{cassette.parent.name}.py", path.rpartition("/")[2])
+    files = (each / name for name in names for each in cassette.parents)
+    file = next(filter(Path.is_file, files), None)
+    moved = Path(os.path.relpath(file, collected.rootdir)).as_posix() if file else path
+    if moved + asker[len(path) :] in collected.tests:
+        return True
     # An id is relative to the rootdir of the run that recorded, which may be another one.
     homes = (*cassette.parents, Path(collected.rootdir))
     home = next((folder for folder in homes if (folder / path).exists()), None)
     if home is None:
-        # Moved or renamed with its cassettes: is the test now in a file of that name, or in the one
-        # that the folder of the cassette is named after?
-        names = (path.rpartition("/")[2], f"{cassette.parent.name}.py")
-        files = (each / name for name in names for each in cassette.parents)
-        if (file := next(filter(Path.is_file, files), None)) is None:
+        if file is None:
             return False
-        moved = Path(os.path.relpath(file, collected.rootdir)).as_posix()
-        return _exists(moved + asker[len(path) :], cassette, collected)
+        home, asker, path = Path(collected.rootdir), moved + asker[len(path) :], moved
     if cassette.name.partition(".")[0] in _SCOPES:  # pytest does not list fixtures
         return True
     above = (asker[:at] for at, letter in enumerate(asker) if letter in ":/")

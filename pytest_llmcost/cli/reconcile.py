@@ -181,9 +181,10 @@ def _usage_row(line: UsageLine) -> list[str]:
 
 def _cost_row(line: CostLine) -> list[str]:
     item, ours, theirs = clean(line.item), line.ledger_usd, line.reported_usd
+    mark = " !" if line.decides and not line.agrees else ""
     if ours is None:
-        return [item, "-", format_usd(theirs), "-"]
-    difference = signed(theirs - ours) + (" !" if line.decides and not line.agrees else "")
+        return [item, "-", format_usd(theirs), f"-{mark}"]
+    difference = signed(theirs - ours) + mark
     if ours == theirs:
         return [item, format_usd(ours), format_usd(theirs), difference]
     # Different amounts get as many digits as it takes to see that they differ.

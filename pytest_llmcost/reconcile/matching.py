@@ -357,7 +357,8 @@ def _likely_reasons(
         yield from _billed_more(outcome, calls, {line.model for line in over})
     if under:
         yield from _billed_less(outcome, calls, asked_at)
-    if not over and not under and any(line.agrees is False for line in outcome.cost or ()):
+    compared = [each for each in outcome.cost or () if each.decides or each.agrees is not None]
+    if not (over or under or all(each.agrees for each in compared)):
         if outcome.terms.whole_days:
             yield "cost: other traffic on these days; this report cannot be filtered by API key"
             yield "cost: rounding per day, a negotiated discount, or credits"
@@ -390,6 +391,8 @@ def _billed_less(
         yield f"late data: usage takes 5 min, the last call was {minutes} min ago; use --wait"
     if outcome.terms.filters != Filters():
         yield "the runs used another API key or workspace than the given one"
+    if outcome.ledgers > 1:
+        yield "calls that are in two of the ledgers: name shards, or what they were merged into"
     if unknown := sum(call.live is None for call in calls):
         yield f"calls that may not have been live: {unknown:,}; their transport does not tell"
     if any(call.context.service_tier == "batch" for call in calls):

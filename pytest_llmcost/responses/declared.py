@@ -72,7 +72,7 @@ def read_declared(
         declared_usd=usd if session_total else stated,
         session_total=session_total,
         code_beside=None,
-        caveats=sorted_caveats(["declared-price"]),
+        caveats=sorted_caveats([f"declared-price{': total_cost_usd' * (total is not None)}"]),
     )
 
 

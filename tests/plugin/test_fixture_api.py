@@ -133,7 +133,7 @@ def test_what_cannot_be_seen_can_be_stated(project: Project, standin: StandIn) -
         total_cost_usd: float
         usage: object = None
 
-    @max_cost("$0.20", calls=4)
+    @max_cost("$0.20")
     def test_declared(llmcost):
         message = Message(
             id="msg_1", type="message", role="assistant", model="claude-opus-4-7", content=[],
@@ -143,8 +143,13 @@ def test_what_cannot_be_seen_can_be_stated(project: Project, standin: StandIn) -
         assert llmcost.record(AgentResult(0.0125)).call.declared_usd == Decimal("0.0125")
         assert llmcost.record({"total_cost_usd": "0.02"}).call.evidence == "declared"
         assert llmcost.usd == Decimal("0.0475")
+        assert len(llmcost.calls) == 4
+
+    @max_cost(calls=8)
+    def test_an_agent_may_have_called_more_often(llmcost):
+        llmcost.record(AgentResult(0.0125))
     """,
-    ).assert_outcomes(passed=1)
+    ).assert_outcomes(passed=1, failed=1)
 
 
 def test_a_stated_price_is_the_price_and_has_no_bill(project: Project, standin: StandIn) -> None:

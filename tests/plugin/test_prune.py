@@ -276,6 +276,18 @@ def test_the_counts_of_a_file_that_was_renamed_with_its_cassettes_stay(
     assert prune(capsys).endswith("removed 1 count and 1 whole file; 1 count stays\n")
 
 
+@pytest.mark.parametrize("new", ["tests/test_new", "tests/more/test_a"])
+def test_the_counts_of_a_test_that_was_moved_out_of_its_file_stay(
+    suite: Project, capsys: pytest.CaptureFixture[str], new: str
+) -> None:
+    folder, _, module = new.rpartition("/")
+    suite.write(**{new.replace("/", "__"): "def test_gone(): pass\n"})
+    suite.write(pytest_ini="[pytest]\naddopts = --import-mode=importlib\n")
+    counts(suite, f"{folder}/cassettes/{module}/test_gone", GONE)
+    counts(suite, "tests/cassettes/test_a/test_gone", GONE)
+    assert prune(capsys).endswith("removed 1 count and 1 whole file; 1 count stays\n")
+
+
 def test_the_nearest_test_file_of_that_name_is_meant(
     suite: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -202,6 +202,11 @@ def test_calls_without_a_price_make_the_sum_a_lower_bound(
     assert status == 0
     assert "2 live calls in 1 ledger, at least $0.0095 at the list prices of their dates " in out
     assert "claude-next" in out
+    assert "likely reasons" not in out
+    status, out, _ = run(str(tmp_path / "ledger.json"), "--whole-days")
+    assert status == 1
+    assert ["claude-next", "-", "$0.03", "-", "!"] in [line.split() for line in out.splitlines()]
+    assert "  - cost: a price that the rate card does not have yet; see `llmcost rates`\n" in out
 
 
 def test_less_than_was_spent_is_a_negative_difference(

@@ -92,6 +92,16 @@ def test_an_agents_total_is_its_price() -> None:
     assert (call.usd, call.model, call.usage.input_tokens) == (Decimal("0.25"), MODEL, 1_000)
 
 
+@pytest.mark.parametrize(
+    ("response", "most"), [({"total_cost_usd": 0.5}, None), (usage(1_000, audio_input_tokens=9), 1)]
+)
+def test_an_agent_may_have_called_more_often_than_once(response: Any, most: int | None) -> None:
+    number = Amounts.of([recorded(response, usd=Decimal("0.5"), model=MODEL)])["calls"]
+    assert number.low == 1
+    assert number.high == most
+    assert len(number.reasons.explain()) == (most is None)
+
+
 @pytest.mark.parametrize("total", [-0.01, "much"])
 def test_an_agents_total_that_is_no_amount_is_refused_by_its_name(total: object) -> None:
     what = f"^total_cost_usd is {total}, which is not an amount of money$"

@@ -459,6 +459,12 @@ def test_what_may_have_been_billed_in_addition_is_named_as_a_reason(
     assert any(said in reason for reason in outcome.likely_reasons)
 
 
+def test_a_merged_ledger_beside_its_shard_is_named_as_a_reason() -> None:
+    shard = ledger(live())
+    outcome = compare([shard, ledger(live(), live())], [minute(row(), row())])
+    assert any("in two of the ledgers" in reason for reason in outcome.likely_reasons)
+
+
 @pytest.mark.parametrize(("minutes", "is_fresh"), [(0, True), (4, True), (5, False), (None, False)])
 def test_data_that_may_not_be_there_yet_is_named_as_a_reason(
     minutes: int | None, is_fresh: bool
