@@ -416,9 +416,7 @@ class _IgnoredFiles(Hooks):
     ) -> None:
         super().__init__(session)
         self._pytest = pytest_session
-        subset = pytest_session.config.pluginmanager.subset_hook_caller
-        self._is_ignored_by_suite = subset("pytest_ignore_collect", [*plugins, self])
-        """Whether pytest, its settings or a conftest leaves a path out."""
+        self._not_of_suite = (*plugins, self)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_ignore_collect(
@@ -429,7 +427,11 @@ class _IgnoredFiles(Hooks):
         # Not what is hidden: hypothesis leaves its own folder out if `norecursedirs` does not.
         if is_ignored and not path.name.startswith("."):
             collect = self._pytest.gethookproxy(path).pytest_collect_file
-            if not self._is_ignored_by_suite(collection_path=path, config=config) and (
+            # Made now: pluggy 1.7 does not remove what is not registered yet, as we were not.
+            is_ignored_by_suite = config.pluginmanager.subset_hook_caller(
+                "pytest_ignore_collect", self._not_of_suite
+            )
+            if not is_ignored_by_suite(collection_path=path, config=config) and (
                 path.is_dir() or collect(file_path=path, parent=self._pytest)
             ):
                 self.session.incomplete.add("deselected")

@@ -607,6 +607,9 @@ IGNORES = """
         # What is no test, or in a folder in which nobody looks for tests, as hypothesis' own.
         ("shard", "tests/app.py", []),
         ("shard", ".cases", []),
+        # What the suite leaves out by itself.
+        ("shard", "build", []),
+        ("shard", "nothing", []),
     ],
 )
 def test_a_run_from_which_a_plugin_leaves_files_out_is_not_complete(
@@ -618,6 +621,7 @@ def test_a_run_from_which_a_plugin_leaves_files_out_is_not_complete(
         test_app=TWO,
         tests__test_other=TWO,
         tests__app="",
+        build__test_built=TWO,
         **{".cases__test_case": TWO, "shard": "", plugin: IGNORES.format(left_out)},
     )
     project.run("--llmcost-report=ledger.json", "-p", "shard")
