@@ -59,12 +59,16 @@ _LINES: Mapping[str, Callable[[Ledger], Sequence[str]]] = {
 def command_to_count(ledger: Ledger) -> str:
     """Return the command that counts what is not counted yet.
 
-    Prompts of mocks are counted on demand alone, and the ledger does not say where that was set.
+    Prompts of mocks are counted on demand alone, and cached prefixes for a cold or a warm cache;
+    the ledger does not say where that was set.
     """
+    words = [COUNT_COMMAND]
+    if ledger.cache_state in ("cold", "warm"):
+        words.append(f"--llmcost-cache={ledger.cache_state}")
     is_of_mock = any(
         call.evidence == "mocked" and call.has_caveat(*NOT_COUNTED) for call in calls_of(ledger)
     )
-    return f"{COUNT_COMMAND}{' --llmcost-mocks=count' if is_of_mock else ''}"
+    return " ".join([*words, "--llmcost-mocks=count"] if is_of_mock else words)
 
 
 def closed(ledger: Ledger, budgets: Iterable[Budget] = (), find: Find | None = None) -> Ledger:

@@ -171,9 +171,14 @@ def location_of(item: pytest.Item) -> tuple[str, int | None]:
     """Return the file and the line at which a test stands, as files hold it."""
     path, line, _ = item.location
     # What stands in a package is not the test: pytest-bdd makes a function of its own of each.
-    if not {"site-packages", "dist-packages"}.isdisjoint(Path(path).parts):
+    # A package may have tests of its own, which `--pyargs` runs.
+    if _is_in_package(Path(path)) and not _is_in_package(item.path):
         return path_in_project(item.path, item.config.rootpath), None
     return path, None if line is None else line + 1
+
+
+def _is_in_package(path: Path) -> bool:
+    return not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
 
 
 def _needed_by(fixture: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> set[str]:

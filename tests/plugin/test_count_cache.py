@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 
 import pytest
@@ -324,3 +325,24 @@ def test_counts_beside_a_request_are_as_many_calls_in_every_cache_state(
     result = project.run(COUNT)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["FAILED * - 2 > 1 call (+100 %)"])
+
+
+def test_the_command_that_counts_all_tests_asks_for_the_cache_too(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + """
+    def test_one(llmcost):
+        llmcost.count(payload())
+
+    def test_two(llmcost):
+        llmcost.count(payload(901))
+    """
+    )
+    how = ("--llmcost-cache=cold", "--llmcost-max-test=$5", "--llmcost-record-mode=none")
+    result = project.run(*how)
+    result.assert_outcomes(failed=2)
+    (command,) = re.findall(r"count them all \(free\): pytest (.*)", result.stdout.str())
+    project.run(*command.split()).assert_outcomes(passed=2)
+    project.run(*how).assert_outcomes(passed=2)

@@ -16,6 +16,11 @@ SPENDS = """
     def spend(llmcost, tokens=1000):
         llmcost.record({"input_tokens": tokens, "output_tokens": 0}, model="claude-opus-4-7")
 """
+INSIDE = """
+@max_cost("$0.001")
+def test_inside(llmcost):
+    spend(llmcost)
+"""
 
 
 def test_subtests_are_part_of_their_test(project: Project) -> None:
@@ -289,6 +294,17 @@ def test_a_test_that_a_package_has_made_stands_in_its_own_file(project: Project)
     (test,) = project.ledger()["tests"]
     assert (test["path"], test["line"]) == ("test_app.py", None)
     result.stdout.fnmatch_lines(["*over the $0.001 budget set at test_app.py"])
+
+
+def test_a_test_of_an_installed_package_keeps_its_file_and_line(project: Project) -> None:
+    """As with `--pyargs`."""
+    file = "venv/site-packages/pack/test_inside.py"
+    project.write(**{file.removesuffix(".py").replace("/", "__"): dedent(SPENDS) + INSIDE})
+    result = project.run("--llmcost-report=ledger.json", file)
+    result.assert_outcomes(failed=1)
+    (test,) = project.ledger()["tests"]
+    assert test["path"] == file
+    result.stdout.fnmatch_lines([f"*over the $0.001 budget set at {file}:{test['line']}"])
 
 
 def test_a_marker_that_is_added_while_the_test_is_set_up_holds(project: Project) -> None:

@@ -597,6 +597,9 @@ IGNORES = """
         ("conftest", "tests/test_other.py", []),
         # In a folder in which nobody looks for tests, as hypothesis' own.
         ("shard", ".cases", []),
+        # What the suite leaves out by itself.
+        ("shard", "build", []),
+        ("shard", "nothing", []),
     ],
 )
 def test_a_run_from_which_a_plugin_leaves_files_out_is_not_complete(
@@ -607,6 +610,7 @@ def test_a_run_from_which_a_plugin_leaves_files_out_is_not_complete(
         pytest_ini="[pytest]\nnorecursedirs = build",
         test_app=TWO,
         tests__test_other=TWO,
+        build__test_built=TWO,
         **{".cases__test_case": TWO, "shard": "", plugin: IGNORES.format(left_out)},
     )
     project.run("--llmcost-report=ledger.json", "-p", "shard")
