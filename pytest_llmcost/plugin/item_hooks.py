@@ -19,7 +19,6 @@ import pytest
 
 import pytest_llmcost
 from pytest_llmcost.errors import LiveCapError, LlmCostError, SettingsError
-from pytest_llmcost.files import path_in_project
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import (
     Ending,
@@ -107,6 +106,8 @@ class ItemHooks(Hooks):
             raise kind(f"{plugin_name}: {_IGNORED}")
         names = sorted(name for name in vars(plugin) if name.startswith("pytest_llmcost_"))
         if names and is_late:
+            from pytest_llmcost.files import path_in_project
+
             self.session.late_conftests.add(plugin)
             path = path_in_project(Path(plugin_name), self.session.config.rootpath)
             self.session.note(

@@ -22,7 +22,6 @@ from traceback import walk_stack
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pytest_llmcost.concurrency import cached_property
-from pytest_llmcost.files import path_in_project
 from pytest_llmcost.plugin.options import TAG_MARKER
 
 if TYPE_CHECKING:
@@ -175,6 +174,8 @@ def location_of(item: pytest.Item) -> tuple[str, int | None]:
     path, line, _ = item.location
     # What stands in a package is not the test: pytest-bdd makes a function of its own of each.
     if not {"site-packages", "dist-packages"}.isdisjoint(Path(path).parts):
+        from pytest_llmcost.files import path_in_project
+
         return path_in_project(item.path, item.config.rootpath), None
     return path, None if line is None else line + 1
 
