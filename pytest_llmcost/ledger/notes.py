@@ -79,12 +79,12 @@ def missing_notes(ledger: Ledger) -> Iterator[str]:
     tools: dict[tuple[str, str], bool] = {}
     caches: dict[str, bool] = {}
     for test in ledger.tests:
-        prompts = [ledger.payloads.get(call.fingerprint or "") for call in test.calls]
-        for verdict in own_verdicts(test) if prompts else ():
+        for verdict in own_verdicts(test) if test.calls else ():
             origin, part = verdict.origin, verdict.part or ""
             if part.startswith("tools.") and verdict.actual is not None:
                 tools[part, origin] = tools.get((part, origin), False) or bool(verdict.actual)
             elif verdict.kind == "stable_prefix" and verdict.label == "max_cost":
+                prompts = [ledger.payloads.get(call.fingerprint or "") for call in test.calls]
                 may_cache = any(each is None or each.breakpoints for each in prompts)
                 caches[origin] = caches.get(origin, False) or may_cache
     parts = {part for facts in ledger.payloads.values() if tools for part in facts.parts}
