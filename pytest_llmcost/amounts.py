@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Literal, get_args
 
 import msgspec
-from msgspec.structs import astuple, replace
+from msgspec.structs import asdict, astuple, replace
 
 from pytest_llmcost.call import Call
 from pytest_llmcost.money import EXACT
@@ -296,8 +296,7 @@ def _by_category(call: Call, known: Decimal) -> list[tuple[str, Decimal]]:
         return [("declared_usd", known)] if known else []
     parts, whole = [], _ZERO
     for sampling in call.sampling_calls:
-        amounts = zip(ByCategory.__struct_fields__, astuple(sampling.by_category), strict=True)
-        for name, usd in amounts:
+        for name, usd in asdict(sampling.by_category).items():
             if usd:
                 parts.append((name, usd))
                 whole = EXACT.add(whole, usd)

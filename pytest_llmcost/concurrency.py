@@ -2,7 +2,8 @@
 
 Must not know what either is for. Loaded in every run, so it imports nothing heavy: Python keeps
 what it calls at a fork, with everything that the module of it refers to, until the very end. If
-that were pytest, every exit of Python would tidy up the long way.
+that were pytest, or `typing`, which knows all that was made of its generics, every exit of Python
+would tidy up the long way.
 """
 
 from __future__ import annotations
@@ -11,31 +12,32 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from functools import cached_property as cached_property
+    from typing import Any
+else:
 
+    class cached_property:
+        """A property that is worked out once for each object.
 
-class cached_property(Generic[T]):
-    """A property that is worked out once for each object.
+        Up to Python 3.11 that of functools has a lock that all objects share. A child that is
+        forked while another thread holds it would wait forever.
+        """
 
-    Up to Python 3.11 that of functools has a lock that all objects share. A child that is forked
-    while another thread holds it would wait forever.
-    """
+        def __init__(self, read: Callable[[Any], Any]) -> None:
+            self._read = read
+            self.__doc__ = read.__doc__
 
-    def __init__(self, read: Callable[[Any], T]) -> None:
-        self._read = read
-        self.__doc__ = read.__doc__
+        def __set_name__(self, owner: type, name: str) -> None:
+            self._name = name
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, instance: object, owner: type | None = None) -> T:
-        if instance is None:
-            return self  # type: ignore[return-value] # of the class, as functools has it
-        # Of threads that are here at once, all get what the first one sets.
-        value: T = vars(instance).setdefault(self._name, self._read(instance))
-        return value
+        def __get__(self, instance: object, owner: type | None = None) -> Any:
+            if instance is None:
+                return self  # of the class, as functools has it
+            # Of threads that are here at once, all get what the first one sets.
+            return vars(instance).setdefault(self._name, self._read(instance))
 
 
 def answer_pool(error: BaseException) -> None:

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from msgspec.structs import replace
 
 from pytest_llmcost.capture.batches import Batches
-from pytest_llmcost.capture.headers import read_headers
+from pytest_llmcost.capture.headers import as_bytes, read_headers
 from pytest_llmcost.capture.replay import Fingerprint, Recording, VcrPlay
 from pytest_llmcost.capture.request import CapturedRequest, Replay
 from pytest_llmcost.counting.own_requests import OWN_REQUEST
@@ -75,7 +75,7 @@ class Capture:
         method: str,
         url: str,
         headers: Any,
-        sent: bytes,
+        sent: object,
         outer: CapturedRequest | None = None,
     ) -> CapturedRequest | None:
         """Follow a request if it is a Claude call, and not one of our own counts.
@@ -84,6 +84,7 @@ class Capture:
         inside whose `send` that is.
         """
         try:
+            sent = sent if type(sent) is bytes else as_bytes(sent)
             endpoint = recognise(method, url, sent)
             if endpoint is None or OWN_REQUEST.get():
                 return None

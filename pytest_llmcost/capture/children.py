@@ -26,10 +26,9 @@ _SEEN, _LOST = 1, 2
 class Children:
     """The children of one process, and on their side the way back."""
 
-    folder: Path
-    """Where they write; set before a child can be forked, and made by the first."""
-
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        """Where they write; made by the first."""
         self._mark = mmap.mmap(-1, 1)  # anonymous, and shared across a fork
         self._number = 0
         self._has_failed = False
@@ -128,8 +127,7 @@ class Inheritance(NamedTuple):
         from pytest_llmcost.capture.transports import RELAYS, follow
 
         RELAYS.update(self.relays)
-        children, made = Children(), list[Any]()
-        children.folder = Path(self.folder)
+        children, made = Children(Path(self.folder)), list[Any]()
 
         def begin(*sent: Any) -> CapturedRequest | None:  # as late as in the process of the tests
             import pickle

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from pytest_llmcost.capture.headers import read_headers
+from pytest_llmcost.capture.headers import as_bytes, read_headers
 from pytest_llmcost.concurrency import answer_pool, cached_property
 from pytest_llmcost.errors import LiveCapError, UsageDataError
 from pytest_llmcost.json_values import decode_json
@@ -244,11 +244,12 @@ class CapturedRequest(_Outcome):
         """Whether it neither went out nor was replayed: its usage is what a mock says."""
         return self.live is False and self.play is None
 
-    def may_send(self, body: bytes) -> bool:
+    def may_send(self, body: object) -> bool:
         """Tell whether a body is the one that was sent, or its JSON; of a stream nothing tells."""
-        if not body or not self.sent or body == self.sent:
+        sent = body if type(body) is bytes else as_bytes(body)
+        if not sent or not self.sent or sent == self.sent:
             return True
-        value = decode_json(body)
+        value = decode_json(sent)
         return value is not None and value == decode_json(self.sent)
 
     def is_retry_of(self, lost: CapturedRequest) -> bool:

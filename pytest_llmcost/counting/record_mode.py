@@ -5,10 +5,8 @@ The names are pytest-recording's. Imports nothing, because settings list the nam
 
 from __future__ import annotations
 
-from typing import NamedTuple
 
-
-class RecordMode(NamedTuple):
+class RecordMode:
     """What counting may do with a cassette, and with the API."""
 
     reads: bool = False
@@ -20,6 +18,9 @@ class RecordMode(NamedTuple):
     """What its asker no longer asks for is removed."""
     is_once: bool = False
     """Asks and writes only for an asker of whom nothing is recorded yet."""
+
+    def __init__(self, **allowed: bool) -> None:  # a NamedTuple takes long to make, in every run
+        vars(self).update(allowed)
 
     def for_asker(self, *, is_new: bool) -> RecordMode:
         """Return what it comes to for an asker, who is new if nothing of it is recorded."""

@@ -50,13 +50,13 @@ def merge_ledgers(
             settings or budgets. Names the files.
     """
     seen: list[tuple[str, Ledger]] = []
+    first: tuple[str, Ledger] | None = None
+    """With which all others are compared: the first that says its commit, or else the first."""
     payloads: dict[str, PayloadFacts] = {}
     shared: defaultdict[type, dict[Any, Any]] = defaultdict(dict)
     alike = shared[PayloadFacts]
     for source, ledger in shards:
-        says_commit = (each for each in seen if each[1].run.commit)
-        first = next(chain(says_commit, seen), (source, ledger))
-        _check_alike(*first, source, ledger)
+        _check_alike(*(first or (source, ledger)), source, ledger)
         _share(ledger, shared)
         for fingerprint, payload in ledger.payloads.items():
             known = payloads.get(fingerprint)
@@ -68,6 +68,8 @@ def merge_ledgers(
         missing = {*missing_notes(ledger)}
         notes = tuple(note for note in ledger.notes if note not in missing)
         seen.append((source, replace(ledger, payloads={}, notes=notes)))
+        if first is None or (ledger.run.commit and not first[1].run.commit):
+            first = seen[-1]
     attempts: dict[tuple[str, int], str] = {}
     for source, test in ((source, test) for source, ledger in seen for test in ledger.tests):
         if (key := (test.nodeid, test.attempt)) in attempts:
@@ -148,9 +150,10 @@ def _share(ledger: Ledger, shared: defaultdict[type, dict[Any, Any]]) -> None:
                 force_setattr(sampling, "usage", call.usage)
             if sampling.usd == call.usd:
                 force_setattr(sampling, "usd", call.usd)
-        for name in ("input_tokens", "output_tokens"):  # the other kinds are often 0
-            tokens = getattr(call.usage, name)
-            force_setattr(call.usage, name, numbers.setdefault(tokens, tokens))
+        usage = call.usage
+        tokens, reply = usage.input_tokens, usage.output_tokens  # the other kinds are often 0
+        force_setattr(usage, "input_tokens", numbers.setdefault(tokens, tokens))
+        force_setattr(usage, "output_tokens", numbers.setdefault(reply, reply))
 
 
 def _check_alike(first: str, one: Ledger, source: str, two: Ledger) -> None:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_llmcost.capture.children import Children, Inheritance, packed
 from pytest_llmcost.capture.transports import RELAYS, Ticket
-from pytest_llmcost.concurrency import AtFork
+from pytest_llmcost.concurrency import AtFork, cached_property
 from pytest_llmcost.plugin.owners import Owner, Sender, blocks_around, open_tags
 from pytest_llmcost.plugin.session import Session
 
 if TYPE_CHECKING:
+    from pytest_llmcost.capture.children import Children
     from pytest_llmcost.capture.request import CapturedRequest
 
 
@@ -28,12 +28,10 @@ class ChildProcesses:
     """What a session and its children share; in a forked child it is the child's copy."""
 
     def __init__(self, session: Session) -> None:
-        """Begin before the first child does: the two share what is made here."""
         self.session = session
         self._is_child = False
         """Whether this process was forked while a test ran in its parent, to which its calls go."""
         self._process = os.getpid()
-        self._own = Children()
         self._way_back: Children | None = None
         """In a forked child, those of its parent."""
         self._owners: dict[str, Owner] = {session.outside.shared_name: session.outside}
@@ -44,11 +42,17 @@ class ChildProcesses:
         self.may_exist = False
         """Whether one was about to begin; asked for in every phase, and for every request."""
 
-    def _share_folder(self) -> None:
-        """Settle where children write."""
-        if not self.may_exist:
-            self._own.folder = self.session.run_folder / f"children-{os.getpid()}"
-            self.may_exist = True
+    @cached_property
+    def _own(self) -> Children:
+        """What this process shares with its children; made before the first one begins."""
+        from pytest_llmcost.capture.children import Children
+
+        return Children(self.session.run_folder / f"children-{os.getpid()}")
+
+    def _share(self) -> None:
+        """Make it; not sooner, for most runs have no children."""
+        _ = self._own
+        self.may_exist = True
 
     # In the parent
 
@@ -57,7 +61,7 @@ class ChildProcesses:
 
         Not before: our hook would take longer than it may.
         """
-        self._share_folder()
+        self._share()
         if "pytest_llmcost.plugin.calls" in sys.modules:
             # Another thread may be importing it, and what it needs, for the first request: wait, or
             # the child would, for a thread that it does not have.
@@ -76,6 +80,8 @@ class ChildProcesses:
         """
         import pickle  # seldom needed, and slow to load
 
+        from pytest_llmcost.capture.children import Inheritance
+
         cap = None
         if self.session.settings.max_live is not None:
             from pytest_llmcost.plugin.live_cap import LiveCap
@@ -84,7 +90,7 @@ class ChildProcesses:
         sender, settings = self.session.sender(), self.session.settings
         token = sender.owner.shared_name
         self._owners[token] = sender.owner
-        self._share_folder()
+        self._share()
         self._own.may_send()
         return Inheritance(
             folder=str(self._own.folder),
@@ -122,7 +128,7 @@ class ChildProcesses:
 
     def are_lost(self, owner: Owner | None = None) -> bool:
         """Whether a child has sent something, for this owner or any, that has not come back."""
-        return self._own.is_lost("" if owner is None else owner.shared_name)
+        return self.may_exist and self._own.is_lost("" if owner is None else owner.shared_name)
 
     @pytest.hookimpl(tryfirst=True)  # before whatever reads the report, or passes it on to xdist
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -146,8 +152,8 @@ class ChildProcesses:
         self._process = os.getpid()
         self._is_child, self._way_back = item is None, self._own
         if item is not None:  # its own children are for it to wait for
-            self._own, self.may_exist = Children(), False
-            self._share_folder()
+            del self._own
+            self._share()
         self.session.enter_child()
 
     def end_child(self) -> None:
@@ -174,6 +180,8 @@ class ChildProcesses:
         if self._is_child and request.is_over:
             sender = request.owner
             assert isinstance(sender, Sender)
+            from pytest_llmcost.capture.children import packed
+
             news = (sender.owner.key, (sender.phase, sender.tags), packed(request))
             self._own.send(sender.owner.shared_name, news)
         return self._is_child

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pytest_llmcost.concurrency import cached_property
-from pytest_llmcost.files import path_in_project
 from pytest_llmcost.plugin.options import TAG_MARKER
 
 if TYPE_CHECKING:
@@ -173,6 +172,8 @@ def location_of(item: pytest.Item) -> tuple[str, int | None]:
     # What stands in a package is not the test: pytest-bdd makes a function of its own of each.
     # A package may have tests of its own, which `--pyargs` runs.
     if _is_in_package(Path(path)) and not _is_in_package(item.path):
+        from pytest_llmcost.files import path_in_project
+
         return path_in_project(item.path, item.config.rootpath), None
     return path, None if line is None else line + 1
 

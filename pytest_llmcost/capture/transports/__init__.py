@@ -21,7 +21,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from pytest_llmcost.capture.headers import as_bytes
 from pytest_llmcost.capture.import_hook import ImportWatcher
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ RELAYS: set[int] = set()
 _LOOPBACK = ("127.0.0.1", "localhost", "0.0.0.0")  # noqa: S104 - compared, and not listened on
 
 Begin = Callable[
-    [object, object, str, str, Any, bytes, "CapturedRequest | None"], "CapturedRequest | None"
+    [object, object, str, str, Any, object, "CapturedRequest | None"], "CapturedRequest | None"
 ]
 """As `Capture.begin`; returns None if what is about to be sent is no Claude call."""
 Ticket = Callable[[], object]
@@ -140,8 +139,6 @@ def begin(
     outer = being_sent()  # which may be the same call, passed on
     if outer is not None and outer.source is source:
         return None  # a subclass has called the method of its base
-    if type(body) is not bytes:
-        body = as_bytes(body)
     return _followers[-1].begin(source, client, method, address, headers, body, outer)
 
 
@@ -165,8 +162,7 @@ def passed_on(body: object) -> CapturedRequest | None:
     outer = being_sent()
     if outer is None or outer.is_in_mock:
         return None
-    sent = body if type(body) is bytes else as_bytes(body)
-    return outer if outer.may_send(sent) else None
+    return outer if outer.may_send(body) else None
 
 
 @lru_cache(maxsize=256)
