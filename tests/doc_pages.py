@@ -264,7 +264,7 @@ def caveats_table(*, by_card: bool) -> str:
     return "\n".join(lines)
 
 
-_CODE = re.compile(r'pytest --\S+|--[\w=-]+|llmcost\.\w+\([^)]*\)|\b[a-z]+_\w+=?|"\w+"')
+_CODE = re.compile(r'pytest --\S+|--[\w=-]+|llmcost\.\w+\([^)]*\)|\b[a-z]+_\w+=?|(?:\w+=)?"\w+"')
 
 
 def _as_sentence(text: str) -> str:
