@@ -446,7 +446,7 @@ def _row(row: rows.Row) -> str:
 
 def _share(share: tuple[str, ModelTotals]) -> str:
     name, total = share
-    usd = plain_text.dollars(total.usd, is_least=total.is_least)
+    usd = plain_text.usd_cell(total.usd, is_least=total.is_least)
     tokens = rows.token_cells(total.usage, is_least=total.is_least)
     return markdown_row(code(name), usd, f"{total.calls:,}", *tokens)
 
