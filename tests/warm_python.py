@@ -273,6 +273,8 @@ def rehearse() -> None:
     import pytest
     from spending_suite import EVERYTHING, write_files
 
+    from pytest_llmcost.cli.main import main
+
     path, loaded = [*sys.path], {*sys.modules}
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -282,7 +284,12 @@ def rehearse() -> None:
         write_files(Path(folder), EVERYTHING)
         sys.path.insert(0, folder)
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # each fork is given its environment
-        pytest.main(["-p", "llmcost", "-p", "no:cacheprovider", f"--rootdir={folder}", folder])
+        quiet = ("-p", "llmcost", "-p", "no:cacheprovider", f"--rootdir={folder}", folder)
+        base, *reports = (f"{folder}/{name}" for name in ("b.json", "a.json", "a.md", "a.html"))
+        pytest.main([*quiet, f"--llmcost-report={base}"])
+        named = (f"--llmcost-report={each}" for each in reports)
+        pytest.main([*quiet, f"--llmcost-baseline={base}", *named])
+        main(["compare", base, reports[0]])
     sys.path[:] = path
     for name in sys.modules.keys() - loaded:
         del sys.modules[name]
