@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from conftest import Project
 from standin import StandIn
 from standin.server import Step
+from warm_python import warm_python
 
 SUITE = """
     import multiprocessing
@@ -48,7 +50,8 @@ SUITE = """
 
 
 @pytest.fixture
-def online(project: Project, standin: StandIn) -> Project:
+def online(project: Project, standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setattr(sys, "executable", warm_python())  # the agent's
     return project.online(standin)
 
 
