@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import fcntl
 import functools
 import gc
@@ -131,6 +132,8 @@ def spare_each_run() -> None:
     patch.setattr(gettext, "find", functools.cache(gettext.find))
     # pytester asks of each of thousands of modules whether it is one of two that must stay.
     patch.setattr(pytest.Pytester, "_Pytester__take_sys_modules_snapshot", snapshot, raising=False)
+    # It notes each call of each hook, which no test asks for.
+    patch.setattr(pytest.Pytester, "make_hook_recorder", lambda *_: SimpleNamespace())
     look_at_plugins_once(patch)
     rewrite_once(patch)
     # It unwraps all that is in the modules of plugins, to warn of fixtures that decorators hide.
@@ -295,6 +298,21 @@ def rehearse() -> None:
         del sys.modules[name]
 
 
+def use_large_pages() -> None:
+    """Let a fork take over some dozens of large pages instead of tens of thousands of small ones.
+
+    It is a wish, which Linux grants since 6.1.
+    """
+    size, collapse = 1 << 21, 25
+    advise = ctypes.CDLL(None).madvise
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, rights, _, _, inode, *_ = line.split()
+        first, last = (int(each, 16) for each in span.split("-"))
+        first += -first % size
+        if (rights, inode) == ("rw-p", "0") and first < last:
+            advise(ctypes.c_void_p(first), ctypes.c_size_t((last - first) // size * size), collapse)
+
+
 def serve(path: str) -> tuple[str, list[str]]:
     """Fork for every program that is started; only in the forks this returns.
 
@@ -315,6 +333,7 @@ def serve(path: str) -> tuple[str, list[str]]:
         for each in [*sys.modules]:
             sys.modules[each.encode().decode()] = sys.modules.pop(each)
         gc.freeze()
+        use_large_pages()
         while True:
             waiting = [door, sys.stdin, *lines, *(line for _, line in lines.values())]
             ready = select.select(waiting, [], [])[0]
