@@ -24,6 +24,7 @@ import runpy
 import select
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -140,6 +141,8 @@ def spare_each_run() -> None:
     patch.setattr(FixtureManager, "_check_for_wrapped_fixture", lambda *_: None, raising=False)
     # It parses its own sources for each run that is interrupted, and shows none of it.
     patch.setattr(TerminalReporter, "pytest_keyboard_interrupt", note)
+    # Each client reads the certificates of its authorities into a context, and none changes it.
+    patch.setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))
     # The SDK tries again at once unless an answer says when; else it spares the API, half a second.
     patch.setattr("anthropic._base_client.MAX_RETRY_DELAY", 0.0)
 
