@@ -57,9 +57,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is there by now stays; each search for garbage would go through all of it."""
+    """What is there by now stays; each search for garbage would go through all of it.
+
+    A run in a test makes more objects than there may be between two searches, and few circles.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000)
     gc.enable()
 
 

@@ -198,12 +198,16 @@ def page_history() -> list[Run]:
 def big_run(tests: int = 10_000) -> Ledger:
     """As many tests as a page must open at once, with two calls and a budget each."""
     ledger = LedgerBuilder()
+    cheap, dear = (
+        make_call("0.002", model=HAIKU),
+        [make_call(f"0.{n:05}") for n in range(100, 1000)],
+    )
     for number in range(tests):
         folder, file = number % 17, number % 211
         name = f"test_the_agent_answers_with_its_sources[case-{number}-of-many]"
         path = f"tests/part_{folder}/sub/test_module_{file}.py"
         owner = a_test(f"{path}::{name}")
-        calls = make_call(f"0.{number % 900 + 100:05}"), make_call("0.002", model=HAIKU)
+        calls = dear[number % 900], cheap
         for each in calls:
             ledger.add(owner, each)
         verdict = judge("0.011", *calls, origin=f"{path}:12")

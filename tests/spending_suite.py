@@ -1,19 +1,26 @@
-"""A user's suite that spends in every way there is, and a way to run it in a process of its own.
+"""A user's suite that spends in every way there is, and a way to run it apart from the others.
 
 Nothing in it is live but `ask_live`; the answers are made where they are asked for.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 import subprocess
+import sys
 import textwrap
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+from _pytest import unraisableexception
+from _pytest.pytester import SysModulesSnapshot, SysPathsSnapshot
 from clean_environment import clean_environment
 from warm_python import warm_python
 
@@ -223,22 +230,56 @@ def write_files(path: Path, files: Mapping[str, str]) -> None:
 def run_suite(
     path: Path, *args: str, plugins: tuple[str, ...] = (), env: Mapping[str, str] | None = None
 ) -> Ran:
-    """Run the suite in a folder, with our plugin and those named alone, and write `ledger.json`."""
+    """Run the suite in a folder, with our plugin and those named alone, and write `ledger.json`.
+
+    In this process, which is fast, unless it has workers.
+    """
     loaded = [each for name in ("llmcost", *plugins) for each in ("-p", name)]
     given = [*loaded, "-p", "no:cacheprovider", "--llmcost-report=ledger.json", *args]
+    environment = {**_clean_environment(), **(env or {})}
     (path / "ledger.json").unlink(missing_ok=True)
     for left in path.glob("here.*"):
         left.unlink()
+    if "xdist" not in given:
+        return _run_here(path, given, environment)
     done = subprocess.run(
         [warm_python(), "-m", "pytest", *given],
         cwd=path,
-        env={**_clean_environment(), **(env or {})},
+        env=environment,
         capture_output=True,
         encoding="utf-8",
         errors="replace",
         timeout=300,
     )
     return Ran(path, done.returncode, done.stdout + done.stderr)
+
+
+class _LeaveGarbage:
+    """Spare five searches for garbage at the end of a run, as pytester does."""
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        if key := getattr(unraisableexception, "gc_collect_iterations_key", None):
+            config.stash[key] = 0
+
+
+def _run_here(path: Path, args: list[str], env: Mapping[str, str]) -> Ran:
+    """Run pytest as pytester does, in a folder and an environment of its own."""
+    out = io.StringIO()
+    modules, paths = SysModulesSnapshot(), SysPathsSnapshot()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(out):
+        patch.chdir(path)
+        for name in os.environ.keys() - env:
+            patch.delenv(name)
+        for name, value in env.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "dont_write_bytecode", True)
+        patch.syspath_prepend(path)  # as `python -m pytest` does
+        try:
+            status = pytest.main(args, plugins=[_LeaveGarbage()])
+        finally:
+            modules.restore()
+            paths.restore()
+    return Ran(path, int(status), out.getvalue())
 
 
 def _clean_environment() -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -108,7 +109,7 @@ def typing_only(tree: ast.AST) -> set[ast.AST]:
 def inside_functions(tree: ast.AST) -> set[ast.AST]:
     found: set[ast.AST] = set()
     for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        if node not in found and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             found.update(each for statement in node.body for each in ast.walk(statement))
     return found
 
@@ -197,18 +198,41 @@ def test_loading_the_plugin_loads_nothing_heavy() -> None:
     assert loaded_after("import pytest_llmcost.plugin").isdisjoint(NOT_ON_LOADING)
 
 
-@pytest.mark.parametrize("imported", ["", "httpx", "httpx2", "urllib3", "multiprocessing"])
-def test_a_suite_that_does_not_use_the_plugin_never_loads_anything_heavy(
-    imported: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    head = f"import {imported}\n" if imported else ""
-    (tmp_path / "test_plain.py").write_text(f"{head}def test_plain(): assert True\n")
-    code = f"""
-        import pytest
-        arguments = ["-q", "-p", "llmcost", "-p", "no:cacheprovider", {str(tmp_path)!r}]
-        assert pytest.main(arguments) == 0
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[object]]:
+    """What is loaded after a suite that imports a library: each in a fork of a fresh Python."""
+    code = """
+        import json, os, pathlib, sys, pytest
+        from _pytest.config import default_plugins
+        for name in default_plugins:
+            __import__(f"_pytest.{name}")
+        for path in pathlib.Path().glob("*.py"):
+            if not os.fork():
+                status = pytest.main(["-q", "-p", "llmcost", "-p", "no:cacheprovider", str(path)])
+                path.with_suffix(".json").write_text(json.dumps([status, *sorted(sys.modules)]))
+                os._exit(0)
+            os.wait()
     """
-    modules = loaded_after(code)
-    assert modules.isdisjoint({*NOT_ON_LOADING} - {imported})
+    folder = tmp_path_factory.mktemp("suites")
+    for imported in IMPORTED:
+        head = f"import {imported}\n" if imported else ""
+        (folder / f"test_{imported}.py").write_text(f"{head}def test_plain(): assert True\n")
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], check=True, capture_output=True, cwd=folder,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )  # fmt: skip
+    return {each: json.loads((folder / f"test_{each}.json").read_text()) for each in IMPORTED}
+
+
+IMPORTED = ("", "httpx", "httpx2", "urllib3", "multiprocessing")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize("imported", IMPORTED)
+def test_a_suite_that_does_not_use_the_plugin_never_loads_anything_heavy(
+    imported: str, loaded: dict[str, list[object]]
+) -> None:
+    status, *modules = loaded[imported]
+    assert status == pytest.ExitCode.OK
+    assert {*modules}.isdisjoint({*NOT_ON_LOADING} - {imported})
     assert "pytest_llmcost.plugin" in modules

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import fcntl
 import functools
 import gc
@@ -23,6 +24,7 @@ import runpy
 import select
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -131,11 +133,15 @@ def spare_each_run() -> None:
     patch.setattr(gettext, "find", functools.cache(gettext.find))
     # pytester asks of each of thousands of modules whether it is one of two that must stay.
     patch.setattr(pytest.Pytester, "_Pytester__take_sys_modules_snapshot", snapshot, raising=False)
+    # It notes each call of each hook, which no test asks for.
+    patch.setattr(pytest.Pytester, "make_hook_recorder", lambda *_: SimpleNamespace())
     look_at_plugins_once(patch)
     # It unwraps all that is in the modules of plugins, to warn of fixtures that decorators hide.
     patch.setattr(FixtureManager, "_check_for_wrapped_fixture", lambda *_: None, raising=False)
     # It parses its own sources for each run that is interrupted, and shows none of it.
     patch.setattr(TerminalReporter, "pytest_keyboard_interrupt", note)
+    # Each client reads the certificates of its authorities into a context, and none changes it.
+    patch.setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))
     # The SDK tries again at once unless an answer says when; else it spares the API, half a second.
     patch.setattr("anthropic._base_client.MAX_RETRY_DELAY", 0.0)
 
@@ -242,6 +248,8 @@ def rehearse() -> None:
     import pytest
     from spending_suite import EVERYTHING, write_files
 
+    from pytest_llmcost.cli.main import main
+
     path, loaded = [*sys.path], {*sys.modules}
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -251,10 +259,30 @@ def rehearse() -> None:
         write_files(Path(folder), EVERYTHING)
         sys.path.insert(0, folder)
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # each fork is given its environment
-        pytest.main(["-p", "llmcost", "-p", "no:cacheprovider", f"--rootdir={folder}", folder])
+        quiet = ("-p", "llmcost", "-p", "no:cacheprovider", f"--rootdir={folder}", folder)
+        base, *reports = (f"{folder}/{name}" for name in ("b.json", "a.json", "a.md", "a.html"))
+        pytest.main([*quiet, f"--llmcost-report={base}"])
+        named = (f"--llmcost-report={each}" for each in reports)
+        pytest.main([*quiet, f"--llmcost-baseline={base}", *named])
+        main(["compare", base, reports[0]])
     sys.path[:] = path
     for name in sys.modules.keys() - loaded:
         del sys.modules[name]
+
+
+def use_large_pages() -> None:
+    """Let a fork take over some dozens of large pages instead of tens of thousands of small ones.
+
+    It is a wish, which Linux grants since 6.1.
+    """
+    size, collapse = 1 << 21, 25
+    advise = ctypes.CDLL(None).madvise
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, rights, _, _, inode, *_ = line.split()
+        first, last = (int(each, 16) for each in span.split("-"))
+        first += -first % size
+        if (rights, inode) == ("rw-p", "0") and first < last:
+            advise(ctypes.c_void_p(first), ctypes.c_size_t((last - first) // size * size), collapse)
 
 
 def serve(path: str) -> tuple[str, list[str]]:
@@ -277,6 +305,7 @@ def serve(path: str) -> tuple[str, list[str]]:
         for each in [*sys.modules]:
             sys.modules[each.encode().decode()] = sys.modules.pop(each)
         gc.freeze()
+        use_large_pages()
         while True:
             waiting = [door, sys.stdin, *lines, *(line for _, line in lines.values())]
             ready = select.select(waiting, [], [])[0]

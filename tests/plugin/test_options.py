@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
 from fnmatch import fnmatchcase
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -405,8 +406,9 @@ def test_the_name_of_the_package_loads_the_plugin(
     )
     if is_autoloaded:
         monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
-    args = ("-p", "no:cassetter", *(("-p", "pytest_llmcost") if is_flag else ()))
-    result = project.pytester.runpytest_subprocess(*args, "-p", "no:cacheprovider")
+    others = {each.name for each in entry_points(group="pytest11")} - {"llmcost"}
+    args = (*(f"-pno:{name}" for name in others), *(("-p", "pytest_llmcost") if is_flag else ()))
+    result = project.pytester.runpytest_inprocess(*args, "-p", "no:cacheprovider")
     result.stdout.fnmatch_lines(["FAILED test_app.py::test_pays - $0.10 > $0.01 budget*"])
 
 

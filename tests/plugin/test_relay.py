@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from conftest import Project
 from standin import StandIn
 from standin.server import Step
+from warm_python import warm_python
 
 SUITE = """
     import multiprocessing
@@ -45,6 +47,12 @@ SUITE = """
         command = [sys.executable, "-c", AGENT, mode, str(max_tokens)]
         return subprocess.run(command, env=env, capture_output=True, text=True)
 """
+
+
+@pytest.fixture
+def online(online: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setattr(sys, "executable", warm_python())  # the agent's
+    return online
 
 
 def test_a_batch_and_its_results_both_pass(online: Project) -> None:

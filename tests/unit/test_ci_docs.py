@@ -181,8 +181,7 @@ def test_only_the_sum_of_all_shards_can_become_the_baseline(
     assert (done.returncode == 0) is (shards == 4)
 
 
-GH = """#!/usr/bin/env python3
-# GitHub's command line, as far as the workflow of the comment uses it.
+GH = """# GitHub's command line, as far as the workflow of the comment uses it.
 import json, os, re, shutil, subprocess, sys
 
 words, state = sys.argv[1:], json.load(open(os.environ["STATE"]))
@@ -246,7 +245,7 @@ def test_the_second_workflow_comments_on_the_pull_request_and_commit_of_its_run(
     artifact.mkdir()
     (artifact / "cost.json").write_text(json.dumps({"comparison": comparison}))
     (artifact / "cost.md").write_text("what it costs")
-    (tmp_path / "gh").write_text(GH)
+    (tmp_path / "gh").write_text(f"#!{sys.executable} -IS\n{GH}")
     (tmp_path / "gh").chmod(0o755)
     output = tmp_path / "output"
     environment = {

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hand_made_cassettes import DUMPER
 from warm_python import warm_python
 
 from pytest_llmcost.cli import main
@@ -40,7 +41,9 @@ def cassette(body: bytes, encoding: str) -> bytes:
         "body": body,
     }
     request = {"method": "POST", "uri": URL, "body": "{}"}
-    return yaml.safe_dump({"interactions": [{"request": request, "response": response}]}).encode()
+    recorded = {"interactions": [{"request": request, "response": response}]}
+    written: bytes = yaml.dump(recorded, Dumper=DUMPER, encoding="utf-8")
+    return written
 
 
 def ending_in_itself() -> bytes:
