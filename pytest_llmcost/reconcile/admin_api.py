@@ -248,7 +248,7 @@ class AdminApi:
             scheme, host, _ = target.scheme, target.hostname, target.port
         except ValueError:
             scheme, host = "", None
-        is_own_machine = host in ("localhost", "127.0.0.1") and scheme == "http"
+        is_own_machine = host in ("localhost", "127.0.0.1", "::1") and scheme == "http"
         if not host or not (scheme == "https" or is_own_machine):
             # Without the address, which may contain a password.
             raise ReconcileError(

@@ -200,9 +200,12 @@ def test_a_page_that_leads_to_itself_is_an_error(organisation: Organisation) -> 
         connect(organisation).usage([HOUR], "1m", Filters())
 
 
-def test_an_unreachable_api_is_told_with_its_host() -> None:
-    environment = {"ANTHROPIC_ADMIN_KEY": ADMIN_KEY, "ANTHROPIC_BASE_URL": "http://127.0.0.1:1"}
-    with pytest.raises(ReconcileError, match=r"could not reach 127\.0\.0\.1") as caught:
+@pytest.mark.parametrize(
+    ("url", "host"), [("http://127.0.0.1:1", r"127\.0\.0\.1"), ("http://[::1]:1", "::1")]
+)
+def test_an_unreachable_api_on_this_machine_is_told_with_its_host(url: str, host: str) -> None:
+    environment = {"ANTHROPIC_ADMIN_KEY": ADMIN_KEY, "ANTHROPIC_BASE_URL": url}
+    with pytest.raises(ReconcileError, match=f"could not reach {host} for") as caught:
         AdminApi(environment).usage([HOUR], "1m", Filters())
     assert caught.value.__context__ is None
 
