@@ -194,9 +194,11 @@ def test_a_malformed_answer_is_an_error(organisation: Organisation, raw: str) ->
         connect(organisation).usage([HOUR], "1m", Filters())
 
 
-def test_a_page_that_leads_to_itself_is_an_error(organisation: Organisation) -> None:
-    organisation.raw_answers = ['{"data": [], "has_more": true, "next_page": "page_1"}'] * 2
-    with pytest.raises(ReconcileError, match="page 2: has_more is set"):
+@pytest.mark.parametrize("pages", [1, 2])
+def test_pages_that_lead_back_are_an_error(organisation: Organisation, pages: int) -> None:
+    answer = '{"data": [], "has_more": true, "next_page": "page_%d"}'
+    organisation.raw_answers = [answer % number for number in range(pages)] * 2
+    with pytest.raises(ReconcileError, match=f"page {pages + 1}: has_more is set"):
         connect(organisation).usage([HOUR], "1m", Filters())
 
 
