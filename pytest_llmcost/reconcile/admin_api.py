@@ -248,7 +248,7 @@ class AdminApi:
             scheme, host, _ = target.scheme, target.hostname, target.port
         except ValueError:
             scheme, host = "", None
-        is_own_machine = host in ("localhost", "127.0.0.1") and scheme == "http"
+        is_own_machine = host in ("localhost", "127.0.0.1", "::1") and scheme == "http"
         if not host or not (scheme == "https" or is_own_machine):
             # Without the address, which may contain a password.
             raise ReconcileError(
@@ -307,6 +307,7 @@ class AdminApi:
                 "ending_at": f"{end:%Y-%m-%dT%H:%M:%SZ}",
                 "limit": min((end - window.starting_at) // length, most),
             }
+            followed = set[str]()
             for number in count(1):
                 source = f"{path}, page {number}"
                 *_, last = pages = read_pages(self._get(path, query), row, source=source)
@@ -314,8 +315,9 @@ class AdminApi:
                 found += [bucket for bucket in buckets if bucket.meets([window])]
                 if not last.has_more:
                     break
-                if not last.next_page or last.next_page == query.get("page"):
+                if not last.next_page or last.next_page in followed:
                     raise ReconcileError(f"{source}: has_more is set, but there is no next page")
+                followed.add(last.next_page)
                 query["page"] = last.next_page
         return tuple(found)
 

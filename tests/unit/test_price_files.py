@@ -409,6 +409,13 @@ def test_a_card_says_what_it_is_made_of(overlay: Overlay) -> None:
             "[models.claude-opus-4.7]\nrates = [{ from = 2026-11-01, input = 3 }]",
             ['model "claude-opus-4"', "unknown field `7`", "a point, slash or colon in it needs"],
         ),
+        *(
+            (
+                f"[models.{name}]\nregional = 1",
+                ["unknown field `", "slash or colon in it needs quotes"],
+            )
+            for name in ("gpt-4.1-mini", "us.anthropic.claude-opus-9")
+        ),
         ("[models.acme/a]\nregional = 1", ["not TOML", "slash or colon in it needs quotes"]),
         (f"batch_factor = {'9' * 5_000}", ["not TOML", "4300"]),
         ("batch_factor = 0", ["Expected a factor of at least 0.001, got 0", "$.batch_factor"]),

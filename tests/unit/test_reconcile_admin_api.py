@@ -194,15 +194,20 @@ def test_a_malformed_answer_is_an_error(organisation: Organisation, raw: str) ->
         connect(organisation).usage([HOUR], "1m", Filters())
 
 
-def test_a_page_that_leads_to_itself_is_an_error(organisation: Organisation) -> None:
-    organisation.raw_answers = ['{"data": [], "has_more": true, "next_page": "page_1"}'] * 2
-    with pytest.raises(ReconcileError, match="page 2: has_more is set"):
+@pytest.mark.parametrize("pages", [1, 2])
+def test_pages_that_lead_back_are_an_error(organisation: Organisation, pages: int) -> None:
+    answer = '{"data": [], "has_more": true, "next_page": "page_%d"}'
+    organisation.raw_answers = [answer % number for number in range(pages)] * 2
+    with pytest.raises(ReconcileError, match=f"page {pages + 1}: has_more is set"):
         connect(organisation).usage([HOUR], "1m", Filters())
 
 
-def test_an_unreachable_api_is_told_with_its_host() -> None:
-    environment = {"ANTHROPIC_ADMIN_KEY": ADMIN_KEY, "ANTHROPIC_BASE_URL": "http://127.0.0.1:1"}
-    with pytest.raises(ReconcileError, match=r"could not reach 127\.0\.0\.1") as caught:
+@pytest.mark.parametrize(
+    ("url", "host"), [("http://127.0.0.1:1", r"127\.0\.0\.1"), ("http://[::1]:1", "::1")]
+)
+def test_an_unreachable_api_on_this_machine_is_told_with_its_host(url: str, host: str) -> None:
+    environment = {"ANTHROPIC_ADMIN_KEY": ADMIN_KEY, "ANTHROPIC_BASE_URL": url}
+    with pytest.raises(ReconcileError, match=f"could not reach {host} for") as caught:
         AdminApi(environment).usage([HOUR], "1m", Filters())
     assert caught.value.__context__ is None
 
