@@ -197,6 +197,10 @@ class _Sending:
         if error is not None and is_lost:
             note_failure(captured, error, live)
             return
+        # Private: a client wraps the stream that its transport has returned.
+        stream = getattr(response.stream, "_stream", response.stream)
+        inside = getattr(stream, "_captured", None)
+        captured.is_answered_inside = inside is not None and inside.outer is captured
         captured.answered(status=response.status_code, live=live, content=content)
         if not captured.is_over:
             if "content-encoding" in response.headers:
