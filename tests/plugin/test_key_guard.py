@@ -49,6 +49,20 @@ def online(project: Project, standin: StandIn, monkeypatch: pytest.MonkeyPatch) 
     return project.online(standin)
 
 
+def test_a_cassette_that_is_written_anew_without_what_was_not_played_is_searched(
+    online: Project,
+) -> None:
+    options = "{'drop_unused_requests': True}"
+    online.write(
+        test_app=suite(options=options).replace("range(3)", "range(1)") + "            ask()\n"
+    )
+    online.run("--llmcost-key-guard=off").assert_outcomes(passed=1)
+    online.write(test_app=suite(options=options).replace("range(3)", "range(1)"))
+    result = online.run()
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["FAILED llmcost_key_guard - keys in 1 cassette"])
+
+
 @pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
 @pytest.mark.parametrize("header", ["x-api-key", "authorization"])
 def test_a_key_in_a_new_cassette_fails_the_run(
