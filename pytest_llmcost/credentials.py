@@ -60,6 +60,11 @@ _FIELD = re.compile(
 """A field in a query, a form, JSON or XML; in prose and in code, what follows is no credential."""
 _NO_USERS = re.compile(r"(?:expires|domain|path|__cf|_cfuvid|AWSALB|ARRAffinity)", re.IGNORECASE)
 """How the attributes of a cookie begin, and cookies of load balancers, which stand for no user."""
+_USER = re.compile(
+    r"""://(?![0-9a-f]{32}@[\w.-]*\bsentry\.[\w.:-]+/\d)"""
+    r"""(?:[^\s/@:?#"',<>\\]*:)?([^\s/@?#"',<>\\]+)@"""
+)
+"""Who asks, in an address; a DSN of Sentry is public by design, unless it has a secret, too."""
 _SCHEME = re.compile(r"[a-z]+\s+", re.IGNORECASE)
 _BEARER = re.compile(r"bearer\s+[\w.~+/=-]+\s*\Z", re.IGNORECASE)
 """A credential under whatever name; in a text, and in `WWW-Authenticate`, more follows."""
@@ -125,8 +130,8 @@ def keys_in_cassette(path: Path) -> list[str]:
     except YamlError:
         # Damaged, or too large to be read as a whole: by its lines, as VCR writes a header.
         lines = re.findall(r'([\w-]+)"?:[ \t]*(?:\n\s*-\s*|\[\s*)?"?([^\n",\]]+)', text)
-        is_found = any(_carries_key(*line) for line in lines) or _has_key(text)
-        return ["some header or body"] * is_found
+        found = {f"header `{name.lower()}`" for name, value in lines if _carries_key(name, value)}
+        return sorted(found) or ["body or another header"] * _has_key(text)
 
 
 def _search(value: object, kind: str = "field", name: str = "", side: str = "") -> Iterator[str]:
@@ -151,7 +156,7 @@ def _search(value: object, kind: str = "field", name: str = "", side: str = "") 
     elif kind != "header":
         fields = [each for each in _FIELD.finditer(text) if looks_like_key(unquote(each["value"]))]
         yield from (f"{kind} `{each['name'] or each['short']}`{side}" for each in fields)
-        if not fields and _has_key(text):
+        if not fields and (_has_key(text) or any(map(looks_like_key, _USER.findall(text)))):
             yield "address" if kind == "query" else f"body{side}"
 
 

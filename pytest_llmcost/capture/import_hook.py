@@ -6,6 +6,7 @@ Knows nothing of what is done with the module; `transports/` has the table.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
@@ -22,6 +23,8 @@ class ImportWatcher:
 
     def __init__(self, callbacks: Mapping[str, Callback]) -> None:
         self._callbacks = callbacks
+        self._searching: set[tuple[int, str]] = set()
+        """Thread and module of each search: another finder may search through us in turn."""
 
     def install(self) -> None:
         """Call back for each module that is imported already, and for the others when they are."""
@@ -40,16 +43,21 @@ class ImportWatcher:
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Find a watched module through the other finders, with a loader that calls back."""
-        if fullname not in self._callbacks:
+        search = (threading.get_ident(), fullname)
+        if fullname not in self._callbacks or search in self._searching:
             return None
-        for finder in sys.meta_path:
-            if finder is not self and hasattr(finder, "find_spec"):
-                spec = finder.find_spec(fullname, path, target)
-                if spec is not None:
-                    if spec.loader is not None:
-                        loader = _Loader(spec.loader, self._callbacks[fullname])
-                        spec.loader = cast("Loader", loader)
-                    return spec
+        self._searching.add(search)
+        try:
+            for finder in sys.meta_path:
+                if finder is not self and hasattr(finder, "find_spec"):
+                    spec = finder.find_spec(fullname, path, target)
+                    if spec is not None:
+                        if spec.loader is not None:
+                            loader = _Loader(spec.loader, self._callbacks[fullname])
+                            spec.loader = cast("Loader", loader)
+                        return spec
+        finally:
+            self._searching.discard(search)
         return None
 
 

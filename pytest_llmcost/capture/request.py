@@ -109,7 +109,7 @@ class _Outcome:
     past_cap: str | None = None
     """Why that cap would have refused it, had anything shown that it was about to leave."""
     has_left_inside: bool = False
-    """Whether a call inside its `send` has left, which has a reservation of its own."""
+    """Whether its transport has sent the same call by another client, which has the reservation."""
     asked: tuple[Mapping[str, Any] | None, str | None] | None = None
     """What `read_body` returns of what was sent, once it is read, or a request of a batch."""
     is_of_batch: bool = False
@@ -126,6 +126,8 @@ class _Outcome:
     """Whether it has come to a mock transport; what is sent in it is a call of its own."""
     outcome_below: object = None
     """The response or error that a transport below its client has brought last."""
+    is_answered_inside: bool = False
+    """Whether its response is the very one of a call inside its `send`, which counts instead."""
     ids_inside: tuple[str, ...] = ()
     """Of the messages that calls inside its `send` brought, other than from a mock."""
     is_passed_on: bool = False
@@ -265,7 +267,7 @@ class CapturedRequest(_Outcome):
     @property
     def is_outer(self) -> bool:
         """Whether a call inside this one's `send` counts instead; what went live is one itself."""
-        if self.is_passed_on and self.live is not True:
+        if self.is_answered_inside or (self.is_passed_on and self.live is not True):
             return True
         # What its transport, or a gateway, asked instead, and made a response of its own of.
         is_elsewhere = self.play is None and not self.is_on_wire
@@ -279,6 +281,9 @@ class CapturedRequest(_Outcome):
         Hooks make calls of their own inside another's `send`, counts and questions about the
         prompt; those come on top.
         """
+        if self.endpoint.kind == "unmetered":
+            # Its payload has another form, and a call that is read says more.
+            return inner.endpoint.kind == "messages"
         sent, received = inner.payload or {}, self.payload or {}
         model, asked = model_of(inner.endpoint, sent), model_of(self.endpoint, received)
         # A cloud's name for a model contains the plain one.
@@ -312,7 +317,7 @@ class CapturedRequest(_Outcome):
             raise
         self.reserved = attempt.reserved  # that of one before stays: it was lost
         if self.outer is not None:
-            self.outer.has_left_inside = True
+            self.outer.has_left_inside |= self.outer.is_passed_on_by(self)
 
     def leave_below(self, method: str = "POST", url: str | None = None) -> None:
         """Let a library below its client send it over a socket, perhaps again, or a log-in in it.
@@ -345,8 +350,9 @@ class CapturedRequest(_Outcome):
 
     def note_left(self) -> None:
         """Under a cap, note what nothing has shown to leave: it may have sockets of its own."""
-        is_unseen = self.reserved is None and not self.has_left_inside
-        if self.cap is not None and self.live is not False and is_unseen:
+        if self.cap is None or self.live is False or self.reserved is not None:
+            return
+        if not (self.has_left_inside or self.is_answered_inside):
             self.reserved = Decimal(0)  # so that what it costs is kept, in any case
             try:
                 self.cap.reserve(self)

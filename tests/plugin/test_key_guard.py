@@ -49,6 +49,20 @@ def online(project: Project, standin: StandIn, monkeypatch: pytest.MonkeyPatch) 
     return project.online(standin)
 
 
+def test_a_cassette_that_is_written_anew_without_what_was_not_played_is_searched(
+    online: Project,
+) -> None:
+    options = "{'drop_unused_requests': True}"
+    online.write(
+        test_app=suite(options=options).replace("range(3)", "range(1)") + "            ask()\n"
+    )
+    online.run("--llmcost-key-guard=off").assert_outcomes(passed=1)
+    online.write(test_app=suite(options=options).replace("range(3)", "range(1)"))
+    result = online.run()
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["FAILED llmcost_key_guard - keys in 1 cassette"])
+
+
 @pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
 @pytest.mark.parametrize("header", ["x-api-key", "authorization"])
 def test_a_key_in_a_new_cassette_fails_the_run(
@@ -261,7 +275,7 @@ COMMITTED = {
     "body.yaml": (cassette(body=f"my key is {KEY}"), ["body"]),
     "damaged.yaml": (
         cassette(f"      x-api-key:\n      - {KEY}\n") + "\t: [",
-        ["some header or body"],
+        ["header `x-api-key`"],
     ),
     "recorded.json": (
         '{"interactions": [{"request": {"headers": {"Authorization": ["Bearer ' + KEY + '"]}}}]}',
@@ -280,6 +294,8 @@ COMMITTED = {
         ["header `authorization`"],
     ),
     "token.yaml": (cassette(uri=f"https://a.test/m?access_token={HEX}"), ["query `access_token`"]),
+    "user.yaml": (cassette(uri=f"https://me:{HEX}@a.test/m"), ["address"]),
+    "token_for_user.yaml": (cassette(uri=f"https://{HEX}@a.test/m"), ["address"]),
     "path.yaml": (cassette(uri=f"https://a.test/{KEY}/v1/messages"), ["address"]),
     "form.yaml": (
         cassette(
@@ -337,6 +353,17 @@ COMMITTED = {
         '[{"name": "X-Api-Key", "value": "' + KEY + '"}, {"name": "a", "value": "b"}], '
         '"postData": {"params": [{"name": "client_secret", "value": "' + HEX + '"}]}}}]}}',
         ["field `client_secret`", "header `x-api-key`"],
+    ),
+    "sentry.yaml": (
+        cassette(
+            uri=f"https://{HEX}@o123.ingest.sentry.io/456",
+            body=f'\'{{"dsn": "https://{HEX}@sentry.firm.com:9000/4"}}\'',
+        ),
+        [],
+    ),
+    "sentry_with_a_secret.yaml": (
+        cassette(uri=f"https://{HEX}:{HEX}@sentry.io/4"),
+        ["address"],
     ),
     "mails.yaml": (
         cassette(
@@ -396,7 +423,7 @@ def test_a_cassette_is_searched_to_its_end_packed_or_not(tmp_path: Path) -> None
     long = b"interactions:\n- request: {body: '%b'}\n" % (b"a b " * 13_000_000)
     (tmp_path / "long.yaml").write_bytes(long + whole.partition(b"\n")[2])
     assert keys_in_cassette(tmp_path / "packed.yaml.gz") == ["body"]
-    assert keys_in_cassette(tmp_path / "long.yaml") == ["some header or body"]
+    assert keys_in_cassette(tmp_path / "long.yaml") == ["body or another header"]
 
 
 @pytest.mark.parametrize("closed", ["cassettes/test_a", "cassettes/b.yaml", "cassettes/more"])

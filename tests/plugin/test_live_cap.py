@@ -140,8 +140,8 @@ OWN_SOCKET = """
                 answer.begin()
                 return httpx.Response(answer.status, content=answer.read())
 
-    def ask_past(max_tokens):
-        with httpx.Client(transport=OwnSocket()) as client:
+    def ask_past(max_tokens, **options):
+        with httpx.Client(transport=OwnSocket(), **options) as client:
             body = {**ASKED, "max_tokens": max_tokens}
             head = {"x-api-key": os.environ["ANTHROPIC_API_KEY"], "anthropic-version": "2023-06-01"}
             url = os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages"
@@ -174,6 +174,20 @@ def test_what_is_not_seen_to_leave_fails_its_test_where_it_would_have_been_refus
         ]
     )
     assert len(standin.requests) == 2
+
+
+def test_so_does_what_is_sent_after_a_hook_has_asked_something_else(online: Project) -> None:
+    online.write(
+        test_app=SUITE
+        + OWN_SOCKET
+        + """
+    def test_large():
+        ask_past(20_000, event_hooks={"request": [lambda request: ask(1)]})
+    """
+    )
+    result = online.run("--llmcost-max-live=$0.10")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["FAILED * - 1 request sent past the live cap*"])
 
 
 def test_what_was_not_seen_to_leave_is_taken_from_the_cap(online: Project) -> None:

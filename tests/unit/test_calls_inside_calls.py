@@ -118,6 +118,21 @@ def test_a_reply_that_a_gateway_in_this_process_hands_on_is_one_call(
     assert (purse.call.live, purse.call.model) == (True, OTHER["model"])
 
 
+@library_of
+def test_what_a_gateway_in_this_process_asks_for_a_route_that_is_not_metered_is_one_call(
+    standin: StandIn, library: Any
+) -> None:
+    def gateway(request: Any) -> Any:
+        by_requests(standin.url + "/v1/messages", ASKED)
+        return library.Response(200, json={"output_text": "Hello there"})
+
+    asked = {"model": ASKED["model"], "input": "Hi"}
+    with capturing() as purse:
+        client = library.Client(transport=library.MockTransport(gateway))
+        client.post("http://testserver/v1/responses", json=asked)
+    assert (purse.call.live, purse.call.caveats) == (True, ())
+
+
 def test_what_an_application_asks_after_a_redirect_is_live(standin: StandIn) -> None:
     async def application(scope: Any, receive: Any, send: Any) -> None:
         await receive()

@@ -433,8 +433,8 @@ def test_so_is_what_a_patch_of_the_transport_raises(
     def fail(*args: Any) -> Any:
         raise getattr(library, error)("no") if isinstance(error, str) else error
 
-    monkeypatch.setattr(library.HTTPTransport, "handle_request", fail)
-    with capturing() as purse, library.Client() as client:
+    with capturing() as purse, monkeypatch.context() as patch, library.Client() as client:
+        patch.setattr(library.HTTPTransport, "handle_request", fail)
         with pytest.raises((library.HTTPError, Alarm)):
             post(client)
         purse.capture.settle()
@@ -504,6 +504,30 @@ def test_a_hook_that_raises_leaves_what_is_known_by_then(
         purse.capture.settle()
     assert [call.caveats for call in purse.calls] == caveats
     assert all(call.usage == BILLED for call in purse.calls if not call.caveats)
+
+
+@library_of
+@pytest.mark.parametrize(
+    ("when", "status", "usages"),
+    [("request", 200, None), ("response", 200, [BILLED]), ("response", 429, [])],
+)
+def test_so_it_does_where_the_transport_is_ones_own(
+    library: ModuleType, when: str, status: int, usages: list[Usage] | None
+) -> None:
+    def forbid(message: Any) -> None:
+        raise Alarm
+
+    def handler(request: Any) -> Any:
+        return library.Response(status, content=JSON_BODY)
+
+    client = own_client_of(library, handler)
+    client.event_hooks = {when: [forbid]}
+    with capturing() as purse:
+        with pytest.raises(Alarm):
+            post(client)
+        purse.capture.settle()
+    assert [call.usage for call in purse.calls] == (usages or [])
+    assert bool(purse.seen) is (usages is not None)
 
 
 def test_a_closed_client_sends_nothing() -> None:

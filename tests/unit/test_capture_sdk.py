@@ -7,7 +7,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextvars import copy_context
 from datetime import date
 from pathlib import Path
@@ -234,6 +234,29 @@ def test_an_answer_that_was_lost_over_aiohttp_is_lost_though_the_sdk_calls_it_a_
         asyncio.run(send())  # nothing listens there now
         purse.capture.settle()
     assert (purse.calls, len(purse.seen)) == ([], 1)
+
+
+def test_a_log_in_over_aiohttp_that_is_answered_is_no_lost_answer_of_the_call() -> None:
+    aiohttp = pytest.importorskip("aiohttp")
+
+    class LogIn(httpx2.Auth):
+        async def async_auth_flow(
+            self, request: httpx2.Request
+        ) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
+            async with aiohttp.ClientSession() as session, session.get(f"{api.url}/token") as token:
+                if token.status != 200:
+                    raise LookupError("no token")
+            yield request
+
+    async def send() -> None:
+        async with anthropic.DefaultAioHttpClient(auth=LogIn()) as client:
+            with pytest.raises(LookupError):
+                await client.post(f"{api.url}/v1/messages", json=ASKED)
+
+    with StandIn() as api, capturing() as purse:
+        asyncio.run(send())
+        purse.capture.settle()
+    assert purse.seen == []
 
 
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.__name__)

@@ -167,6 +167,30 @@ print(len(purse.seen))
     assert out.split("\n") == ["2 []", "2", ""]
 
 
+def test_several_watchers_hear_of_one_import() -> None:
+    out = run_python(
+        """
+from pytest_llmcost.capture.import_hook import ImportWatcher
+heard = []
+watchers = [
+    ImportWatcher({"colorsys": lambda module, name=name: heard.append((name, module.__name__))})
+    for name in ("first", "second", "third")
+]
+for watcher in watchers:
+    watcher.install()
+import colorsys
+from importlib.machinery import SourceFileLoader
+assert type(colorsys.__spec__.loader) is type(colorsys.__loader__) is SourceFileLoader
+print(heard)
+for watcher in watchers:
+    watcher.remove()
+    watcher.remove()
+assert not any(isinstance(finder, ImportWatcher) for finder in sys.meta_path)
+"""
+    )
+    assert out == "[('first', 'colorsys'), ('second', 'colorsys'), ('third', 'colorsys')]\n"
+
+
 def test_two_names_of_one_library_are_wrapped_once() -> None:
     out = run_python(
         PURSE
@@ -210,6 +234,27 @@ print(len(purse.seen), capture.failures)
 """
     )
     assert out == "2 []\n"
+
+
+def test_a_finder_that_asks_those_behind_it_is_asked_once() -> None:
+    """As one does that stands before ours and has no guard of its own."""
+    out = run_python(
+        PURSE
+        + """
+class Delegating:
+    def find_spec(self, name, path=None, target=None):
+        behind = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        found = (each.find_spec(name, path, target) for each in behind)
+        return next((each for each in found if each), None)
+follower = follow(capture.begin)
+sys.meta_path.insert(0, Delegating())
+import httpx2
+ask(httpx2)
+capture.drain()
+print(len(purse.seen), capture.failures)
+"""
+    )
+    assert out == "1 []\n"
 
 
 def test_a_stub_of_that_name_and_a_missing_module_are_left_alone() -> None:

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.headers import HEADERS, read_headers
-from pytest_llmcost.capture.lost_answer import can_be_billed, is_connecting, note_failure
+from pytest_llmcost.capture.lost_answer import is_connecting, note_failure, read_failure
 from pytest_llmcost.capture.transports import CURRENT, begin, being_sent, passed_on, wrap_method
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class _Sending:
                 captured.is_on_wire |= "network_stream" in response.extensions
                 captured.is_unrefused = 200 <= response.status_code < 300
             else:
-                captured.is_unrefused &= bool(can_be_billed(error))
+                captured.is_unrefused &= read_failure(error).may_be_billed
             return
         if _sending.get(id(self.request)) is captured:
             del _sending[id(self.request)]
@@ -188,18 +188,19 @@ class _Sending:
 
     def _ended(self, captured: CapturedRequest, error: BaseException | None) -> None:
         _note_headers(captured, self.request)
-        below, response = captured.outcome_below, self.response
-        if error is not None and hasattr(below, "status_code"):
-            response = below  # a hook may raise after the answer has come
+        response = self.response if error is None else read_failure(error).response
         live = self._is_live(captured, response, error)
         # Private: `content` raises unless it has been read.
         content = getattr(response, "_content", None)
+        # A hook may raise after the answer has come, whose body is lost unless it was read.
         is_lost = response is None or (content is None and response.status_code < 300)
         if error is not None and is_lost:
-            # No mock has raised it, but a hook, a log-in or the client itself.
-            captured.is_seen = below is not None or captured.play is not None or live is not False
             note_failure(captured, error, live)
             return
+        # Private: a client wraps the stream that its transport has returned.
+        stream = getattr(response.stream, "_stream", response.stream)
+        inside = getattr(stream, "_captured", None)
+        captured.is_answered_inside = inside is not None and inside.outer is captured
         captured.answered(status=response.status_code, live=live, content=content)
         if not captured.is_over:
             if "content-encoding" in response.headers:

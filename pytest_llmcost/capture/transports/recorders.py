@@ -70,13 +70,22 @@ def _played(captured: CapturedRequest, name: str, result: Any, cassette: Any, *a
 def _wrap_save(original: Callable[..., Any]) -> Callable[..., Any]:
     def save(cassette: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
-        is_changed = cassette.dirty
+        path = os.path.abspath(getattr(cassette, "_path", None) or "")  # private
+        before = _state(path)
         result = original(cassette, *args, **options)
-        if is_changed:
-            note_saved(os.path.abspath(cassette._path))  # private
+        if _state(path) != before:
+            note_saved(path)
         return result
 
     return save
+
+
+def _state(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _follow(response: Any, cassette: Any, request: Any) -> None:
