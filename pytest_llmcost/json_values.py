@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, KeysView, Mapping, S
 from datetime import date
 from hashlib import sha256
 from itertools import repeat
+from os import PathLike
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
@@ -169,6 +170,8 @@ def _sdk_fields(value: Any) -> object:
         hint = " and has no order; pass a list"
     elif isinstance(value, type):
         hint = "; pass its JSON schema as output_config or input_schema"
+    elif isinstance(value, PathLike) or hasattr(value.__class__, "read"):
+        hint = "; read it, and encode it as base64 for images and documents"
     raise _NotJson(_of_type(value) + hint)
 
 

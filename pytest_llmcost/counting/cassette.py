@@ -1,4 +1,4 @@
-"""Count cassettes: recorded counts as files, in VCR's format, read strictly.
+"""Count cassettes: recorded counts as files, in VCR's format.
 
 A cassette's interactions are POSTs to the canonical count_tokens address. The recorded request's
 body is JSON with `fingerprint`, `model`, `asked_by`, `parts` (a digest of each) and, if something
@@ -95,6 +95,8 @@ _WRITTEN = re.compile(
     re.escape(_INTERACTION)
     % (rf"({_INDENT}\{{(?:\n{_INDENT}[ -~]*)*)", "((?:[ -&(-~]|'')*)", "(200|400)", "[A-Za-z ]+")
 )
+_TWO_ANSWERS = re.compile(r"\n( +string:).*\n\1")
+"""What is left if a merge keeps the lines of both sides; a YAML parser takes the last."""
 
 
 class _Counted(msgspec.Struct):
@@ -126,8 +128,14 @@ def read_entries(path: Path) -> dict[str, Entry]:
         raise CountCassetteError(f"{show_path(path)} cannot be read: {why}") from None
     if not text.strip():
         return {}
+    written = _read_written(text)
+    if not written and (twice := _TWO_ANSWERS.search(text)):
+        line = text.count("\n", 0, twice.end()) + 1
+        raise CountCassetteError(
+            f"{show_path(path)}, line {line}: one payload has two counts; {_REMEDY}"
+        )
     try:
-        interactions = [*(_read_written(text) or load_yaml(text)["interactions"])]
+        interactions = [*(written or load_yaml(text)["interactions"])]
     except YamlError as error:
         hint = "; it holds unresolved merge conflicts" if "\n<<<<<<< " in f"\n{text}" else ""
         raise CountCassetteError(
@@ -146,8 +154,11 @@ def read_entries(path: Path) -> dict[str, Entry]:
                     f"{entry.input_tokens} tokens"
                 )
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            is_said = isinstance(error, (RecursionError, ValueError))  # by what decodes it
+            why = f"{error!s:.300}" if is_said else "it is no recorded count"
             raise CountCassetteError(
-                f"{show_path(path)}, interaction {number}: {error!s:.300}; {_REMEDY}"
+                f"{show_path(path)} is not a count cassette, or damaged: interaction {number}: "
+                f"{why}; {_REMEDY}"
             ) from None
         # Twice is what a merge leaves.
         asked_by = tuple(sorted({*before.asked_by, *entry.asked_by}))

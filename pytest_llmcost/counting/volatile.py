@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from itertools import chain
 
@@ -42,10 +42,11 @@ def volatile_spans(before: str, now: str, at: datetime) -> list[str]:
     """Return where two texts differ as clocks and random ids do, and nothing if also elsewhere.
 
     A date counts if the new one is that of the run, which is at an aware `at`, and a time if it
-    has odd seconds: another date or a round time is somebody's edit.
+    is that or has odd seconds: another date or a round time is somebody's edit.
 
     Example:
-        >>> volatile_spans("It is 09:41:07.", "It is 10:02:33.", datetime(2026, 11, 25))
+        >>> at = datetime(2026, 11, 25, tzinfo=timezone.utc)
+        >>> volatile_spans("It is 09:41:07.", "It is 10:02:33.", at)
         ['characters 7-14 (a time)']
     """
     if max(len(before), len(now)) > LONGEST or skeleton(before) != skeleton(now):
@@ -72,7 +73,7 @@ def describe_volatile(before: Payload, now: Payload, at: datetime) -> str:
 def describe_suspicious(now: Payload, changed: Collection[str], at: datetime) -> str:
     """Name what may differ in every run, in the changed parts of a payload; empty if nothing.
 
-    That is the first date of the run in a text, or else its first UUID.
+    That is the first date or time of the run in a text, or else its first UUID.
     """
     found = []
     for name, value in now.values.items():
@@ -129,10 +130,16 @@ def _differs_in_every_run(old: re.Match[str], new: re.Match[str], at: datetime) 
 
 
 def _is_of_the_run(token: re.Match[str], at: datetime) -> bool:
-    """Whether a token is the date of the run, give or take a day for the time zone."""
+    """Whether a token is the time of the run, or its date, give or take a day for the zone."""
     kind, text = token.lastgroup, token.group()
     if kind == "epoch":
         return abs(float(text[:10]) - at.timestamp()) < timedelta(days=1).total_seconds()
+    if kind == "time":
+        hour, minute = map(int, re.findall(r"\d+", text)[:2])
+        if (half := text[-2:].lower()) in ("am", "pm"):
+            hour = hour % 12 + 12 * (half == "pm")
+        clocks = (at.astimezone(timezone.utc), at.astimezone())
+        return any(abs(hour * 60 + minute - each.hour * 60 - each.minute) <= 2 for each in clocks)
     if kind not in ("moment", "day"):
         return False
     day = text[:10] if text[:4].isdigit() else re.sub(_TIME, "", text.lower())

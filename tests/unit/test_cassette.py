@@ -152,7 +152,15 @@ interactions:
         ("interactions: 3", "is not a count cassette"),
         ("!!python/object/apply:os.getcwd []", "is not a count cassette"),
         (GOOD.replace("{code: 200}", "200"), "interaction 1: .*; restore it"),
-        (GOOD.replace("    body: ", "    text: "), "interaction 1: 'body'"),
+        (GOOD.replace("    body: ", "    text: "), "interaction 1: it is no recorded count"),
+        (
+            "interactions: [{request: {body: null, method: GET}, response: {}}]",  # as VCR's own
+            "is not a count cassette, or damaged: interaction 1: it is no recorded count; restore",
+        ),
+        (
+            GOOD.replace('"fingerprint": "2:aa", ', ""),
+            "is not a count cassette, or damaged: interaction 1: .*`fingerprint`; restore it",
+        ),
         (GOOD.replace('"model": "m", ', ""), "interaction 1: .*missing required field `model`"),
         (GOOD.replace("}}'", "}'"), "interaction 1: Input data was truncated"),
         (GOOD.replace(": 7", ': "7"'), "interaction 1: Expected `int`, got `str`"),
@@ -167,6 +175,13 @@ interactions:
         (
             GOOD.replace('"model"', '"fingerprint": "2:bb", "model"'),
             "interaction 1: it has 2 fingerprints; restore it",
+        ),
+        (
+            GOOD.replace(
+                "{string: '{\"input_tokens\": 7}'}",
+                "\n      string: '{\"input_tokens\": 7}'\n      string: '{\"input_tokens\": 8}'",
+            ),
+            "line 9: one payload has two counts; restore it",
         ),
     ],
 )

@@ -127,8 +127,8 @@ def tower() -> object:
         (circle(), "messages" + ".0.again" * 49 + ".0", "or contains itself"),
         (tower(), ".".join("0" * 100), "nested 100 levels deep"),
         (object(), "", "the payload is of type object"),
-        ({"a": io.BytesIO(b"x")}, "a", "BytesIO"),
-        ({"a": Path("cat.png")}, "a", "Path"),
+        ({"a": io.BytesIO(b"x")}, "a", "BytesIO, .*; read it, and encode it as base64"),
+        ({"a": Path("cat.png")}, "a", "Path, .*; read it, and encode it as base64"),
     ],
 )
 def test_what_is_not_json_is_named_with_its_path(value: object, path: str, message: str) -> None:

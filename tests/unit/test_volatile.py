@@ -19,8 +19,9 @@ NOW = datetime(2026, 11, 25, 14, 3, 22, 81_000, tzinfo=timezone.utc)
 THEN = NOW - timedelta(days=40, hours=3, minutes=11, seconds=29)
 FORMS = (
     *("%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%d %H:%M", "%H:%M:%S"),
-    *("%d.%m.%Y", "%m/%d/%Y", "%Y/%m/%d", "%B %d, %Y", "%d %b %Y", "%A, %B %d, %Y"),
-    *("%I:%M:%S %p", "%c", "%Y-%m-%dT%H:%M:%S+00:00", "%A, %d %B %Y %H:%M:%S"),
+    *("%d.%m.%Y", "%m/%d/%Y", "%Y/%m/%d", "%B %d, %Y", "%d %b %Y", "%A, %B %d, %Y", "%H:%M"),
+    *("%I:%M:%S %p", "%I:%M %p", "%c", "%A, %d %B %Y %H:%M", "%A, %d %B %Y %H:%M:%S"),
+    "%Y-%m-%dT%H:%M:%S+00:00",
 )
 CLOCKS = [(THEN.strftime(form), NOW.strftime(form)) for form in FORMS]
 CLOCKS += [(each(THEN), each(NOW)) for each in (str, datetime.isoformat, format_datetime)]
@@ -88,8 +89,14 @@ def test_places_are_within_the_text_of_now(before: str, now: str) -> None:
         assert 1 <= start <= end <= len(now)
 
 
-def test_a_text_alone_is_suspicious_for_the_present_day_or_a_uuid() -> None:
-    for text in ("It is 2026-11-25.", "It is November 25, 2026.", f"Id {uuid4()}.", f"{NOW}"):
+def test_a_text_alone_is_suspicious_for_the_present_day_or_time_or_a_uuid() -> None:
+    for text in (
+        "It is 2026-11-25.",
+        "It is November 25, 2026.",
+        f"Id {uuid4()}.",
+        f"{NOW}",
+        "At 14:03.",
+    ):
         assert describe_suspicious(payload(text), ["system"], NOW), text
     for text in ("Cut-off: 2025-03-01.", "Commit 3f9a1c22d0.", "Until 17:00.", "Be brief.", ""):
         assert describe_suspicious(payload(text), ["system"], NOW) == "", text
