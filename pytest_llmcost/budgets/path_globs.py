@@ -88,8 +88,8 @@ def rule_for(lines: Iterable[str], *names: str) -> tuple[str, list[str]]:
 def matches(pattern: str, nodeid: str) -> bool:
     """Return whether a glob holds for a node id, `path/to/test_file.py::Class::test[param]`.
 
-    `**` stands for anything, `*` and `?` for anything but `/`; brackets are themselves. What
-    names a file, a class or a test also holds for all that is in it, and without a wildcard
+    `**` stands for anything, `*` and `?` for anything but a path's `/`; brackets are themselves.
+    What names a file, a class or a test also holds for all that is in it, and without a wildcard
     what names a folder does.
 
     Example:

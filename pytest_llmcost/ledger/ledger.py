@@ -457,23 +457,25 @@ def _unusual() -> re.Pattern[bytes]:
     return re.compile(form.format(keys).encode())
 
 
-def find_odd_amount(value: Any, *, is_difference: bool = False) -> Decimal | None:
+def find_odd_amount(value: Any, *, is_difference: bool = False) -> str | None:
     """Return an amount in a value, at any depth, that is none of money; None if all are.
 
-    It is not finite, endlessly long, or has a sign although it is no difference.
+    It is not finite, endlessly long, or has a sign although it is no difference. A zero may be
+    long, too: `0E-999999999`.
     """
     waiting = [value]
     while waiting:
         value = waiting.pop()
         if isinstance(value, msgspec.Struct):
-            names = _with_amounts(type(value))
-            waiting += [each for name in names if (each := getattr(value, name))]
+            waiting += [getattr(value, name) for name in _with_amounts(type(value))]
         elif isinstance(value, Decimal):
-            is_plain = value.is_finite() and (is_difference or not value.is_signed())
-            if not is_plain or not -_MOST_DIGITS < value.adjusted() < _MOST_DIGITS:
-                return value
-        else:
-            waiting += filter(None, value.values() if isinstance(value, Mapping) else value)
+            last = value.as_tuple().exponent  # a letter if it is not finite
+            is_long = isinstance(last, str) or last < -_MOST_DIGITS
+            is_long = is_long or value.adjusted() >= _MOST_DIGITS
+            if is_long or (value.is_signed() and not is_difference):
+                return f"{value!s:.40}"
+        elif value:
+            waiting += value.values() if isinstance(value, Mapping) else value
     return None
 
 
@@ -519,7 +521,7 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
         ) from None
     odd = find_odd_amount(msgspec.structs.replace(ledger, comparison=None))
     if odd := odd or find_odd_amount([ledger.comparison], is_difference=True):
-        raise LedgerError(f"{source}: is damaged, {odd!s:.40} is not an amount of money")
+        raise LedgerError(f"{source}: is damaged, {odd} is not an amount of money")
     sampling_calls = [each for call in calls_of(ledger) for each in call.sampling_calls]
     if (impossible := find_impossible(sampling_calls)) is not None:
         raise LedgerError(f"{source}: is damaged, a call has {impossible}")

@@ -117,7 +117,7 @@ def read_history(path: Path) -> tuple[list[Run], str | None]:
                 if run.schema != SCHEMA:
                     raise ValueError(f"its schema is {run.schema!r:.80}, not {SCHEMA}")
                 if odd := find_odd_amount(run):
-                    raise ValueError(f"{odd!s:.40} is not an amount of money")
+                    raise ValueError(f"{odd} is not an amount of money")
                 runs.append(run)
             except (ValueError, RecursionError) as error:
                 bad.append((number, error))

@@ -303,7 +303,9 @@ def unmatched_globs(
 
 def _test_files(session: pytest.Session, pattern: str) -> Iterator[str]:
     """Yield the test files, as pytest and its plugins see them, in which a glob may hold."""
-    root, path_glob = session.config.rootpath, pattern.partition("::")[0]
+    root = session.config.rootpath
+    # Behind a wildcard may be the name of a test, unless it has a dot or a slash as paths have.
+    path_glob = re.sub(r"(?<=\*)(?!\*)[^/.[]*(\[.*)?$", "", pattern.partition("::")[0])
     skipped: list[str] = session.config.getini("norecursedirs")
     folder = re.split(r"[*?]", path_glob)[0].rpartition("/")[0]
     top = Path(os.path.normpath(root / folder))

@@ -49,16 +49,22 @@ class SessionHooks(Hooks):
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         """Judge the suite when all tests have run, while a failure still sets the exit status."""
         self._has_begun = True
+        # Errors of the collection; pytest runs no test then, with `-x` or without.
+        is_uncollected = session.testsfailed and not session.config.getoption(
+            "continue_on_collection_errors"
+        )
         try:
             result = yield
         except BaseException as error:
             # `-x`, `--maxfail` and `pytest.exit()` end a run between two tests, calls complete.
             is_orderly = session.shouldstop or session.shouldfail
             is_orderly = is_orderly or isinstance(error, pytest.exit.Exception)
-            # pytest itself raises this only if the collection had errors.
-            is_uncollected = isinstance(error, session.Interrupted) and not is_orderly
-            why = "collection-errors" if is_uncollected else "interrupted"
-            (self.session.incomplete if is_orderly else self.session.lost_calls).add(why)
+            if is_uncollected:
+                self.session.lost_calls.add("collection-errors")
+            elif is_orderly:
+                self.session.incomplete.add("interrupted")
+            else:
+                self.session.lost_calls.add("interrupted")
             raise
         # The exit status and other plugins read this; it only turns success into failure.
         end = self._close()

@@ -97,6 +97,9 @@ def test_a_glob_for_tests_that_were_not_selected_is_kept(project: Project, way: 
         "tests/agents/test_b.py::TestMore",
         "tests/agents/test_?.py::*::test_two",
         "tests/**::test_one",
+        "tests/**test_one",
+        "tests/*/*two",
+        "**two*",
     )
     args, plugins = WAYS[way]
     assert state(project, *args, "test_a.py", plugins=plugins) == ("within", 0)

@@ -193,6 +193,17 @@ def test_collection_errors_keep_their_status_and_the_run_is_not_complete(
     assert project.ledger()["incomplete"] == ["collection-errors"]
 
 
+@pytest.mark.parametrize("first", [(), ("-x",)])
+def test_no_test_ran_if_there_were_collection_errors(
+    project: Project, first: tuple[str, ...]
+) -> None:
+    project.write(test_app=TWO, test_bad="import nothing_such")
+    project.run("--llmcost-report=ledger.json", "--llmcost-history=history.jsonl", *first)
+    assert not project.ledger()["run"]["has_tests"]
+    assert project.ledger()["lost_calls"] == ["collection-errors"]
+    assert not (project.path / "history.jsonl").exists()
+
+
 def test_a_collection_error_is_why_the_suites_budget_is_not_checked(project: Project) -> None:
     project.write(test_app=TWO, test_bad="import nothing_such")
     result = project.run("--llmcost-max-suite=$1")

@@ -616,10 +616,11 @@ class TestFiles:
             "sampling_calls": (call["sampling_calls"][0], "usd"),
             "verdicts": (data["verdicts"][0], "high"),
         }[path]
-        for amount in ("-0.1", "NaN", "-Infinity", "1E+999"):
+        long = ("0E-999999999", "0E+999999999", f"1.{'1' * 61}")  # endlessly slow to show
+        for amount in ("-0.1", "NaN", "-Infinity", "1E+999", *long):
             place[name] = amount
             with pytest.raises(
-                LedgerError, match=f"is damaged, {re.escape(amount)} is not an amount"
+                LedgerError, match=f"is damaged, {re.escape(amount[:40])} is not an amount"
             ):
                 parse_ledger(json.dumps(data).encode(), "x")
 
