@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from decimal import Decimal
+from decimal import Clamped, Context, Decimal, Inexact, InvalidOperation, Overflow
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -427,8 +427,8 @@ def own_verdicts(test: TestRow) -> tuple[Verdict, ...]:
 _LONG = ("fixtures", "outside_tests", "payloads", "tests")
 """What grows with the run. It is written in batches, so that a long run needs no second copy."""
 _BATCH = 50
-_MOST_DIGITS = 60
-"""Of an amount, before or behind its point; longer ones could take endlessly to show."""
+_PLAIN = Context(prec=61, Emin=0, Emax=60, traps=[Clamped, Inexact, InvalidOperation, Overflow])
+"""Signals at an amount so long that to show it, or to add it up, could take endlessly."""
 
 
 def _amount_keys(kind: Any, name: str = "") -> Iterator[str]:
@@ -467,12 +467,15 @@ def find_odd_amount(value: Any, *, is_difference: bool = False) -> str | None:
     while waiting:
         value = waiting.pop()
         if isinstance(value, msgspec.Struct):
-            waiting += [getattr(value, name) for name in _with_amounts(type(value))]
+            fields = _with_amounts(type(value))
+            # Most of them have their default, of which nothing was written.
+            waiting += [each for name, left in fields if (each := getattr(value, name)) is not left]
         elif isinstance(value, Decimal):
-            last = value.as_tuple().exponent  # a letter if it is not finite
-            is_long = isinstance(last, str) or last < -_MOST_DIGITS
-            is_long = is_long or value.adjusted() >= _MOST_DIGITS
-            if is_long or (value.is_signed() and not is_difference):
+            try:
+                is_plain = _PLAIN.plus(value).is_finite()
+            except ArithmeticError:
+                is_plain = False
+            if not is_plain or (value.is_signed() and not is_difference):
                 return f"{value!s:.40}"
         elif value:
             waiting += value.values() if isinstance(value, Mapping) else value
@@ -480,10 +483,12 @@ def find_odd_amount(value: Any, *, is_difference: bool = False) -> str | None:
 
 
 @cache
-def _with_amounts(kind: type[msgspec.Struct]) -> list[str]:
-    """Return the fields of a type that are amounts, or have some in them."""
+def _with_amounts(kind: type[msgspec.Struct]) -> list[tuple[str, object]]:
+    """Return the fields of a type that are amounts, or have some in them, with their defaults."""
     known = msgspec.structs.fields(kind)
-    return [each.name for each in known if any(True for _ in _amount_keys(each.type))]
+    return [
+        (each.name, each.default) for each in known if any(True for _ in _amount_keys(each.type))
+    ]
 
 
 class _Schema(msgspec.Struct):
