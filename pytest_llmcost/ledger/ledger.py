@@ -466,17 +466,17 @@ def find_odd_amount(value: Any, *, is_difference: bool = False) -> str | None:
     waiting = [value]
     while waiting:
         value = waiting.pop()
-        if isinstance(value, msgspec.Struct):
-            fields = _with_amounts(type(value))
-            # Most of them have their default, of which nothing was written.
-            waiting += [each for name, left in fields if (each := getattr(value, name)) is not left]
-        elif isinstance(value, Decimal):
+        if isinstance(value, Decimal):
             try:
                 is_plain = _PLAIN.plus(value).is_finite()
             except ArithmeticError:
                 is_plain = False
             if not is_plain or (value.is_signed() and not is_difference):
                 return f"{value!s:.40}"
+        elif isinstance(value, msgspec.Struct):
+            fields = _with_amounts(type(value))
+            # Most of them have their default, of which nothing was written.
+            waiting += [each for name, left in fields if (each := getattr(value, name)) is not left]
         elif value:
             waiting += value.values() if isinstance(value, Mapping) else value
     return None
