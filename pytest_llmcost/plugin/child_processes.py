@@ -61,7 +61,12 @@ class ChildProcesses:
 
         Not before: our hook would take longer than it may.
         """
-        self._share()
+        try:
+            self._share()
+        except BaseException:  # Python shows it and forks: what the child sends does not come back
+            self.session.owner.has_lost_calls = True
+            self.session.lost_calls.add("internal-error")
+            raise
         if "pytest_llmcost.plugin.calls" in sys.modules:
             # Another thread may be importing it, and what it needs, for the first request: wait, or
             # the child would, for a thread that it does not have.

@@ -182,6 +182,36 @@ def test_a_test_that_sent_by_a_lost_child_alone_says_so(project: Project, budget
     result.stdout.no_fnmatch_line("*no Claude call was seen*")
 
 
+@pytest.mark.parametrize("budget", ["marker", "max-test=$1"])
+def test_calls_of_a_child_whose_way_back_cannot_be_made_are_lost(
+    project: Project, budget: str
+) -> None:
+    marker = '@max_cost("$1")' if budget == "marker" else ""
+    project.write(
+        app=APP,
+        test_app=f"""
+        import os
+        import tempfile
+        import app
+        from pytest_llmcost import max_cost
+
+        {marker}
+        def test_forks(monkeypatch):
+            with monkeypatch.context() as patch:
+                patch.setattr(tempfile, "gettempdir", lambda: 1 / 0)
+                child = os.fork()
+            if child == 0:
+                app.ask(1)
+                os._exit(0)
+            os.waitpid(child, 0)
+        """,
+    )
+    args = () if marker else (f"--llmcost-{budget}",)
+    result = project.run_apart("-W", "ignore", "--llmcost-report=ledger.json", *args)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert project.ledger()["lost_calls"] == ["internal-error"]
+
+
 def test_a_child_of_a_worker_is_seen_too(project: Project) -> None:
     pytest.importorskip("xdist")
     project.write(app=APP, test_app=KINDS["os.fork"])
