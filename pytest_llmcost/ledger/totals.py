@@ -17,7 +17,7 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import asdict, replace
 
-from pytest_llmcost.amounts import COUNT_COMMAND, NOT_COUNTED, Amounts, most
+from pytest_llmcost.amounts import NOT_COUNTED, Amounts, most
 from pytest_llmcost.budgets.budget import (
     Budget,
     Find,
@@ -56,13 +56,13 @@ _LINES: Mapping[str, Callable[[Ledger], Sequence[str]]] = {
 """The rules that may be others for each path -> the lines of their setting."""
 
 
-def command_to_count(ledger: Ledger) -> str:
+def command_to_count(ledger: Ledger, run: str = "pytest") -> str:
     """Return the command that counts what is not counted yet.
 
     Prompts of mocks are counted on demand alone, and cached prefixes for a cold or a warm cache;
     the ledger does not say where that was set.
     """
-    words = [COUNT_COMMAND]
+    words = [run, "--llmcost-record-mode=rewrite"]
     if ledger.cache_state in ("cold", "warm"):
         words.append(f"--llmcost-cache={ledger.cache_state}")
     is_of_mock = any(

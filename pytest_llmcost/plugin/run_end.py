@@ -214,6 +214,7 @@ class RunEnd:
                 width=writer.fullwidth,
                 rows=settings.rows,
                 per=settings.per,
+                root=os.path.relpath(config.rootpath, config.invocation_params.dir),
                 unicode=encoding.lower().replace("-", "").startswith("utf"),
             )
             notes = tuple(session.notes.get(each, each) for each in ledger.notes)

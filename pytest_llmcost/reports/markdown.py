@@ -324,8 +324,11 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner], cause: run_wording.NotCo
     """Return a block with the command that runs what failed, or all, as the run was judged."""
     command = _run_tests(each.name for each in owners if each.row and each.is_failed)
     lines = []
-    if _needs_count(ledger, cause):
-        lines += ["# count what is not counted yet (free)", command_to_count(ledger)]
+    if uncounted := _uncounted(ledger, cause):
+        # What is open for the run as a whole, or for a shared fixture, needs all tests.
+        names = sorted(uncounted) if uncounted <= {each.nodeid for each in ledger.tests} else ()
+        lines.append("# count what is not counted yet (free)")
+        lines.append(command_to_count(ledger, _run_tests(names)))
     if own := ledger.rate_card.own:
         lines.append(f"# at the prices of {clean(own, 100)} (llmcost_prices)")
     comparison = ledger.comparison
@@ -375,13 +378,15 @@ def _run_tests(names: Iterable[str]) -> str:
     return "pytest"
 
 
-def _needs_count(ledger: Ledger, cause: run_wording.NotCounted) -> bool:
-    """Whether something waits for a count that would not be missing again."""
-    verdicts = [mark.verdict for mark in run_wording.marks_of(ledger)]
-    reasons = chain.from_iterable(each.reasons for each in verdicts if each.state == "unverified")
-    advice = (wording.without_vain(each, is_in_vain=cause.is_in_vain) for each in reasons)
-    is_open = any(each.needs_count and each.remedy for each in advice)
-    return is_open or bool(cause.tests and not cause.is_in_vain)
+def _uncounted(ledger: Ledger, cause: run_wording.NotCounted) -> set[str]:
+    """Name the tests and fixtures that wait for a count; an empty name is the run as a whole."""
+    names = set() if cause.is_in_vain else set(cause.tests)
+    for verdict, name, *_ in run_wording.marks_of(ledger):
+        reasons = verdict.reasons if verdict.state == "unverified" else ()
+        advice = [wording.without_vain(each, is_in_vain=cause.is_in_vain) for each in reasons]
+        if any(each.needs_count and each.remedy for each in advice):
+            names.add(name)
+    return names
 
 
 def _option(name: str, value: str) -> str:

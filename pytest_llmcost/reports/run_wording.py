@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -256,6 +257,10 @@ def describe_keys(found: Mapping[str, Sequence[str]]) -> Iterator[str]:
     yield "Then record these files again. Revoke a key that has been committed or uploaded."
 
 
+_MOST_FILES = 3
+"""With more of them, a command that counts the whole suite is the better one to read."""
+
+
 class NotCounted(NamedTuple):
     """Several tests that fail for one cause, their prompts are not counted; or none."""
 
@@ -277,11 +282,16 @@ class NotCounted(NamedTuple):
                 yield wording.without_vain(reason, is_in_vain=self.is_in_vain)
 
 
-def not_counted(ledger: Ledger) -> NotCounted:
-    """Find the tests that share this cause; none if they are not several."""
-    tests, parts, volatile = dict[str, TestRow](), Counter[str](), 0
+def not_counted(ledger: Ledger, root: str = "") -> NotCounted:
+    """Find the tests that share this cause; none if they are not several.
+
+    `root` is the way to pytest's root folder from where the command is to be typed.
+    """
+    tests, parts, volatile, files = dict[str, TestRow](), Counter[str](), 0, set[str]()
     for test in last_attempts(ledger.tests):
         lacking = [call for call in test.calls if wording.lacks_count(call)]
+        if not all(call.has_caveat("volatile") for call in lacking):
+            files.add(test.nodeid.partition("::")[0])  # a count helps, also without a budget
         states = {each.state for each in own_verdicts(test)}
         if not states and test.outcome == "failed":  # by the missing count itself
             states = {"unverified"}
@@ -306,7 +316,13 @@ def not_counted(ledger: Ledger) -> NotCounted:
         changed = first_of(named, wording.MOST_PARTS)
         lines.append(f"changed: {changed}{also if volatile else ''}")
     if not is_in_vain:  # otherwise the counts would be missing again in the next run
-        lines.append(f"count them all (free): {command_to_count(ledger)}")
+        shared = [call for fixture in ledger.fixtures for call in fixture.calls]
+        paths = sorted(os.path.normpath(f"{root or '.'}/{file}") for file in files)
+        needs_all = any(map(wording.lacks_count, (*shared, *ledger.outside_tests)))
+        if needs_all or len(paths) > _MOST_FILES:
+            paths.clear()
+        command = command_to_count(ledger, shlex.join(["pytest", *paths]))
+        lines.append(f"count them all (free): {command}")
     return NotCounted(tests, lines, is_in_vain)
 
 

@@ -62,6 +62,8 @@ class View(Screen):
     width: int = 80
     rows: int = 10
     per: int = 1
+    root: str = ""
+    """The way to pytest's root folder, for commands that are to be pasted."""
     columns: Mapping[Column, Pricing] = field(default_factory=dict)
     """Further columns: `worst`, `cold`, `warm`, and how each prices a call."""
     notes: Sequence[str] = ()
@@ -74,7 +76,7 @@ def render_summary(ledger: Ledger, view: View) -> list[Line]:
     if not rows and _is_quiet(ledger):
         return []
     lines: list[Line] = []
-    if (cause := run_wording.not_counted(ledger)).tests:
+    if (cause := run_wording.not_counted(ledger, view.root)).tests:
         first, *rest = cause.lines
         lines += wrap(first, view, markup={"yellow": True, "bold": True})
         for text in rest:

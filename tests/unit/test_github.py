@@ -86,7 +86,7 @@ class TestAnnotations:
             "::error file=t.py,line=7,title=LLM cost could not be checked::12 tests cannot be "
             "checked: their prompts changed and are not counted yet.%0Achanged: system in all 12"
         )
-        assert line.endswith("pytest --llmcost-record-mode=rewrite")
+        assert line.endswith("pytest t.py --llmcost-record-mode=rewrite")
 
     def test_escape_what_would_end_a_property(self) -> None:
         odd = a_test("a,b:c%.py::test", line=3)

@@ -17,6 +17,7 @@ from page_run import page_run
 from sample_reports import (
     OUTSIDE,
     STALE,
+    a_fixture,
     a_test,
     doubtful,
     judge,
@@ -423,9 +424,24 @@ class TestReproduce:
     def test_what_is_not_counted_is_counted_first(self) -> None:
         assert self.commands("t.py::a", call=STALE) == [
             "# count what is not counted yet (free)",
-            "pytest --llmcost-record-mode=rewrite",
+            "pytest t.py::a --llmcost-record-mode=rewrite",
             "pytest t.py::a --llmcost-price-date=2026-11-22",
         ]
+
+    @pytest.mark.parametrize(
+        ("suite_limit", "counted"),
+        [(None, "pytest t.py::open"), ("1", "pytest"), ("0.001", "pytest t.py::open")],
+    )
+    def test_the_count_is_of_the_tests_that_wait_for_it_and_of_all_if_the_suite_does(
+        self, suite_limit: str | None, counted: str
+    ) -> None:
+        over = make_call("0.02")
+        report = make_report(
+            {a_test("t.py::over"): [over], a_test("t.py::open"): [STALE]},
+            budgets=[suite_budget(suite_limit)] if suite_limit else [],
+        )
+        text = render_markdown(judged(report, "0.01"))
+        assert f"\n# count what is not counted yet (free)\n{counted} --llmcost-record-" in text
 
     def test_the_count_is_there_if_only_the_suite_waits_for_it(self) -> None:
         report = make_report({a_test("t.py::a"): [STALE]}, budgets=[suite_budget("1")])
@@ -501,9 +517,21 @@ class TestOneCause:
         assert entries == [
             "- ❓ 12 tests cannot be checked: their prompts changed and are not counted yet.",
             "  - changed: system in all 12",
-            "  - count them all (free): pytest --llmcost-record-mode=rewrite",
+            "  - count them all (free): pytest t.py --llmcost-record-mode=rewrite",
         ] + [line for line in entries if line.startswith("| ")]
         assert rows_in_sight("\n".join(lines)) == []
+
+    def test_has_a_command_for_all_that_the_budgets_of_the_run_wait_for(self) -> None:
+
+        def command(owner: Any) -> str:
+            spent = {a_test("t.py::a"): [STALE], a_test("t.py::b"): [STALE], owner: [STALE]}
+            report = make_report(spent, budgets=[suite_budget("1")])
+            rows = (*judged(report, "1").tests[:2], *report.tests[2:])
+            text = render_markdown(replace(report, tests=rows))
+            return text.partition("count them all (free): ")[2].partition("\n")[0]
+
+        assert command(a_test("u.py::c")) == "pytest t.py u.py --llmcost-record-mode=rewrite"
+        assert command(a_fixture("client")) == "pytest --llmcost-record-mode=rewrite"
 
     def test_is_said_once_and_so_is_each_other_cause_of_the_run(self) -> None:
         odd = make_call(None, caveats=sorted_caveats(["unreadable-response"]))

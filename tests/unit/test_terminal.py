@@ -520,6 +520,10 @@ def test_what_to_do_about_many_tests_that_grew_is_said_once() -> None:
 
 
 class TestOneCause:
+    def test_the_command_is_to_be_typed_where_pytest_was_started(self) -> None:
+        text = text_of(uncounted(2, "system"), View(root=".."))
+        assert "pytest ../tests/t.py --llmcost-record-mode=rewrite" in text
+
     def test_a_part_that_changed_in_some_says_in_how_many(self) -> None:
         ledger = uncounted(2, "system")
         other = uncounted(3, "system", "messages.0").tests[2]
@@ -547,7 +551,7 @@ class TestOneCause:
         ledger = report_of(*tests, row("u.py::test", STALE))
         text = text_of(closed(ledger, [suite_budget("1")]))
         assert "differs in every run in both" in text
-        assert "count them all (free): pytest --llmcost-record-mode=rewrite" in text
+        assert "count them all (free): pytest u.py --llmcost-record-mode=rewrite" in text
 
     @pytest.mark.parametrize("show", [render_markdown, render_html, render_annotations])
     @pytest.mark.parametrize("call", [STALE, VOLATILE])
