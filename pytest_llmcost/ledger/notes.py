@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
-from itertools import chain
+from difflib import get_close_matches
 
 from msgspec.structs import replace
 
@@ -73,26 +73,40 @@ def length_band_notes(ledger: Ledger, card: RateCard, on: date) -> tuple[str, ..
 
 
 def missing_notes(ledger: Ledger) -> Iterator[str]:
-    """Yield a sentence for each budget of a tool or tag that a whole run does not have.
-
-    A name that is misspelt limits nothing. Of a shard, another one may have it.
-    """
-    if not ledger.complete:
-        return
+    """Yield a sentence for each budget of something that a run does not have; shards may."""
+    # For each budget or marker, by its origin, whether something is there that it limits: a name
+    # that is misspelt limits nothing.
     tools: dict[tuple[str, str], bool] = {}
-    # A test without a call, skipped perhaps, does not say what it would have sent.
-    senders = (test for test in ledger.tests if test.calls)
-    for verdict in chain.from_iterable(map(own_verdicts, senders)):
-        part, origin = verdict.part or "", verdict.origin
-        if part.startswith("tools.") and verdict.actual is not None:
-            tools[part, origin] = tools.get((part, origin), False) or bool(verdict.actual)
+    caches: dict[str, bool] = {}
+    for test in ledger.tests:
+        # A test without a call, skipped perhaps, does not say what it would have sent.
+        for verdict in own_verdicts(test) if test.calls else ():
+            origin, part = verdict.origin, verdict.part or ""
+            if part.startswith("tools.") and verdict.actual is not None:
+                tools[part, origin] = tools.get((part, origin), False) or bool(verdict.actual)
+            elif verdict.kind == "stable_prefix" and verdict.label == "max_cost":
+                prompts = [ledger.payloads.get(call.fingerprint or "") for call in test.calls]
+                may_cache = any(each is None or each.breakpoints for each in prompts)
+                caches[origin] = caches.get(origin, False) or may_cache
+    parts = {part for facts in ledger.payloads.values() if tools for part in facts.parts}
+    names = [part.removeprefix("tools.") for part in parts if part.startswith("tools.")]
     for (part, origin), is_there in sorted(tools.items()):
-        if not is_there:
-            yield f"no prompt has {part}, which {origin} limits"
-    for budget in ledger.verdicts:
-        tag = (budget.pattern or "").removeprefix(TAG)
-        if budget.scope == "tag" and tag not in ledger.totals.by_tag:
-            yield f"no call has the tag of the budget for {TAG}{tag}"
+        alike = get_close_matches(part.removeprefix("tools."), names, 1)
+        if not is_there and (alike or ledger.complete):
+            hint = f"; did you mean tools.{alike[0]}?" if alike else ""
+            yield f"no prompt has {part}, which {origin} limits{hint}"
+    if ledger.complete:
+        tags = ledger.totals.by_tag
+        for budget in ledger.verdicts:
+            tag = (budget.pattern or "").removeprefix(TAG)
+            if budget.scope == "tag" and tag not in tags:
+                hint = f"; the tags of the run are {', '.join(tags)}" if tags else ""
+                if alike := get_close_matches(tag, tags, 1):
+                    hint = f"; did you mean {TAG}{alike[0]}?"
+                yield f"no call has the tag of the budget for {TAG}{tag}{hint}"
+        for origin, may_cache in sorted(caches.items()):
+            if not may_cache:
+                yield f"no prompt has a cache_control, although {origin} requires a stable prefix"
 
 
 def task_budget_notes(ledger: Ledger, card: RateCard, *, on: date) -> Iterator[str]:

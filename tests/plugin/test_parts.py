@@ -224,7 +224,7 @@ def test_shards_are_judged_together(online: Project, capsys: pytest.CaptureFixtu
     assert merged["payloads"] == whole["payloads"]
 
 
-def test_a_misspelt_tool_is_a_note(online: Project) -> None:
+def test_a_misspelt_tool_is_a_note_that_names_the_right_one(online: Project) -> None:
     online.write(
         test_app=SUITE
         + """
@@ -251,7 +251,7 @@ def test_a_misspelt_tool_is_a_note(online: Project) -> None:
     result.stdout.fnmatch_lines(
         [
             "no prompt has tools.cut, which test_app.py:* limits",
-            "no prompt has tools.fnd, which test_app.py:* limits",
+            "no prompt has tools.fnd, which test_app.py:*limits; did you mean tools.find?",
         ]
     )
     result.stdout.no_fnmatch_line("*which*tools.ask*")

@@ -301,6 +301,28 @@ def test_a_system_prompt_that_changes_from_turn_to_turn_is_not_read(online: Proj
     assert [usage.get("cache_read_tokens", 0) > 0 for usage in usages] == [True, False, False]
 
 
+def test_a_stable_prefix_of_prompts_that_cache_nothing_is_a_note(online: Project) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    @max_cost(stable_prefix=True)
+    def test_plain(llmcost):
+        llmcost.count(ask(system="Be brief."), output_tokens=0)
+
+    @max_cost(stable_prefix=True)
+    @pytest.mark.parametrize("system", ["Be brief.", ask()["system"]])
+    def test_either(llmcost, system):
+        llmcost.count(ask(system=system), cache="warm", output_tokens=0)
+    """
+    )
+    result = online.record("--llmcost-stable-prefix=fail")
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(
+        ["no prompt has a cache_control, although test_app.py:* requires a stable prefix"]
+    )
+    assert result.stdout.str().count("no prompt has") == 1
+
+
 def test_all_tests_may_fail_warn_or_say_nothing(online: Project) -> None:
     online.write(test_app=SUITE + TURNS.replace("@max_cost(stable_prefix=True)", ""))
     online.record().assert_outcomes(passed=3)

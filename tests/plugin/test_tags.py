@@ -350,7 +350,7 @@ def test_a_budget_for_a_tag_that_no_call_has_is_noted_in_a_whole_run_and_in_its_
     budget = ("-o", "llmcost_budgets=tag:jugde = $1")
     result = project.record(*budget)
     assert result.ret == 0
-    line = "no call has the tag of the budget for tag:jugde"
+    line = "no call has the tag of the budget for tag:jugde; did you mean tag:judge?"
     result.stdout.fnmatch_lines([line])
     shards = []
     for name in ("judge", "other"):
@@ -365,6 +365,40 @@ def test_a_budget_for_a_tag_that_no_call_has_is_noted_in_a_whole_run_and_in_its_
     capsys.readouterr()
     assert main(["render", merged]) == 0
     assert line in capsys.readouterr().out
+
+
+def test_a_tag_of_another_shard_is_there_and_one_like_no_other_is_named_beside_all(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(test_app=SMALL % 10, test_more=SMALL % 11)
+    project.record()
+    budgets = ("-o", "llmcost_budgets=tag:judge = $1\n tag:agent = $1")
+    result = project.run(*budgets)
+    result.stdout.fnmatch_lines(
+        ["no call has the tag of the budget for tag:agent; the tags of the run are answer,*"]
+    )
+    # Each shard takes itself for a whole run, because a plugin or a script has divided the suite.
+    project.write(
+        conftest="""
+        import os
+
+        def pytest_collection_modifyitems(items):
+            items[:] = [each for each in items if os.environ["PART"] in each.name]
+    """
+    )
+    shards = []
+    for part in ("judge", "other"):
+        shards.append(str(project.path / f"{part}.json"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PART", part)
+            project.run(*budgets, f"--llmcost-report={shards[-1]}")
+    assert any("for tag:judge" in note for note in read_ledger(shards[1]).notes)
+    merged = str(project.path / "merged.json")
+    assert main(["merge", *shards, "-o", merged]) == 0
+    notes = [each for each in read_ledger(merged).notes if "has the tag" in each]
+    assert notes == [
+        "no call has the tag of the budget for tag:agent; the tags of the run are answer, judge"
+    ]
 
 
 @pytest.mark.parametrize("name", ["", " judge", "a b", "a,b", "a=b"])

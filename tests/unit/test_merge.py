@@ -330,7 +330,7 @@ class TestRuns:
             verdict = judge_calls(budget, calls, parts={key: {"tools.find": tokens}})
             ran = replace(ran, tests=(replace(ran.tests[0], verdict=verdict),))
             shards.append(replace(ran, notes=tuple(missing_notes(ran))))
-        note = "no prompt has tools.find, which t.py:3 limits"
+        note = "no prompt has tools.find, which t.py:3 limits; did you mean tools.fnd?"
         assert shards[0].notes == (note,)
         assert merge_ledgers(named(*shards)).notes == (() if others else (note,))
 
