@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from hashlib import sha256
 from itertools import takewhile
 from operator import ne
 from pathlib import Path
@@ -200,10 +201,13 @@ def _needed_by(fixture: pytest.FixtureDef[Any], request: pytest.FixtureRequest) 
 
 def _show_param(param: object, name: str, index: object) -> str:
     """Return what tells parameters apart and is the same in every run, unlike an address."""
-    is_plain = isinstance(param, (str, int, float, bool, type(None)))
-    if is_plain and len(text := repr(param)) <= _LONGEST_PARAM:
+    if not isinstance(param, (str, int, float, bool, type(None))):
+        return f"{name}{index}"
+    text = repr(param)
+    if len(text) <= _LONGEST_PARAM:
         return text
-    return f"{name}{index}"
+    digest = sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
+    return f"{text[:_LONGEST_PARAM]}... {digest}"
 
 
 # Who sends, and in which tags and blocks

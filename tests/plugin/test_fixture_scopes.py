@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -123,7 +124,7 @@ def test_parametrised_fixtures_are_told_apart_and_switched_in_the_midst_of_a_tes
     class Thing:
         pass
 
-    @pytest.fixture(scope="module", params=["a", 2, Thing()])
+    @pytest.fixture(scope="module", params=["a", 2, Thing(), "x" * 99])
     def wide(request):
         ask(1)
         yield request.param
@@ -141,9 +142,10 @@ def test_parametrised_fixtures_are_told_apart_and_switched_in_the_midst_of_a_tes
     """
     )
     first, second = run(online), run(online)
+    long = f"'{'x' * 79}... {sha256(repr('x' * 99).encode()).hexdigest()[:12]}"
     assert owned(first) == {
-        **{f"test_one[{case}]": ["setup", "call"] for case in ("a", "2", "wide2")},
-        **{f"wide test_app.py {case}": ALL_THREE for case in ("'a'", "2", "wide2")},
+        **{f"test_one[{case}]": ["setup", "call"] for case in ("a", "2", "wide2", "x" * 99)},
+        **{f"wide test_app.py {case}": ALL_THREE for case in ("'a'", "2", "wide2", long)},
         "nobody": [],
     }
     assert owned(first) == owned(second)
