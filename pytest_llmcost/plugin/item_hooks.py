@@ -101,8 +101,12 @@ class ItemHooks(Hooks):
         if not plugin_name.endswith("conftest.py"):  # before a path is made of each of them
             return
         is_late, why = self.session.is_configured, _IGNORED if _is_marked(plugin) else ""
-        if is_late and any(name.startswith("pytest_llmcost_") for name in vars(plugin)):
-            why = "hooks of pytest-llmcost must be in a plugin or in the rootdir conftest"
+        names = [name for name in vars(plugin) if name.startswith("pytest_llmcost_")]
+        if is_late and names:
+            why = (
+                f"{', '.join(sorted(names))} must be in a plugin or in the rootdir conftest; "
+                "move it, or run pytest in this folder"
+            )
         if why:
             kind = pytest.Collector.CollectError if is_late else pytest.UsageError
             raise kind(f"{plugin_name}: {why}")

@@ -138,7 +138,9 @@ def test_a_hook_in_a_conftest_that_comes_with_the_collection_is_an_error(project
     )
     result = project.run()
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*conftest.py: hooks of pytest-llmcost must be in a plugin or *"])
+    result.stdout.fnmatch_lines(
+        ["*conftest.py: pytest_llmcost_call must be in a plugin or in the rootdir conftest; *"]
+    )
     project.run("deep/deeper").assert_outcomes(passed=1)
 
 
