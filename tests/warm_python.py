@@ -86,8 +86,10 @@ def load_everything() -> None:
     # The first client that is made, and the first cassette that is opened, import these.
     for_clients = ("httpcore", "httpcore2", "truststore")
     for_cassettes = ("vcr.stubs.aiohttp_stubs", "vcr.stubs.httpx_stubs")
-    # Plugins of others import these, which pytest would rewrite for each run anew.
-    for_plugins = ("hypothesis", "requests", "trio")
+    # Plugins of others import these, which pytest would rewrite for each run anew. The last two are
+    # large: if a socket was found in the midst of that, Python 3.11 could not parse on.
+    backends = ("anyio._backends._asyncio", "anyio._backends._trio")
+    for_plugins = ("hypothesis", "requests", "trio", *backends)
     pytests = ("pytest", "pdb", "execnet.multi", *(f"_pytest.{name}" for name in default_plugins))
     for name in (*for_clients, *for_cassettes, *for_plugins):
         with contextlib.suppress(ModuleNotFoundError):  # none of them is ours to require
