@@ -69,6 +69,24 @@ AGREES = {"inputTokenCount": 9, "outputTokenCount": 44, "invocationLatency": 7}
 CACHED = {"cacheReadInputTokenCount": 500, "cacheWriteInputTokenCount": 60}
 
 
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_frames_of_converse_cut_anywhere_give_its_usage(size: int) -> None:
+    events: dict[str, dict[str, Any]] = {
+        "messageStart": {"role": "assistant"},
+        "contentBlockDelta": {"contentBlockIndex": 0, "delta": {"text": "Hi"}},
+        "messageStop": {"stopReason": "end_turn"},
+        "metadata": {"usage": {"inputTokens": 3, "outputTokens": 4}},
+    }
+    body = b"".join(frame(json.dumps(each).encode(), name=name) for name, each in events.items())
+    reader = Reader()
+    for start in range(0, len(body), size):
+        reader.feed(body[start : start + size])
+    reader.close()
+    (message,) = reader.messages
+    assert message.body["usage"] == {"input_tokens": 3, "output_tokens": 4}
+    assert not message.truncated
+
+
 def last(*sent: dict[str, Any]) -> StreamedMessage:
     reader = Reader()
     reader.feed(b"".join(map(chunk, sent)))

@@ -210,6 +210,23 @@ assert httpx2.Client.send.__module__ == "httpx2._client"
     assert out == "1\n"
 
 
+def test_an_alias_from_before_is_wrapped_once_too() -> None:
+    out = run_python(
+        PURSE
+        + """
+import httpx2
+httpx2.alias_httpx()
+import httpx
+follower = follow(capture.begin)
+ask(httpx)
+ask(httpx2)
+capture.drain()
+print(len(purse.seen))
+"""
+    )
+    assert out == "2\n"
+
+
 def test_a_finder_that_searches_through_all_finders_finds_ours_too() -> None:
     """As those of libraries do that watch imports."""
     out = run_python(
