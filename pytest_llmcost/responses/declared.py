@@ -42,7 +42,7 @@ def read_declared(
     usage = body.get("usage") or (body if "input_tokens" in body else None)
     name = model or text_of(body.get("model"))
     if stated is None and (usage is None or name is None):
-        shown = ", ".join(key for key in sorted(body) if body[key] is not None) or "nothing in it"
+        shown = ", ".join(key for key in sorted(body) if body[key] is not None) or "no value in it"
         raise UsageDataError(
             "record takes a Messages response, a usage with model=, or a result with "
             f"total_cost_usd or usd=; got {type(response).__name__} with {shown}",

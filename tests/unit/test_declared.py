@@ -116,7 +116,8 @@ def test_an_agents_total_that_is_no_amount_is_refused_by_its_name(total: object)
         ({"total_cost_usd": None, "usage": usage(1_000)}, "usage"),
         ({"total_cost_usd": None, "model": MODEL}, "model"),
         (usage(1_000), "input_tokens, output_tokens"),
-        ({}, "nothing in it"),
+        ({}, "no value in it"),
+        ({"total_cost_usd": None}, "no value in it"),
     ],
 )
 def test_what_states_neither_a_price_nor_a_usage_of_a_model_is_refused(
