@@ -307,7 +307,8 @@ class Settings:
         "write all of them to the reports.")
     per: int = _setting(1, parse_scale, "N", "Show prices for this many runs, for example 1000.")
     rows: int = _setting(10, parse_quantity, "N",
-        "Rows of the table in the summary; 0 shows all. Default 10.")
+        "Rows of the table in the summary; 0 shows all. Default 10. A broken budget has a row in "
+        "any case, unless the summary names one cause for several tests.")
     github: bool = _setting(True, parse_bool, "yes|no",
         "Write a job summary and annotations if GitHub Actions runs pytest. Default yes.")
     # fmt: on

@@ -244,9 +244,12 @@ def _fold(rows: Sequence[Row]) -> Row:
 def shown(rows: Sequence[Row], most: int, cause: NotCounted) -> tuple[list[Row], list[Row]]:
     """Split rows into those to show, at most so many, and the rest; 0 shows all.
 
-    Those whose budget is broken are shown in any case, but for a cause that several tests share.
+    Those whose budget is broken come first; all of them, but for a cause that several tests share.
     """
-    is_broken = [row.mark in BROKEN and not cause.explains(row.owner, row.mark) for row in rows]
-    ranked = sorted(range(len(rows)), key=lambda at: (not is_broken[at], -rows[at].known_usd))
-    most = max(most or len(rows), sum(is_broken))
+    ranks = [
+        (row.mark not in BROKEN, cause.explains(row.owner, row.mark), -row.known_usd)
+        for row in rows
+    ]
+    ranked = sorted(range(len(rows)), key=ranks.__getitem__)
+    most = max(most or len(rows), sum(not any(each[:2]) for each in ranks))
     return [rows[at] for at in sorted(ranked[:most])], [rows[at] for at in sorted(ranked[most:])]

@@ -296,6 +296,13 @@ class TestRows:
         assert text.count("✗ over_") == 3
         assert "… 5 more, $5.00" in text
 
+    def test_what_is_not_counted_for_a_shared_cause_comes_before_what_is_in_order(self) -> None:
+        dear = [row(f"t.py::test_{number}", make_call("1")) for number in range(3)]
+        stale = uncounted(3, "system").tests
+        text = text_of(report_of(*dear, *stale), View(rows=2))
+        assert text.count("? test_") == 2
+        assert "… 4 more, at least $3.00" in text
+
     def test_the_rest_counts_every_case_and_never_a_zero_for_what_is_unknown(self) -> None:
         tests = [row(f"t.py::test_a[{number}]", make_call("0.01")) for number in range(3)]
         dear = row("t.py::test_dear", make_call("1"))
@@ -581,8 +588,7 @@ class TestOneCause:
 class TestShort:
     def test_is_one_line_with_the_total_its_budget_and_what_is_broken(self) -> None:
         assert render_short(sample_run()) == (
-            "llmcost: cost at least $0.1633 > $0.15 max_suite (+9 %), "
-            "2 budgets exceeded, 1 not checked"
+            "llmcost: at least $0.1633 of $0.15, 2 budgets exceeded, 1 not checked"
         )
         assert render_short(hostile_report()).endswith(", $0.009 spent live")
 
@@ -610,7 +616,11 @@ class TestShort:
     def test_has_no_more_than_there_is(self) -> None:
         assert render_short(report_of(row("t.py::a", make_call("0.5")))) == "llmcost: $0.50"
         report = make_report({a_test("t"): [make_call("1")]}, budgets=[suite_budget("1")])
-        assert render_short(report) == "llmcost: cost $1.00 <= $1.00 max_suite"
+        assert render_short(report) == "llmcost: $1.00 of $1.00"
+        report = make_report({a_test("t"): [make_call("1.00001")]}, budgets=[suite_budget("1")])
+        assert render_short(report) == "llmcost: $1.00001 of $1.00, 1 budget exceeded"
+        report = make_report({a_test("t"): [make_call(None)]}, budgets=[suite_budget("1")])
+        assert render_short(report) == "llmcost: ? of $1.00, 1 budget could not be checked"
 
 
 def test_a_cache_state_and_one_date_are_named() -> None:
