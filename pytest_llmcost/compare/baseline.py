@@ -315,8 +315,13 @@ def _differing_parts(
     for payload in new[: len(old)]:
         similar = _most_similar(payload, old[:_MOST_CANDIDATES])
         old.remove(similar)
-        parts.update(dict.fromkeys(changed_parts(similar.parts, payload.parts)))
+        parts.update(dict.fromkeys(_changed_parts(similar, payload)))
     return tuple(parts)
+
+
+def _changed_parts(old: PayloadFacts, new: PayloadFacts) -> list[str]:
+    """Return what differs but for the order of tools: in a file the parts are sorted."""
+    return changed_parts(*(dict(sorted(each.parts.items())) for each in (old, new)))
 
 
 def _costs(before: Amounts, now: Amounts) -> dict[str, Any]:
@@ -429,12 +434,12 @@ def _changed_prefixes(
                 tokens = cold.sampling_calls[0].usage.cached_tokens or None
                 costs = (getattr(written, USD_OF[name]) for name in WRITTEN.values())
                 usd = reduce(EXACT.add, costs) or None
-            differing = changed_parts(similar.parts, facts.parts)
+            differing = _changed_parts(similar, facts)
             if not any(path.startswith("messages") for path in new):
                 differing = [each for each in differing if each.startswith(("system", "tools"))]
             change = ChangedPrefix(
                 name=spender.name,
-                parts=tuple(differing) or ("the order of keys",),
+                parts=tuple(differing) or ("the order of tools or keys",),
                 tokens=tokens,
                 usd=usd,
                 is_most=len(new) < len(facts.prefixes),

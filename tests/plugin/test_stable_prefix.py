@@ -594,7 +594,9 @@ def test_keys_in_another_order_are_another_prefix_than_the_baselines(online: Pro
     online.write(test_app=SUITE + text.format(keys=", ".join(reversed(keys))))
     result = online.run("--llmcost-baseline=base.json")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["*a cached prefix changed (the order of keys) in test_app.py::*"])
+    result.stdout.fnmatch_lines(
+        ["*a cached prefix changed (the order of tools or keys) in test_app.py::*"]
+    )
 
 
 DIAGNOSED = """

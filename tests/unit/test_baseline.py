@@ -90,6 +90,16 @@ class TestComparison:
         assert change.tokens == {"input_tokens": 4000}
         assert change.parts == ("system", "tools.search (new)")
 
+    def test_does_not_compare_the_order_of_tools_which_no_ledger_keeps(self) -> None:
+        old = {"model": "m", "system": "aaaa", "tools.search": "b", "tools.find": "c"}
+        new = {**old, "system": "dddd"}
+        saved, now = (
+            report({A: [call(size, key)]}, payloads={key: PayloadFacts(model="m", parts=parts)})
+            for size, key, parts in ((1, "1:old", old), (2, "1:new", new))
+        )
+        base = parse_ledger(render_json(saved), "base.json")
+        assert only_change(compare(base, now, CARD)).parts == ("system",)
+
     def test_tells_a_change_of_prices_from_one_of_prompts(self) -> None:
         reads = Usage(cache_read_tokens=1_000_000)  # $0.20 a million till October 6, then $0.10
         model = "claude-sonnet-5-5"
