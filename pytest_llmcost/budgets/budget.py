@@ -215,9 +215,13 @@ def describe_breaks(calls: Iterable[Call]) -> list[str]:
 def _amounts_of(budget: Budget, call: Call, parts: PartTokens) -> Amounts:
     """Return what one call comes to, as the budget sees it: perhaps a part of its prompt alone."""
     amounts = Amounts.of([call])
+    whole, number = amounts[budget.quantity], amounts["calls"]
+    if number.high is None:  # an agent's result: one of its calls may be all of it, or little
+        whole = Range(best=None, high=whole.high, reasons=number.reasons)
+        amounts = replace(amounts, ranges={**amounts.ranges, budget.quantity: whole})
     if budget.kind != "parts" or budget.part is None:
         return amounts
-    whole, tokens = amounts[budget.quantity], parts.get(call.fingerprint or "", {}).get(budget.part)
+    tokens = parts.get(call.fingerprint or "", {}).get(budget.part)
     why = ("", "unseen-part" if call.fingerprint is None else "uncounted-part")
     unknown = Reasons({why: (1, budget.part, budget.part)})
     reasons = whole.reasons if call.has_caveat("left-out") else unknown

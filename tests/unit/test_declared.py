@@ -9,8 +9,10 @@ from unittest.mock import MagicMock, Mock
 
 import anthropic
 import pytest
+from sample_reports import make_budget
 
 from pytest_llmcost.amounts import Amounts
+from pytest_llmcost.budgets.budget import judge_calls
 from pytest_llmcost.call import Call, price
 from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.prices.rate_card import shipped_card
@@ -100,6 +102,18 @@ def test_an_agent_may_have_called_more_often_than_once(response: Any, most: int 
     assert number.low == 1
     assert number.high == most
     assert len(number.reasons.explain()) == (most is None)
+
+
+@pytest.mark.parametrize(
+    ("limit", "state"), [("0.5", "within"), ("0.49", "unverified"), ("0.001", "unverified")]
+)
+def test_an_agents_total_is_only_the_most_that_one_of_its_calls_can_cost(
+    limit: str, state: str
+) -> None:
+    budget = make_budget(limit, kind="call_usd")
+    verdict = judge_calls(budget, [recorded({"total_cost_usd": 0.5})])
+    assert verdict.state == state
+    assert ["how often it called" in reason.what for reason in verdict.reasons] == [True]
 
 
 @pytest.mark.parametrize("total", [-0.01, "much"])
