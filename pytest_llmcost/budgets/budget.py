@@ -18,6 +18,7 @@ from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind, Range, Reason, 
 from pytest_llmcost.call import Call
 from pytest_llmcost.json_values import written
 from pytest_llmcost.money import EXACT, format_usd, parse_share_or_usd
+from pytest_llmcost.prices.bill import CacheState
 from pytest_llmcost.prices.model_names import Resolved
 
 Scope = Literal["suite", "test", "block", "path", "tag", "increase"]
@@ -69,6 +70,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of a budget of the kind `models`: allowed ids and aliases, and globs over exact ids."""
     part: str | None = None
     """Of a budget of the kind `parts`: the part of the prompt that is limited."""
+    cache_state: CacheState | None = None
+    """Of a test: in which state of the cache its calls count, if not in that of the run."""
 
     @property
     def subject(self) -> tuple[Limited, str | None]:

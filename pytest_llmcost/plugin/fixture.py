@@ -380,6 +380,8 @@ class LlmCost:
         owner = sender.owner
         settings, test = session.settings, owner.item
         state = settings.cache if test is None else limits_of(test, settings).cache
+        if state != settings.cache:
+            budget = replace(budget, cache_state=state)
         session.settle(owner)
         owner.open_blocks[id(calls)] = calls, sender.phase
         entered_blocks.set((*entered_blocks.get(), calls))

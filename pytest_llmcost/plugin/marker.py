@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
 from pytest_llmcost.budgets.budget import Budget, Limited, Scope
 from pytest_llmcost.budgets.path_globs import (
@@ -69,6 +70,8 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
         of_paths = _patterns(each for each in budgets_of_run(settings) if not each.is_gate)
         if not any(matches(pattern, nodeid) for pattern in of_paths):
             stated.insert(0, _budget(settings, "test", "require_budget", kind="unbudgeted"))
+    if cache and cache != settings.cache:
+        stated = [replace(each, cache_state=cache) for each in stated]
     return Limits(tuple(stated), cache or settings.cache)
 
 

@@ -51,8 +51,9 @@ def limit_of(verdict: Verdict | None) -> str:
         return f"{format_count(int(verdict.limit), 'token')} of {clean(verdict.part)}"
     per_call = " per call" if verdict.is_per_call else ""
     if verdict.quantity == "usd":
-        at_worst = " at worst" if verdict.kind == "worst" else ""
-        return format_whole_usd(verdict.limit) + per_call + at_worst
+        state = f" {verdict.cache_state}" if verdict.cache_state else ""
+        state = " at worst" if verdict.kind == "worst" else state
+        return format_whole_usd(verdict.limit) + per_call + state
     return format_count(int(verdict.limit), _noun(verdict.quantity)) + per_call
 
 
@@ -184,6 +185,7 @@ def _budget(verdict: Verdict) -> str:
         return f"{format_whole_usd(verdict.limit)} worst-case budget{of}"
     nouns = {"suite": "suite budget", "increase": "increase limit"}
     noun = "budget" if verdict.is_gate else nouns.get(verdict.scope, "budget")
+    noun = f"cache {noun}" if verdict.cache_state and verdict.kind == "usd" else noun
     limit = limit_of(verdict)
     if verdict.scope == "increase" and verdict.label.endswith("%"):  # which the user wrote
         limit += f" ({verdict.label.partition(' ')[2].rstrip(' %')} %)"
@@ -492,6 +494,8 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
     if verdict.part is not None:
         save, limit = "Shorten it", f"{{{json.dumps(verdict.part)}: {limit}}}"
     name = "llmcost.budget" if verdict.scope == "block" else "@max_cost"
+    if verdict.cache_state and verdict.scope != "block":
+        limit += f', cache="{verdict.cache_state}"'
     key = "" if verdict.kind == "usd" else f"{verdict.kind}="
     return f"{save}, or accept {what} with a new budget: {name}({key}{limit})"
 

@@ -169,6 +169,14 @@ class TestShortSentence:
         )
         assert short_sentence(judge("0.02")) == "not checked: $0.02 budget, no Claude call was seen"
 
+    def test_of_another_cache_than_the_runs(self) -> None:
+        call = make_call("0.0113")
+        warm = replace(judge("0.01", call), cache_state="warm")
+        assert short_sentence(warm) == "$0.0113 > $0.01 warm cache budget (+13 %)"
+        assert render_failure(warm, [call]).endswith('@max_cost("$0.012", cache="warm")')
+        block = replace(warm, scope="block")
+        assert render_failure(block, [call]).endswith('llmcost.budget("$0.012")')
+
     def test_of_a_suite_and_a_path(self) -> None:
         call = make_call("0.2")
         suite = judge("0.15", call, scope="suite")
