@@ -165,7 +165,7 @@ def what_differs(change: Change, shared: Container[str]) -> str:
 def render_comparison(comparison: Comparison, screen: Screen, *, most: int = 5) -> Iterator[Line]:
     """Say what a run adds to its baseline, then name the changes that add most; 0 shows all."""
     change, figures = describe_difference(comparison)
-    yield Line(f"{change} against the baseline{figures}", {"bold": True})
+    yield from wrap(f"{change} against the baseline{figures}", screen, markup={"bold": True})
     facts = [*describe_vanished(comparison), *describe_facts(comparison)]
     for text in (*facts, *describe_part_changes(comparison)):
         yield from wrap(text, screen, indent=2)

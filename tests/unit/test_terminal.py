@@ -119,6 +119,15 @@ class TestWidths:
             ]
             assert set(costs) == {re.search(r" cost\S*", head).end()}  # type: ignore[union-attr]
 
+    def test_the_change_against_a_baseline_does_not_wrap(self) -> None:
+        comparison = Comparison(
+            base_usd=Decimal("0.2946"), head_usd=Decimal("0.2524"), head_is_least=True, unchanged=10
+        )
+        lines = lines_of(replace(sample_run(), comparison=comparison), View(width=60))
+        at = next(at for at, line in enumerate(lines) if "against the baseline" in line)
+        assert lines[at] == "±$0.00 against the baseline: $0.2946 → at least $0.2524, 10"
+        assert lines[at + 1] == "  unchanged"
+
     @pytest.mark.parametrize("width", [60, 80, 140, 200])
     def test_names_are_whole(self, width: int) -> None:
         long = "tests/t.py::TestAll::test_" + "x" * 120
