@@ -332,7 +332,7 @@ def _inexact_tokens(
         loose = [each for each in found if each.name not in bounded]
         if not call.sampling_calls or any(each.may_be_lower for each in loose):
             why = _UNEXPLAINED if call.declared_usd is None else _ONLY_COST
-            yield kind, Range(Decimal(-of(stated)), None, None), found or [why]
+            yield kind, Range(Decimal(-of(stated)), None, None), found or about_tokens or [why]
             continue
         low = Decimal(of(least) - of(stated))
         high = None if loose else Decimal(of(most) + attempts * of([lost]) - of(stated))

@@ -272,7 +272,7 @@ def render_failure(
     facts = [*_prompt_facts(calls), *_call_facts(verdict, calls, parts)]
     facts.append(("largest parts", describe_parts(calls, parts)))
     is_in_vain = counts_in_vain(calls)
-    for why in verdict.reasons:
+    for why in dict.fromkeys(why for each in (verdict, *others) for why in each.reasons):
         if not why.needs_count:
             facts += [("unknown", why.what), ("to settle it", why.remedy)]
         elif not is_in_vain:

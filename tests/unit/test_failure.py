@@ -137,6 +137,21 @@ def test_a_count_that_would_be_missing_again_is_not_advised() -> None:
     assert "count it (free)" in render_failure(judge("0.05", VOLATILE, STALE), [VOLATILE, STALE])
 
 
+def test_what_settles_another_budget_of_the_test_is_said_too() -> None:
+    calls = judge("1", STALE, STALE, kind="calls")
+    others = [judge("0.05", STALE, STALE), judge("900", STALE, STALE, kind="input_tokens")]
+    text = render_failure(calls, [STALE, STALE], others)
+    assert text.startswith("2 calls are 1 (100 %) over the budget of 1 call")
+    assert text.count("count it (free)") == 1
+    assert "  count it (free)   pytest --llmcost-record-mode=rewrite" in text
+
+
+def test_the_reply_to_a_prompt_that_is_not_counted_needs_that_count() -> None:
+    text = render_failure(judge("900", STALE, kind="output_tokens"), [STALE])
+    assert text.splitlines()[0].endswith(": a prompt is not counted yet")
+    assert "llmcost.record" not in text
+
+
 def test_a_count_that_cannot_give_the_cost_is_not_advised() -> None:
     text = render_failure(judge("0.05", NOT_RECOUNTED), [NOT_RECOUNTED])
     assert "count it (free)" not in text
