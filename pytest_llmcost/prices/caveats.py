@@ -105,7 +105,10 @@ _READING = {
         "none", "no output was counted", "pass output_tokens= to llmcost.count(...)", _OUTPUT
     ),
     "unbounded-output": Rule(
-        "higher", "nothing limits the output{detail}", "pass output_tokens= or max_tokens", _OUTPUT
+        "higher",
+        "nothing limits the output{detail}",
+        "set max_tokens, or limit the cost instead of the worst case",
+        _OUTPUT,
     ),
     "code-execution-hours": Rule(
         "higher", "code execution is also billed by the hour, which replies do not state"

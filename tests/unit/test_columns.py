@@ -14,7 +14,7 @@ from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.call import reprice as reprice_call
 from pytest_llmcost.compare.repriced import Column, in_column
 from pytest_llmcost.ledger.ledger import PayloadFacts
-from pytest_llmcost.prices.caveats import sorted_caveats
+from pytest_llmcost.prices.caveats import CAVEATS, sorted_caveats
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Terms, Usage
 
@@ -151,3 +151,4 @@ def test_what_nothing_bounds_is_left_out_with_the_reason() -> None:
     assert isinstance(longest, Call)
     assert longest.usd == Decimal("0.03")
     assert why == "unbounded-output: no max_tokens, or several sampling calls are possible"
+    assert "output_tokens=" not in CAVEATS["unbounded-output"].remedy  # it says what is usual
