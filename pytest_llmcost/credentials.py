@@ -21,16 +21,17 @@ _NAME = (
     r"authorization|cookie|x-amz-credential)"
 )
 """Of what carries a credential: a header, or a field of a query, a form, JSON or XML."""
+_SCHEME_NAME = r"(?:(?:bearer|basic|digest|token|negotiate)\s+)?"
 _NAMED = re.compile(
     # `signature` and `credential` are words, too, unless an equals sign follows.
     rf"""(?P<name>(?:(?:{_NAME}|x-amz-signature)["'\\]*"""
     r"""(?:\s*(?:=>|[:=])|(?<=["'])\s*,|%3[ad]|>)|\b(?:signature|credential)(?:=|%3d))"""
     r"""[\s\[(]*(?:\bb(?=["']))?["'\\]*"""
-    r"""(?:(?:bearer|basic|digest|token|negotiate)\s+)?)"""
+    rf"""{_SCHEME_NAME})(?!{_SCHEME_NAME}\[key\])"""
     r"""[^\s"'\\&,;<>)\]}]{4,}""",
     re.IGNORECASE,
 )
-"""A credential behind its name, in a message of any library."""
+"""A credential behind its name, in a message of any library, that is not blacked out yet."""
 _FORMS = (
     (r"\bsk-", r"[\w-]"),
     (r"\bAIza", r"[\w-]"),

@@ -238,7 +238,9 @@ class LlmCost:
                 answer, prompt = _expect_answer(
                     session, sender.owner, sent, item, output_tokens, cache
                 )
-            except CountError as error:
+            except Exception as error:
+                if isinstance(error, LlmCostError) and not isinstance(error, CountError):
+                    raise
                 if likely := session.card.likely(sent.model):
                     session.note(f"{sent.model} has no price. Did you mean {likely}?")
                 # The payload does not become free if the test catches this, or fails by it.
@@ -263,7 +265,7 @@ class LlmCost:
 
         if self._session is not None:
             # A fixture, such as the client, is set up in the thread that runs the tests alone.
-            with contextlib.suppress(CountError):  # counting meets it again, and records it
+            with contextlib.suppress(Exception):  # counting meets it again, and records it
                 self._session.counts.make_client_ready(self._session.owner)
         return await to_thread.run_sync(
             lambda: self.count(payload, output_tokens=output_tokens, cache=cache, **keywords)
@@ -458,8 +460,10 @@ def _expect_answer(
     return _answer(payload, usage, caveats=caveats, before=before, **cached), prompt
 
 
-def _uncounted_answer(payload: Payload, error: CountError) -> Answer:
+def _uncounted_answer(payload: Payload, error: Exception) -> Answer:
     """Return what is known of a payload whose count failed: an unknown price, not $0."""
+    if not isinstance(error, CountError):  # of the user's client
+        error = CountError(f"counting ended with {type(error).__name__}")
     if not isinstance(error, CountMissingError):
         return _answer(payload, None, caveats=[f"count-failed: {error.for_files}"])
     changes = describe_changes(error.changed)

@@ -108,6 +108,11 @@ class SessionHooks(Hooks):
         if end is not None:
             if end is not before:  # another plugin has spent since
                 end.publish()
+                reporter = end.session.config.pluginmanager.get_plugin("terminalreporter")
+                if reporter and not (before and before.is_broken()):
+                    from pytest_llmcost.plugin.run_end import write_run_failures
+
+                    write_run_failures(end, (), reporter)
             end.settle_status()
 
     @pytest.hookimpl

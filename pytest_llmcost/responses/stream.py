@@ -304,13 +304,16 @@ class Reader:
         self._start(None)
 
     def _restate(self, body: dict[str, Any], stated: object) -> bool:
-        """Overwrite what is restated; null restates nothing. Return whether it is a usage."""
+        """Overwrite what is restated; null restates nothing. Return whether output is stated.
+
+        What a start states of the output is a placeholder.
+        """
         if not isinstance(stated, dict):
             return False
         usage = body["usage"]
         usage.update({key: value for key, value in stated.items() if value is not None})
         self._stated.update(key for key in usage if key.endswith("input_tokens") and usage[key])
-        return True
+        return stated.get("output_tokens") is not None
 
     def _stop(self, body: dict[str, Any], event: Mapping[str, Any]) -> None:
         """Take what the last event says, and end the message.
@@ -325,8 +328,7 @@ class Reader:
             if not isinstance(stated, dict):
                 continue
             if not self._is_final:
-                self._restate(body, stated)
-                self._is_final = is_quantity(stated.get("output_tokens"))
+                self._is_final = self._restate(body, stated)
                 continue
             for key, value in stated.items():
                 if value is None:

@@ -530,6 +530,18 @@ def test_what_reads_the_failed_reports_at_the_very_end_finds_a_report_of_the_run
     result.stdout.fnmatch_lines(["llmcost, call: FAILED --llmcost-max-suite - $0.01 > *"])
 
 
+@pytest.mark.parametrize("hook", ["unconfigure", "terminal_summary"])
+def test_what_is_spent_after_the_summary_and_fails_the_run_is_said_as_well(
+    project: Project, standin: StandIn, hook: str
+) -> None:
+    late = CALLS_ON_IMPORT.replace("\n    ", "\n        ")
+    project.online(standin).write(conftest=f"    def pytest_{hook}():{late}", test_app=TWO)
+    result = project.run("--llmcost-max-suite=$0.01")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    failed = "FAILED --llmcost-max-suite - cost $0.01* > *"
+    result.stdout.fnmatch_lines(["*= 2 passed in *", failed])
+
+
 def test_the_summary_and_the_file_name_the_same_figures(project: Project) -> None:
     project.write(test_app=TWO)
     result = project.run("--llmcost-max-suite=0.009", "--llmcost-report=ledger.json", "-v")

@@ -179,6 +179,29 @@ def test_no_file_holds_a_host_or_what_the_api_said(
             assert secret not in text
 
 
+@pytest.mark.parametrize("count", ["llmcost.count", "asyncio.run(llmcost.acount"])
+def test_a_client_that_cannot_be_made_leaves_the_price_unknown(
+    project: Project, count: str
+) -> None:
+    project.write(
+        test_app=f"""{APP}
+    import asyncio
+
+    @pytest.fixture(scope="session")
+    def llmcost_client():
+        raise RuntimeError("no vault today")
+
+    def test_caught(llmcost):
+        with pytest.raises(RuntimeError, match="no vault"):
+            {count}(REQUEST){")" * count.count("(")}
+    """
+    )
+    result = project.record("--llmcost-max-suite=$1", "--llmcost-report=ledger.json")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    (call,) = project.ledger()["tests"][0]["calls"]
+    assert call["caveats"] == ["count-failed: counting ended with RuntimeError"]
+
+
 def test_sending_it_settles_it_too(project: Project, standin: StandIn) -> None:
     project.online(standin).write(
         test_app=f"""{APP}

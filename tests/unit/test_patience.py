@@ -324,6 +324,7 @@ SECRETS = [
 def test_credentials_are_masked_however_they_are_written(text: str) -> None:
     for shown in (without_secrets(text), show_body(text), message_of(ValueError(text))):
         assert "[key]" in shown
+        assert show_body(shown) == shown
         for part in ("zq81vKw7", "LmPx_93", "AIzaSy"):
             assert part not in shown
 

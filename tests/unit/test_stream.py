@@ -139,6 +139,12 @@ def test_a_stream_without_its_final_usage_is_truncated(sent: list[dict[str, Any]
     assert usage_of(message)["input_tokens"] == 25
 
 
+@pytest.mark.parametrize("usage", [{}, {"input_tokens": 25}, {"output_tokens": None}])
+def test_a_final_usage_without_the_output_leaves_a_placeholder(usage: dict[str, Any]) -> None:
+    (message,) = read(Reader(), [events(START, TEXT, HELLO, {**FINAL, "usage": usage}, STOP)])
+    assert message.truncated
+
+
 def test_a_stream_left_at_the_final_usage_is_whole() -> None:
     (message,) = read(Reader(), [events(START, FINAL)])
     assert not message.truncated
