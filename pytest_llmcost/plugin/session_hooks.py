@@ -106,8 +106,14 @@ class SessionHooks(Hooks):
         """Have the last word on the exit status, and let the ledger name the final one."""
         before, end = self._end, self._close()
         if end is not None:
-            if end is not before:  # another plugin has spent since
+            if end is not before:  # a call has ended since, or another plugin has spent
                 end.publish()
+                terminal = self.session.config.pluginmanager.get_plugin("terminalreporter")
+                if terminal is not None:
+                    from pytest_llmcost.reports.terminal import render_short
+
+                    late = "calls ended after the summary, this is what the reports say"
+                    terminal.write_line(f"{render_short(end.ledger)} ({late})", bold=True)
             end.settle_status()
 
     @pytest.hookimpl
