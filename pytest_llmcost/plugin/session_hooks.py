@@ -109,11 +109,11 @@ class SessionHooks(Hooks):
             if end is not before:  # a call has ended since, or another plugin has spent
                 end.publish()
                 terminal = self.session.config.pluginmanager.get_plugin("terminalreporter")
-                if terminal is not None:
-                    from pytest_llmcost.reports.terminal import render_short
+                from pytest_llmcost.reports.terminal import render_short
 
+                if terminal is not None and (line := render_short(end.ledger)):
                     late = "calls ended after the summary, this is what the reports say"
-                    terminal.write_line(f"{render_short(end.ledger)} ({late})", bold=True)
+                    terminal.write_line(f"{line} ({late})", bold=True)
             end.settle_status()
 
     @pytest.hookimpl
