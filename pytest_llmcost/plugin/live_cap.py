@@ -103,7 +103,8 @@ class LiveCap:
             if worst <= left:
                 request.reserved = worst
                 return
-            dollars, rest = format_usd(worst), format_usd(max(_ZERO, left))
+            left = max(_ZERO, left)
+            dollars, rest = format_usd(worst, against=left), format_usd(left, against=worst)
             why, cause = f"it may cost {dollars} ({how}), and {rest} is left of {set_by}", None
         raise LiveCapError(f"{name} was not sent: {why}") from cause
 

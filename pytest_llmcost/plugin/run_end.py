@@ -398,3 +398,12 @@ def write_run_failures(
     for text in failed:  # as reports, for other plugins may read them even later
         report = pytest.TestReport("llmcost", ("", None, "llmcost"), {}, "failed", text, "call")
         terminal.stats.setdefault("failed", []).append(report)
+
+
+def write_late(end: RunEnd, before: RunEnd | None, terminal: pytest.TerminalReporter) -> None:
+    """Correct the summary by a line, if calls have ended since it was written."""
+    if line := render_short(end.ledger):
+        late = "calls ended after the summary, this is what the reports say"
+        terminal.write_line(f"{line} ({late})", bold=True)
+    if before is None or not before.is_broken():
+        write_run_failures(end, (), terminal)

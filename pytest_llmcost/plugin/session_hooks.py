@@ -106,13 +106,13 @@ class SessionHooks(Hooks):
         """Have the last word on the exit status, and let the ledger name the final one."""
         before, end = self._end, self._close()
         if end is not None:
-            if end is not before:  # another plugin has spent since
+            if end is not before:  # a call has ended since, or another plugin has spent
                 end.publish()
-                reporter = end.session.config.pluginmanager.get_plugin("terminalreporter")
-                if reporter and not (before and before.is_broken()):
-                    from pytest_llmcost.plugin.run_end import write_run_failures
+                terminal = self.session.config.pluginmanager.get_plugin("terminalreporter")
+                if terminal is not None:
+                    from pytest_llmcost.plugin.run_end import write_late
 
-                    write_run_failures(end, (), reporter)
+                    write_late(end, before, terminal)
             end.settle_status()
 
     @pytest.hookimpl

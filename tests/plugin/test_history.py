@@ -83,9 +83,12 @@ def test_what_another_plugin_spends_at_the_very_end_replaces_the_line(tmp_path: 
     """
     test = {"tests/test_a.py": "from app import ask\ndef test_a(): ask(1)\n"}
     write_files(tmp_path, {"app.py": EVERYTHING["app.py"], "conftest.py": late, **test})
-    ran = run_suite(tmp_path, HISTORY)
+    ran = run_suite(tmp_path, HISTORY, "--llmcost-max-suite=$0.0001")
     (line,) = lines(tmp_path)
     assert line["usd"] == ran.ledger()["totals"]["usd"]
+    said = next(each for each in ran.out.splitlines() if "calls ended after the summary" in each)
+    total = usd_cell(Decimal(line["usd"]))
+    assert said.startswith(f"llmcost: {total} of $0.0001, 1 budget exceeded (")
 
 
 def test_the_page_of_a_run_draws_the_history_that_ends_with_it(tmp_path: Path) -> None:

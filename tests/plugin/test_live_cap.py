@@ -207,6 +207,12 @@ def test_what_was_not_seen_to_leave_is_taken_from_the_cap(online: Project) -> No
     result.stdout.fnmatch_lines(["*LiveCapError: * and $0.00 is left of the $0.00002 cap*"])
 
 
+def test_what_a_refused_request_may_cost_never_reads_as_what_is_left(online: Project) -> None:
+    online.write(test_app=SUITE + PLAIN)
+    result = online.run("--llmcost-max-live=$0.11120005")
+    result.stdout.fnmatch_lines(["*may cost $0.1112001 *, and $0.1112 is left of *"])
+
+
 def test_a_transport_that_calls_claude_in_its_place_is_reserved_once(online: Project) -> None:
     online.write(
         test_app=SUITE

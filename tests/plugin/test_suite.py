@@ -538,8 +538,9 @@ def test_what_is_spent_after_the_summary_and_fails_the_run_is_said_as_well(
     project.online(standin).write(conftest=f"    def pytest_{hook}():{late}", test_app=TWO)
     result = project.run("--llmcost-max-suite=$0.01")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    failed = "FAILED --llmcost-max-suite - cost $0.01* > *"
-    result.stdout.fnmatch_lines(["*= 2 passed in *", failed])
+    late = "llmcost: $0.01* of $0.01, 1 budget exceeded (calls ended after the summary, *"
+    failed = "FAILED --llmcost-max-suite - $0.01* > *"
+    result.stdout.fnmatch_lines(["*= 2 passed in *", late, failed])
 
 
 def test_the_summary_and_the_file_name_the_same_figures(project: Project) -> None:
