@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_llmcost.capture.transports import RELAYS, Ticket
+from pytest_llmcost.capture.transports import RELAYS, Ticket, may_follow
 from pytest_llmcost.concurrency import AtFork, cached_property
 from pytest_llmcost.plugin.owners import Owner, Sender, blocks_around, open_tags
 from pytest_llmcost.plugin.session import Session
@@ -63,16 +62,18 @@ class ChildProcesses:
         """
         try:
             self._share()
+            if may_follow() and self.session.capture is None:
+                # All that a child imports at its first request. Another thread may be importing
+                # it: we wait, but the child has no such thread, and would wait forever.
+                from pytest_llmcost.ledger import builder  # noqa: F401
+                from pytest_llmcost.plugin import counts  # noqa: F401
+                from pytest_llmcost.plugin.calls import capture_of
+
+                capture_of(self.session)
         except BaseException:  # Python shows it and forks: what the child sends does not come back
             self.session.owner.has_lost_calls = True
             self.session.lost_calls.add("internal-error")
             raise
-        if "pytest_llmcost.plugin.calls" in sys.modules:
-            # Another thread may be importing it, and what it needs, for the first request: wait, or
-            # the child would, for a thread that it does not have.
-            from pytest_llmcost.plugin.calls import capture_of
-
-            capture_of(self.session)
         self._owners.update((each.shared_name, each) for each, *_ in self.session.fixtures)
         manager = self.session.config.pluginmanager
         if not manager.is_registered(self):

@@ -474,6 +474,9 @@ def check_settings(session: Session) -> None:
         raise SettingsError(
             f"{origin}: {path}: the baseline does not exist; write it with: {command}"
         )
+    if settings.max_live is not None:
+        # Now: before each fork it keeps out the threads that import it, and we would wait for them.
+        import filelock  # noqa: F401
     has_hook = session.config.hook.pytest_llmcost_rate_card.get_hookimpls()
     if settings.prices is not None or has_hook or settings.model:
         _ = session.card
