@@ -614,6 +614,39 @@ def test_neither_a_child_nor_a_fork_waits_forever_for_what_another_thread_import
     project.pytester.runpytest_subprocess(*given, timeout=60).assert_outcomes(passed=1)
 
 
+def test_a_child_does_not_wait_for_a_thread_of_its_parent_that_records_a_call(
+    project: Project,
+) -> None:
+    project.write(
+        app=APP,
+        beside=BESIDE_A_THREAD,
+        conftest="""
+        def pytest_llmcost_call(call):
+            if call.usage.input_tokens == 200:
+                from beside import stay
+                stay()
+        """,
+        test_app="""
+        from app import ask
+        from beside import fork_beside
+
+        def test_forks(llmcost):
+            def record():
+                ask(200)
+                return llmcost.calls
+
+            def in_child():
+                assert llmcost.calls == ()
+                ask(1)
+
+            fork_beside(record, in_child)
+            assert len(llmcost.calls) == 2
+        """,
+    )
+    result = project.run_apart("-W", "ignore::DeprecationWarning", timeout=60)
+    result.assert_outcomes(passed=1)
+
+
 def test_a_child_that_sends_nothing_loads_nothing(project: Project) -> None:
     """With a child for each test, each of them would load it anew."""
     project.write(
