@@ -56,10 +56,11 @@ def answer_pool(error: BaseException) -> None:
 
 
 class AtFork:
-    """What is called in this process before each fork, for as long as this object is kept."""
+    """What is called before each fork, and in the child, for as long as this object is kept."""
 
-    def __init__(self, before: Callable[[], object]) -> None:
+    def __init__(self, before: Callable[[], object], in_child: Callable[[], object]) -> None:
         self.before = before
+        self.in_child = in_child
         _watching.add(self)
 
 
@@ -71,5 +72,10 @@ def _before() -> None:
         each.before()
 
 
+def _in_child() -> None:
+    for each in [*_watching]:
+        each.in_child()
+
+
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(before=_before)
+    os.register_at_fork(before=_before, after_in_child=_in_child)

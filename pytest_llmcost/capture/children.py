@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -52,8 +53,6 @@ class Children:
         """Yield what has come back, each once: whose it is, None for the run's, and what."""
         if not self.have_sent:
             return
-        import pickle  # seldom needed, and slow to load
-
         for path in sorted(self.folder.glob("*.sent"), key=lambda each: each.name):
             data = path.read_bytes()
             path.unlink()
@@ -76,8 +75,6 @@ class Children:
 
     def send(self, token: str | None, news: Any) -> None:
         """Send something back, of an owner or, for None, of the run."""
-        import pickle
-
         try:
             self._make_folder()
             self._number += 1
@@ -130,8 +127,6 @@ class Inheritance(NamedTuple):
         children, made = Children(Path(self.folder)), list[Any]()
 
         def begin(*sent: Any) -> CapturedRequest | None:  # as late as in the process of the tests
-            import pickle
-
             from pytest_llmcost.capture.capture import Capture
 
             open_tags = pickle.loads(self.open_tags)  # noqa: S301 - our parent's
@@ -157,7 +152,5 @@ class Inheritance(NamedTuple):
 
     def _of_child(self) -> Callable[[], None]:
         """Return what a child of this child is given."""
-        import pickle
-
         here = pickle.loads(self.open_tags)()  # noqa: S301 - our parent's
         return self._replace(tags=(*self.tags, *here)).follow

@@ -49,7 +49,6 @@ def capture_of(session: Session) -> Capture:
         except FAILURES:  # of the user's hook; called again, it raises again
             return None
 
-    session.children.enter()  # in a forked child: a thread of its parent may have held the lock
     limits = limits_on_capture(session)
     with session.lock:
         if session.capture is None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_llmcost.capture.transports import RELAYS, Ticket
+from pytest_llmcost.capture.transports import RELAYS, Ticket, may_follow
 from pytest_llmcost.concurrency import AtFork, cached_property
 from pytest_llmcost.plugin.owners import Owner, Sender, blocks_around, open_tags
 from pytest_llmcost.plugin.session import Session
@@ -30,15 +29,14 @@ class ChildProcesses:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._is_child = False
-        """Whether this process was forked while a test ran in its parent, to which its calls go."""
-        self._process = os.getpid()
+        """Whether this process was forked, and runs no test itself: its calls are its parent's."""
         self._way_back: Children | None = None
         """In a forked child, those of its parent."""
         self._owners: dict[str, Owner] = {session.outside.shared_name: session.outside}
         """By their tokens, owners whose children may send something."""
         self._names: dict[int, str] = {}
         """By process id, the names of those in which tests have run."""
-        self._at_fork = AtFork(self.may_begin)
+        self._at_fork = AtFork(self.may_begin, self.enter)
         self.may_exist = False
         """Whether one was about to begin; asked for in every phase, and for every request."""
 
@@ -63,16 +61,18 @@ class ChildProcesses:
         """
         try:
             self._share()
+            if may_follow() and self.session.capture is None:
+                # All that a child imports at its first request. Another thread may be importing
+                # it: we wait, but the child has no such thread, and would wait forever.
+                from pytest_llmcost.ledger import builder  # noqa: F401
+                from pytest_llmcost.plugin import counts  # noqa: F401
+                from pytest_llmcost.plugin.calls import capture_of
+
+                capture_of(self.session)
         except BaseException:  # Python shows it and forks: what the child sends does not come back
             self.session.owner.has_lost_calls = True
             self.session.lost_calls.add("internal-error")
             raise
-        if "pytest_llmcost.plugin.calls" in sys.modules:
-            # Another thread may be importing it, and what it needs, for the first request: wait, or
-            # the child would, for a thread that it does not have.
-            from pytest_llmcost.plugin.calls import capture_of
-
-            capture_of(self.session)
         self._owners.update((each.shared_name, each) for each, *_ in self.session.fixtures)
         manager = self.session.config.pluginmanager
         if not manager.is_registered(self):
@@ -150,16 +150,19 @@ class ChildProcesses:
 
     # In a forked child
 
-    def enter(self, item: pytest.Item | None = None) -> None:
-        """Begin anew if this is a forked child, which may run a test of its own."""
-        if os.getpid() == self._process:
-            return
-        self._process = os.getpid()
-        self._is_child, self._way_back = item is None, self._own
-        if item is not None:  # its own children are for it to wait for
-            del self._own
+    def enter(self) -> None:
+        """Begin anew, before the child does anything."""
+        if self.may_exist:
+            self._is_child, self._way_back = True, self._own
+            self.session.enter_child()
+
+    def begin_test(self) -> None:
+        """Let a child that was not forked by a test run tests of its own."""
+        if self._is_child and self.session.test is None:
+            self._is_child = False
+            del self._own  # its own children are for it to wait for
             self._share()
-        self.session.enter_child()
+            self.session.enter_child()
 
     def end_child(self) -> None:
         """End this process if it is a forked child of a test, out of which a refusal has come.
@@ -193,8 +196,6 @@ class ChildProcesses:
 
     def note_saved(self, path: str) -> None:
         """Note that VCR has written a cassette; in a forked child of a test, tell the parent."""
-        if self.may_exist:
-            self.enter()
         if self._is_child:
             self._own.send(None, path)
         else:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import pytest_llmcost
+from pytest_llmcost.capture.transports import may_follow
 from pytest_llmcost.errors import LiveCapError, LlmCostError, SettingsError
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import (
@@ -212,9 +213,8 @@ class ItemHooks(Hooks):
         """Note which tests are to run, for the guards of the baseline that are gone."""
         if self.session.settings.baseline is not None:
             self.session.selected.update(map(nodeid_of, session.items))
-        can_send = {"http.client", "aiohttp"} & sys.modules.keys()  # all others import the former
         if (
-            can_send
+            may_follow()
             and "pyfakefs" in sys.modules
             and any(
                 name.partition("_")[0] == "fs"

@@ -58,8 +58,6 @@ class LiveCap:
 
     def __init__(self, session: Session) -> None:
         """Nothing is spent yet, or what the file says that the run's other processes have."""
-        import filelock  # noqa: F401 - now: at the first lock, a child could be forked meanwhile
-
         settings = session.settings
         self._session: Session | None = session
         self._path = session.run_folder / "live-spend"
@@ -133,7 +131,7 @@ class LiveCap:
         _THREAD.is_changing = True
         try:
             with locked(self._path):
-                before = Decimal(self._path.read_text("ascii")) if self._path.exists() else _ZERO
+                before = Decimal(self._path.read_text("utf-8")) if self._path.exists() else _ZERO
                 write_atomic(self._path, [str(change(before)).encode()])
         finally:
             _THREAD.is_changing = False

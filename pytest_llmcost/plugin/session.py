@@ -281,7 +281,7 @@ class Session(_Findings):
     def begin(self, item: pytest.Item) -> None:
         """Begin the next attempt of a test. This makes no object: most tests send nothing."""
         if self.children.may_exist:
-            self.children.enter(item)
+            self.children.begin_test()
         self._begun.append(item)  # counted when it is asked for: pytest makes each id anew
         self.attempt, self.outcome = None, "passed"
         self.test, self.phase = item, "setup"
@@ -318,19 +318,17 @@ class Session(_Findings):
 
     def note_sent(self) -> Sender:
         """Note that this process, perhaps a forked child, sends a request; return whose it is."""
-        if not self.children.may_exist:
-            return self.sender()
-        self.children.enter()
         sender = self.sender()
-        self.children.note(sender.owner)
+        if self.children.may_exist:
+            self.children.note(sender.owner)
         return sender
 
     def enter_child(self) -> None:
-        """Begin anew in a forked child."""
-        # Another thread of the parent may have held them.
+        """Begin anew in a forked child: a thread of its parent may hold any lock of ours."""
         self.lock, self._turn, self._recorders = threading.Lock(), threading.Lock(), set()
         if self.has_spending:
             self.ledger.enter_child()
+        vars(self).pop("counts", None)
         self.saved_cassettes.clear()
         if self.capture is not None:
             self.capture.enter_child(self.children.when_idle)
@@ -474,6 +472,9 @@ def check_settings(session: Session) -> None:
         raise SettingsError(
             f"{origin}: {path}: the baseline does not exist; write it with: {command}"
         )
+    if settings.max_live is not None:
+        # Now: before each fork it keeps out the threads that import it, and we would wait for them.
+        import filelock  # noqa: F401
     has_hook = session.config.hook.pytest_llmcost_rate_card.get_hookimpls()
     if settings.prices is not None or has_hook or settings.model:
         _ = session.card

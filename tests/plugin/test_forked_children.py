@@ -528,51 +528,123 @@ def test_children_are_under_the_cap_on_live_spend(
     assert standin.requests == []
 
 
-@pytest.mark.parametrize("imported", ["pytest_llmcost.plugin.live_cap", "filelock"])
-def test_a_child_does_not_wait_for_what_another_thread_of_its_parent_imports(
+BESIDE_A_THREAD = """
+    import encodings.idna  # or Python's sockets import it, in the thread, while the fork begins
+    import faulthandler
+    import os
+    import sys
+    import threading
+    from app import ask_live
+
+    has_begun, has_forked = threading.Event(), threading.Event()
+
+    def stay():
+        '''Called in the thread: go on once the child is forked, or if the fork waits for us.'''
+        has_begun.set()
+        while not has_forked.wait(0.01):
+            at = sys._current_frames()[threading.main_thread().ident].f_code
+            if (at.co_filename, at.co_name) == ("<frozen importlib._bootstrap>", "acquire"):
+                break
+
+    def fork_beside(work, in_child):
+        def begin():
+            try:
+                work()
+            finally:
+                has_begun.set()
+
+        thread = threading.Thread(target=begin)
+        thread.start()
+        assert has_begun.wait(60)
+        child = os.fork()
+        if child == 0:
+            faulthandler.dump_traceback_later(20, exit=True)
+            try:
+                in_child()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        has_forked.set()
+        _, status = os.waitpid(child, 0)
+        thread.join()
+        assert status == 0
+"""
+"""A thread is in the midst of something when a child is forked, which has no such thread."""
+
+
+@pytest.mark.parametrize(
+    "imported",
+    [
+        "pytest_llmcost.plugin.calls",
+        "pytest_llmcost.ledger.builder",
+        "msgspec",
+        "encodings.ascii",
+        "filelock._native",  # from here on it lets no thread go on that imports it beside a fork
+    ],
+)
+def test_neither_a_child_nor_a_fork_waits_forever_for_what_another_thread_imports(
     project: Project, standin: StandIn, imported: str
 ) -> None:
-    """The first request imports most of the plugin, and the child has no thread to end that."""
+    """Most of the plugin, and what it needs, is imported for the first request."""
     project.online(standin).write(
         app=APP,
+        beside=BESIDE_A_THREAD,
         test_app=f"""
-        import encodings.idna  # or Python's sockets import it, in the thread, while the fork begins
-        import faulthandler
-        import os
         import sys
-        import threading
-        import time
+        from importlib import import_module
+        from importlib.machinery import PathFinder
         from app import ask_live
+        from beside import fork_beside, stay
 
         class Slow:
-            has_begun = threading.Event()
-
             def find_spec(self, name, path=None, target=None):
                 if name == {imported!r}:
-                    self.has_begun.set()
-                    time.sleep(0.5)
+                    spec = PathFinder.find_spec(name, path)
+                    # Not here, where Python holds the lock of all imports, and of a fork.
+                    spec.loader.create_module = lambda spec: stay()
+                    return spec
 
         def test_forks():
             sys.meta_path.insert(0, Slow())
-            thread = threading.Thread(target=ask_live, args=(1,))
-            thread.start()
-            assert Slow.has_begun.wait(60)
-            child = os.fork()
-            if child == 0:
-                faulthandler.dump_traceback_later(20, exit=True)
-                try:
-                    ask_live(1)
-                    os._exit(0)
-                finally:
-                    os._exit(1)
-            _, status = os.waitpid(child, 0)
-            thread.join()
-            assert status == 0
+            fork_beside(lambda: import_module({imported!r}), lambda: ask_live(1))
         """,
     )
     # Not in the Python of other tests, which begins with everything imported.
     given = ("-p", "llmcost", "-W", "ignore::DeprecationWarning", "--llmcost-max-live=$1")
-    project.pytester.runpytest_subprocess(*given, timeout=120).assert_outcomes(passed=1)
+    project.pytester.runpytest_subprocess(*given, timeout=60).assert_outcomes(passed=1)
+
+
+def test_a_child_does_not_wait_for_a_thread_of_its_parent_that_records_a_call(
+    project: Project,
+) -> None:
+    project.write(
+        app=APP,
+        beside=BESIDE_A_THREAD,
+        conftest="""
+        def pytest_llmcost_call(call):
+            if call.usage.input_tokens == 200:
+                from beside import stay
+                stay()
+        """,
+        test_app="""
+        from app import ask
+        from beside import fork_beside
+
+        def test_forks(llmcost):
+            def record():
+                ask(200)
+                return llmcost.calls
+
+            def in_child():
+                assert llmcost.calls == ()
+                ask(1)
+
+            fork_beside(record, in_child)
+            assert len(llmcost.calls) == 2
+        """,
+    )
+    result = project.run_apart("-W", "ignore::DeprecationWarning", timeout=60)
+    result.assert_outcomes(passed=1)
 
 
 def test_a_child_that_sends_nothing_loads_nothing(project: Project) -> None:

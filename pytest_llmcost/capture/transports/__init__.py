@@ -12,6 +12,7 @@ imported by a suite that never calls Claude, and it knows nothing of any library
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -115,6 +116,11 @@ def unfollow(follower: Follower) -> None:
             setattr(owner, name, original)
     _wrapped.clear()
     _WATCHER.remove()
+
+
+def may_follow() -> bool:
+    """Whether anything is followed that may be sent: each library imports one of these two."""
+    return bool(_followers) and any(name in sys.modules for name in ("http.client", "aiohttp"))
 
 
 def begin(
