@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
 from difflib import get_close_matches
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -48,6 +49,7 @@ def length_band_notes(ledger: Ledger, card: RateCard, on: date) -> tuple[str, ..
     The most expensive prompts come first, at most five.
     """
     found: set[tuple[Decimal, str]] = set()
+    price = partial(price_sampling, card, on=on, cache_state=ledger.cache_state)
     for spender in spenders_of(ledger):
         for call in spender.calls:
             for each in call.sampling_calls:
@@ -57,10 +59,10 @@ def length_band_notes(ledger: Ledger, card: RateCard, on: date) -> tuple[str, ..
                     above = next((band.above for band in bands if tokens <= band.above), 0)
                     if not above or tokens < _NEAR * above:
                         continue
-                    here = price_sampling(card, each, call.context, on=on).usd
+                    here = price(each, call.context).usd
                     more = usage.input_tokens + above + 1 - tokens
                     longer = replace(each, usage=replace(usage, input_tokens=more))
-                    beyond = price_sampling(card, longer, call.context, on=on).usd
+                    beyond = price(longer, call.context).usd
                 except UnknownModelError:
                     continue
                 note = (

@@ -52,6 +52,16 @@ def test_the_note_says_what_crossing_costs() -> None:
     assert Decimal("0.0525") == 5 * Decimal("0.0105")
 
 
+def test_the_note_prices_the_cache_as_the_run_does() -> None:
+    """100,000 written at $0.125 and 1,000 out at $0.50, where the reply states a read."""
+    usage = Usage(cache_read_tokens=100_000, output_tokens=1_000)
+    sampling = PricedSamplingCall(model=call(0).model, usage=usage)
+    read = msgspec.structs.replace(call(0), sampling_calls=(sampling,))
+    tests = (TestRow(nodeid="test_a.py::test_a", calls=(read,)),)
+    (note,) = length_band_notes(Ledger(tests=tests, cache_state="cold"), shipped_card(), ON)
+    assert note.endswith("costs $0.065 instead of $0.013")
+
+
 def test_fixtures_and_calls_of_nobody_count_and_many_notes_are_cut() -> None:
     fixture = FixtureRow(name="index", scope="session", calls=(call(99_999),))
     tests = tuple(
