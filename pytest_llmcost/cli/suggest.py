@@ -166,9 +166,8 @@ def _ratchet(ledger: Ledger, factor: Decimal) -> int:
         limit = round_up(spent * factor, is_usd=first.quantity == "usd")
         # What nothing was spent against may be there for a test that was skipped.
         if spent and is_kept and limit < first.limit:
-            now, then, used = (
-                limit_of(replace(first, limit=each)) for each in (first.limit, limit, spent)
-            )
+            now, plain = limit_of(first), replace(first, cache_state=None)
+            then, used = (limit_of(replace(plain, limit=each)) for each in (limit, spent))
             about = f" for {first.pattern}" if first.pattern else ""
             if what in left_out:
                 why = "tests that it may limit did not run, or not to their end"
