@@ -538,7 +538,7 @@ def test_what_is_spent_after_the_summary_and_fails_the_run_is_said_as_well(
     project.online(standin).write(conftest=f"    def pytest_{hook}():{late}", test_app=TWO)
     result = project.run("--llmcost-max-suite=$0.01")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    late = "llmcost: $0.01* of $0.01, 1 budget exceeded (calls ended after the summary, *"
+    late = "llmcost: $0.01* of $0.01, 1 budget exceeded, *(calls ended after the summary, *"
     failed = "FAILED --llmcost-max-suite - $0.01* > *"
     result.stdout.fnmatch_lines(["*= 2 passed in *", late, failed])
 
