@@ -100,11 +100,10 @@ def render_short(ledger: Ledger) -> str:
     totals = ledger.totals
     if not totals.calls and _is_quiet(ledger):
         return ""
+    total = run_wording.describe_bounds(ledger) or UNKNOWN
     budget = run_wording.suite_budget(ledger)
-    against = budget.limit if budget else None
-    total = run_wording.describe_bounds(ledger, against=against) or UNKNOWN
-    if budget:
-        total += f" of {wording.limit_of(budget)}"
+    if budget and budget.state != "unverified":  # its sentence has the total, too
+        total = wording.short_sentence(budget)
     parts = []
     if ledger.comparison is not None:
         change, _ = comparisons.describe_difference(ledger.comparison)

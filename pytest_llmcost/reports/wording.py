@@ -119,7 +119,7 @@ def sentence(verdict: Verdict) -> str:
 def short_sentence(verdict: Verdict) -> str:
     """Say what became of a budget in so few words that pytest's short summary has room for it.
 
-    Examples: `$0.0113 > $0.01 budget (+13 %)`, `$0.0225 <= $0.03 suite budget`.
+    Examples: `$0.0113 > $0.01 budget (+13 %)`, `cost $0.0225 <= $0.03 max_suite`.
     """
     gate, limit = GATES.get(verdict.kind), limit_of(verdict)
     budget = _budget(verdict) if gate or verdict.kind in ("usd", "worst") else limit
@@ -129,11 +129,14 @@ def short_sentence(verdict: Verdict) -> str:
         return f"not checked: {budget}, {what_is_unknown(verdict)}"
     if gate:  # of one that is kept nothing is said in short
         return _fill(gate.short_broken, verdict)
+    before = ""
+    if verdict.scope == "suite" and verdict.kind == "usd":  # no test's name is beside it
+        before, budget = "cost ", f"{limit} max_suite"
     amount, bound = figure_of(verdict)
     shown = _plus(verdict, amount) + _amount(verdict.quantity, amount, against=verdict.limit)
     is_over = verdict.state == "exceeded"
     more = grown_by(verdict.limit, amount) if is_over else ""
-    return f"{bound}{shown} {'>' if is_over else '<='} {budget}{more}"
+    return f"{before}{bound}{shown} {'>' if is_over else '<='} {budget}{more}"
 
 
 def _fill(template: str, verdict: Verdict, **more: str) -> str:

@@ -104,7 +104,7 @@ def test_a_live_call_is_priced(project: Project, url: str, library: str) -> None
     )
     result = project.run("--llmcost-max-suite=$0.0001", "--llmcost-report=ledger.json")
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["FAILED --llmcost-max-suite - $0.0005 > $0.0001 suite budget *"])
+    result.stdout.fnmatch_lines(["FAILED --llmcost-max-suite - cost $0.0005 > $0.0001 *"])
     (call,) = calls_of(project)
     assert (call["model"], call["usd"], call["live"]) == ("claude-sonnet-4-6", USD, True)
 

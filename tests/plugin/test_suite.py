@@ -60,8 +60,8 @@ def test_quietly_it_is_a_line_and_one_for_each_broken_budget(project: Project, q
     result = project.run(quiet, "--llmcost-max-suite=0.001")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert [line for line in result.outlines if "llmcost" in line or "$" in line] == [
-        "llmcost: $0.01 of $0.001, 1 budget exceeded",
-        "FAILED --llmcost-max-suite - $0.01 > $0.001 suite budget (+900 %)",
+        "llmcost: cost $0.01 > $0.001 max_suite (+900 %), 1 budget exceeded",
+        "FAILED --llmcost-max-suite - cost $0.01 > $0.001 max_suite (+900 %)",
     ]
 
 
@@ -69,7 +69,7 @@ def test_a_line_of_the_short_summary_has_the_colours_of_pytests_own(project: Pro
     project.write(test_app=TWO)
     result = project.run("--llmcost-max-suite=0.001", "--color=yes")
     red, bold, end = "\x1b[31m", "\x1b[1m", "\x1b[0m"
-    line = f"{red}FAILED{end}{bold} --llmcost-max-suite{end} - $0.01 > $0.001"
+    line = f"{red}FAILED{end}{bold} --llmcost-max-suite{end} - cost $0.01 > $0.001"
     assert line in result.stdout.str()
 
 
@@ -527,7 +527,7 @@ def test_what_reads_the_failed_reports_at_the_very_end_finds_a_report_of_the_run
     )
     result = project.run("--llmcost-max-suite=$0.001")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["llmcost, call: FAILED --llmcost-max-suite - $0.01 > *"])
+    result.stdout.fnmatch_lines(["llmcost, call: FAILED --llmcost-max-suite - cost $0.01 > *"])
 
 
 @pytest.mark.parametrize("hook", ["unconfigure", "terminal_summary"])
@@ -538,8 +538,8 @@ def test_what_is_spent_after_the_summary_and_fails_the_run_is_said_as_well(
     project.online(standin).write(conftest=f"    def pytest_{hook}():{late}", test_app=TWO)
     result = project.run("--llmcost-max-suite=$0.01")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    late = "llmcost: $0.01* of $0.01, 1 budget exceeded, *(calls ended after the summary, *"
-    failed = "FAILED --llmcost-max-suite - $0.01* > *"
+    late = "llmcost: cost $0.01* > $0.01 *, 1 budget exceeded, *(calls ended after the summary, *"
+    failed = "FAILED --llmcost-max-suite - cost $0.01* > *"
     result.stdout.fnmatch_lines(["*= 2 passed in *", late, failed])
 
 

