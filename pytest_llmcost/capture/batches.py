@@ -40,6 +40,7 @@ class Batches:
                 asked=(params, None),
                 replay=replay,
                 is_of_batch=True,
+                strand=(batch_id, custom_id),  # several may be worked on at once
             )
             if replay is not None and replay.body is not None and listed is not None:
                 body = (recorded or {}).get(custom_id)

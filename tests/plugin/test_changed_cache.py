@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 from conftest import Project
 from hand_made_cassettes import (
+    APP,
     MODEL,
     OUTPUT,
+    URL,
     Cache,
     Exchange,
     cold,
@@ -490,6 +492,33 @@ def test_what_another_test_wrote_is_no_proof_of_a_read(project: Project) -> None
     assert_told(rows["second"], "system")
 
 
+IN_TASKS = """
+    import asyncio
+
+    @pytest.mark.vcr
+    @max_cost("$100")
+    def test_one():
+        async def send():
+            async with httpx2.AsyncClient() as client:
+                calls = [client.post(URL, json=body, headers=head) for body, head in SENT["one"]]
+                await asyncio.gather(*calls)
+
+        asyncio.run(send())
+"""
+IN_THREADS = """
+    from concurrent.futures import ThreadPoolExecutor
+
+    def send(call):
+        httpx2.post(URL, json=call[0], headers=call[1])
+
+    @pytest.mark.vcr
+    @max_cost("$100")
+    def test_one():
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(send, SENT["one"]))
+"""
+
+
 def replay_in_part(
     project: Project,
     recorded: Sequence[Body],
@@ -497,6 +526,7 @@ def replay_in_part(
     *,
     warm: Sequence[Body] = (),
     order: int = 1,
+    at_once: str = "",
 ) -> Body:
     """Record calls, after others that are not recorded, and send what is sent today.
 
@@ -510,6 +540,8 @@ def replay_in_part(
     headers = {"anthropic-version": "2023-06-01", "x-api-key": "none"}
     bodies = json.dumps({"one": [(each, headers) for each in sent]})
     (project.path / "sent.json").write_text(bodies, encoding="utf-8")
+    if at_once:
+        project.write(test_app=f"{APP}\n    URL = {URL!r}\n{at_once}")
     return count_and_replay(project)["one"]
 
 
@@ -694,3 +726,47 @@ def test_what_was_written_by_each_of_several_calls_at_once_still_is(project: Pro
     recorded, sent = ask(), ask(f"{BOOK}And more.")
     write_project(project, one=[Exchange(recorded, sent, usage(cold(recorded)))] * 3)
     assert_exact(count_and_replay(project)["one"], 3 * usd(cold(sent)))
+
+
+QUESTIONS = [ask(question=f"Question {number}?") for number in range(3)]
+NEW_QUESTIONS = [{**body, **EDITED} for body in QUESTIONS]
+
+
+@pytest.mark.parametrize("at_once", [IN_TASKS, IN_THREADS], ids=["tasks", "threads"])
+def test_calls_at_once_that_have_read_the_same_may_each_have_to_write_it(
+    project: Project, at_once: str
+) -> None:
+    """None of them can rely on another one: all may arrive before any of them is answered."""
+    row = replay_in_part(project, QUESTIONS, NEW_QUESTIONS, warm=[WRITER], at_once=at_once)
+    assert bounds(row) == (usd(*map(warm, NEW_QUESTIONS)), usd(*map(cold, NEW_QUESTIONS)))
+
+
+def test_one_after_the_other_only_the_first_may_have_to_write_it(project: Project) -> None:
+    row = replay_in_part(project, QUESTIONS, NEW_QUESTIONS, warm=[WRITER])
+    first, *others = NEW_QUESTIONS
+    assert bounds(row) == (
+        usd(*map(warm, NEW_QUESTIONS)),
+        usd(cold(first), *map(warm, others)),
+    )
+
+
+def test_what_calls_at_once_have_read_of_another_one_they_still_do(project: Project) -> None:
+    row = replay_in_part(project, QUESTIONS, NEW_QUESTIONS, at_once=IN_TASKS)
+    assert_exact(row, usd(*run_through(NEW_QUESTIONS)))
+
+
+def test_what_a_call_at_once_newly_writes_need_not_be_there_for_another(project: Project) -> None:
+    """As each marks its last message now, the third may read what the second one writes."""
+    turns = dialogue(BOOK, 3, moving=False)
+    now = [{**body, "cache_control": CACHED} for body in turns]
+    row = replay_in_part(project, turns, now, at_once=IN_TASKS)
+    first, second, third = now
+    cache = Cache()
+    cache.bill(first)
+    apart = [cache.bill(second)]
+    cache = Cache()
+    cache.bill(first)
+    apart.append(cache.bill(third))
+    low, high = bounds(row)
+    assert high is not None
+    assert low <= usd(*run_through(now)) < usd(cold(first), *apart) <= high
