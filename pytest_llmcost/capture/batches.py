@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from pytest_llmcost.capture.request import CapturedRequest
+from pytest_llmcost.capture.request import CapturedRequest, Replay, Unclaimed
 from pytest_llmcost.json_values import decode_json
+from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.endpoints import Endpoint
 from pytest_llmcost.responses.stream import BatchResult, StreamedMessage
 
@@ -23,6 +24,8 @@ class Batches:
         """Owners who have read a result, so that reading it twice costs once."""
         self._bought: set[_Key] = set()
         """Results of batches that were created in this run."""
+        self._gone: dict[_Key, Replay] = {}
+        """What was recorded in replayed batches, and is not asked for now."""
 
     def create(self, created: CapturedRequest) -> None:
         """Keep a created batch's requests, each with what was recorded for it.
@@ -51,9 +54,32 @@ class Batches:
             self.open[batch_id, custom_id] = request
             self._readers.pop((batch_id, custom_id), None)
             self._bought.add((batch_id, custom_id))
+            self._gone.pop((batch_id, custom_id), None)
+        if replay is not None and recorded is not None and listed is not None:
+            for custom_id in recorded.keys() - listed.keys():
+                self._gone[batch_id, custom_id] = replace(replay, body=recorded[custom_id])
 
-    def settle(self, results: CapturedRequest, result: BatchResult) -> CapturedRequest | None:
-        """Return what a result costs, once: for who created the batch, else for who reads it.
+    def settle(self, results: CapturedRequest) -> list[CapturedRequest]:
+        """Return what a batch's results cost, once: for who created it, else for who reads them.
+
+        What reads little from the cache comes first: others may have read what it wrote.
+        """
+        settled, unclaimed = list[CapturedRequest](), list[Unclaimed]()
+        for result in results.results():
+            request = self._settle(results, result)
+            gone = self._gone.get((results.endpoint.batch_id or "", result.custom_id))
+            if request is not None and gone is None:
+                settled.append(request)
+            elif request is not None and gone is not None and gone.body is not None:
+                read, cached = _cache_use(request)
+                unclaimed.append(Unclaimed(gone.body, gone.model, gone.betas, read, cached))
+        for request in settled:
+            if request.replay is not None:
+                request.replay = replace(request.replay, unclaimed=tuple(unclaimed))
+        return sorted(settled, key=_cache_use)
+
+    def _settle(self, results: CapturedRequest, result: BatchResult) -> CapturedRequest | None:
+        """Return what one result costs; None if that is told already.
 
         A request that failed has no answer, but was made. If an attempt to create its batch was
         lost, there may be another batch in which it succeeded.
@@ -75,6 +101,12 @@ class Batches:
         elif lost:
             settled.answer = settled.unknown("lost-answer")
         return settled
+
+
+def _cache_use(request: CapturedRequest) -> tuple[int, int]:
+    """Return the tokens that it read from the cache, and those that it read or wrote."""
+    usage = Usage() if request.answer is None else request.answer.usage
+    return usage.cache_read_tokens, usage.cached_tokens
 
 
 def _requests(listed: object) -> dict[str, dict[str, object]] | None:

@@ -237,10 +237,8 @@ class Capture:
             if request.endpoint.is_sampling:
                 request.answer = request.unknown(f"unreadable-response: {error!r}")
         if request.endpoint.kind == "batch_results":
-            for result in request.results():
-                settled = self._batches.settle(request, result)
-                if settled is not None:
-                    self._tell(settled)
+            for settled in self._batches.settle(request):
+                self._tell(settled)
         elif request.endpoint.kind == "batch_create" and request.is_answered:
             self._batches.create(request)
         else:

@@ -14,12 +14,16 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+import yaml
 from conftest import Project
 from hand_made_cassettes import (
     APP,
+    CONFTEST,
+    DUMPER,
     MODEL,
     OUTPUT,
     URL,
+    VERSION,
     Cache,
     Exchange,
     cold,
@@ -770,3 +774,105 @@ def test_what_a_call_at_once_newly_writes_need_not_be_there_for_another(project:
     low, high = bounds(row)
     assert high is not None
     assert low <= usd(*run_through(now)) < usd(cold(first), *apart) <= high
+
+
+def replay_batch(
+    project: Project,
+    recorded: Mapping[str, Body],
+    sent: Mapping[str, Body],
+    *,
+    warm: Sequence[Body] = (),
+    order: int = 1,
+) -> Body:
+    """Record a batch whose requests are worked on in their order, and send today's.
+
+    If `order` is -1, the results stand the other way round.
+    """
+    cache = Cache()
+    for body in warm:
+        cache.bill(body)
+    results: list[Body] = [
+        {"custom_id": name, "result": {"type": "succeeded", "message": {
+            "id": f"msg_{name}", "type": "message", "role": "assistant", "model": MODEL,
+            "content": [{"type": "text", "text": "Yes."}], "stop_reason": "end_turn",
+            "usage": {**cache.usage(body), "service_tier": "batch"},
+        }}}
+        for name, body in recorded.items()
+    ]  # fmt: skip
+
+    def requests(bodies: Mapping[str, Body]) -> Body:
+        return {"requests": [{"custom_id": each, "params": bodies[each]} for each in bodies]}
+
+    def played(method: str, url: str, asked: str, said: str) -> Body:
+        headers = {name: [value] for name, value in VERSION.items()}
+        return {
+            "request": {"method": method, "uri": url, "headers": headers, "body": asked},
+            "response": {
+                "status": {"code": 200, "message": "OK"}, "headers": {}, "body": {"string": said},
+            },
+        }  # fmt: skip
+
+    lines = "".join(f"{json.dumps(each)}\n" for each in results[::order])
+    url = f"{URL}/batches"
+    interactions = [
+        played("POST", url, json.dumps(requests(recorded)), json.dumps({"id": "msgbatch_1"})),
+        played("GET", f"{url}/msgbatch_1/results", "", lines),
+    ]
+    cassette = project.path / "cassettes" / "test_app" / "test_one.yaml"
+    cassette.parent.mkdir(parents=True)
+    text = yaml.dump({"version": 1, "interactions": interactions}, Dumper=DUMPER)
+    cassette.write_text(text, encoding="utf-8")
+    (project.path / "sent.json").write_text(json.dumps(requests(sent)), encoding="utf-8")
+    test = f"""
+    @pytest.mark.vcr
+    @max_cost("$100")
+    def test_one():
+        httpx2.post({url!r}, json=SENT, headers={VERSION!r})
+        httpx2.get({url!r} + "/msgbatch_1/results")
+    """
+    project.write(conftest=CONFTEST, test_app=f"{APP}{test}")
+    return count_and_replay(project)["one"]
+
+
+def in_batch(*billed: Billed) -> Decimal:
+    return usd(*billed) / 2
+
+
+IN_BATCH = dict(zip("abc", QUESTIONS, strict=True))
+NEW_IN_BATCH = dict(zip("abc", NEW_QUESTIONS, strict=True))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_request_that_is_gone_from_a_batch_costs_nothing(project: Project, order: int) -> None:
+    row = replay_batch(project, IN_BATCH, {"a": QUESTIONS[0], "b": QUESTIONS[1]}, order=order)
+    assert_exact(row, in_batch(cold(QUESTIONS[0]), warm(QUESTIONS[1])))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("before", [{}, {"a": OTHER}], ids=["gone", "changed"])
+def test_what_a_batch_read_of_its_own_request_may_be_a_write_without_that(
+    project: Project, before: Mapping[str, Body], order: int
+) -> None:
+    _, second, third = QUESTIONS
+    row = replay_batch(project, IN_BATCH, {**before, "b": second, "c": third}, order=order)
+    first = [cold(each) for each in before.values()]
+    assert bounds(row) == (
+        in_batch(*first, warm(second), warm(third)),
+        in_batch(*first, cold(second), cold(third)),
+    )
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_a_batch_read_of_its_own_request_with_the_same_edit_it_still_reads(
+    project: Project, order: int
+) -> None:
+    row = replay_batch(project, IN_BATCH, NEW_IN_BATCH, order=order)
+    assert_exact(row, in_batch(*run_through(NEW_QUESTIONS)))
+
+
+def test_each_request_of_a_batch_may_have_to_write_what_was_there_before(project: Project) -> None:
+    row = replay_batch(project, IN_BATCH, NEW_IN_BATCH, warm=[WRITER])
+    assert bounds(row) == (
+        in_batch(*map(warm, NEW_QUESTIONS)),
+        in_batch(*map(cold, NEW_QUESTIONS)),
+    )
