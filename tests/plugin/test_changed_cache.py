@@ -33,6 +33,7 @@ from hand_made_cassettes import (
     warm,
     write_project,
 )
+from standin.bedrock import frame
 from standin.cache import Billed
 
 Body = dict[str, Any]
@@ -776,6 +777,35 @@ def test_what_a_call_at_once_newly_writes_need_not_be_there_for_another(project:
     assert low <= usd(*run_through(now)) < usd(cold(first), *apart) <= high
 
 
+def played(url: str, asked: Body | None, said: str) -> Body:
+    """A recorded exchange; without a body it is a GET."""
+    headers = {name: [value] for name, value in VERSION.items()}
+    method, body = ("GET", "") if asked is None else ("POST", json.dumps(asked))
+    return {
+        "request": {"method": method, "uri": url, "headers": headers, "body": body},
+        "response": {
+            "status": {"code": 200, "message": "OK"}, "headers": {}, "body": {"string": said},
+        },
+    }  # fmt: skip
+
+
+def replay_exchanges(project: Project, sent: object, lines: str, *exchanges: Body) -> Body:
+    """Replay these to a test of these lines; what it sends is SENT."""
+    cassette = project.path / "cassettes" / "test_app" / "test_one.yaml"
+    cassette.parent.mkdir(parents=True)
+    recorded = {"version": 1, "interactions": exchanges}
+    cassette.write_text(yaml.dump(recorded, Dumper=DUMPER), encoding="utf-8")
+    (project.path / "sent.json").write_text(json.dumps(sent), encoding="utf-8")
+    test = f"""
+    @pytest.mark.vcr
+    @max_cost("$100")
+    def test_one():
+        {lines}
+    """
+    project.write(conftest=CONFTEST, test_app=f"{APP}{test}")
+    return count_and_replay(project)["one"]
+
+
 def replay_batch(
     project: Project,
     recorded: Mapping[str, Body],
@@ -803,35 +833,12 @@ def replay_batch(
     def requests(bodies: Mapping[str, Body]) -> Body:
         return {"requests": [{"custom_id": each, "params": bodies[each]} for each in bodies]}
 
-    def played(method: str, url: str, asked: str, said: str) -> Body:
-        headers = {name: [value] for name, value in VERSION.items()}
-        return {
-            "request": {"method": method, "uri": url, "headers": headers, "body": asked},
-            "response": {
-                "status": {"code": 200, "message": "OK"}, "headers": {}, "body": {"string": said},
-            },
-        }  # fmt: skip
-
-    lines = "".join(f"{json.dumps(each)}\n" for each in results[::order])
     url = f"{URL}/batches"
-    interactions = [
-        played("POST", url, json.dumps(requests(recorded)), json.dumps({"id": "msgbatch_1"})),
-        played("GET", f"{url}/msgbatch_1/results", "", lines),
-    ]
-    cassette = project.path / "cassettes" / "test_app" / "test_one.yaml"
-    cassette.parent.mkdir(parents=True)
-    text = yaml.dump({"version": 1, "interactions": interactions}, Dumper=DUMPER)
-    cassette.write_text(text, encoding="utf-8")
-    (project.path / "sent.json").write_text(json.dumps(requests(sent)), encoding="utf-8")
-    test = f"""
-    @pytest.mark.vcr
-    @max_cost("$100")
-    def test_one():
-        httpx2.post({url!r}, json=SENT, headers={VERSION!r})
-        httpx2.get({url!r} + "/msgbatch_1/results")
-    """
-    project.write(conftest=CONFTEST, test_app=f"{APP}{test}")
-    return count_and_replay(project)["one"]
+    of_results = f"{url}/msgbatch_1/results"
+    created = played(url, requests(recorded), json.dumps({"id": "msgbatch_1"}))
+    read = played(of_results, None, "\n".join(map(json.dumps, results[::order])))
+    lines = f"httpx2.post({url!r}, json=SENT, headers={VERSION!r}), httpx2.get({of_results!r})"
+    return replay_exchanges(project, requests(sent), lines, created, read)
 
 
 def in_batch(*billed: Billed) -> Decimal:
@@ -876,3 +883,50 @@ def test_each_request_of_a_batch_may_have_to_write_what_was_there_before(project
         in_batch(*map(warm, NEW_QUESTIONS)),
         in_batch(*map(cold, NEW_QUESTIONS)),
     )
+
+
+CONVERSE = (
+    "https://bedrock-runtime.eu-west-1.amazonaws.com/model/global.anthropic.claude-sonnet-4-6"
+)
+
+
+@pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
+def test_what_a_call_of_converse_wrote_may_be_missing_when_it_is_gone(
+    project: Project, is_stream: bool
+) -> None:
+    """Its answer does not name a model: only with its URL it can be read."""
+    cache, exchanges = Cache(), list[Body]()
+    url = CONVERSE + ("/converse-stream" if is_stream else "/converse")
+    for body in (WRITER, READER):
+        billed = cache.bill(body)
+        asked = {
+            "system": [{"text": BOOK}, {"cachePoint": {"type": "default"}}],
+            "messages": [
+                {"role": "user", "content": [{"text": body["messages"][0]["content"][0]["text"]}]}
+            ],
+            "inferenceConfig": {"maxTokens": 100},
+        }
+        used = {
+            "inputTokens": billed.input_tokens,
+            "outputTokens": OUTPUT,
+            "cacheReadInputTokens": billed.read_tokens,
+            "cacheWriteInputTokens": billed.write_5m_tokens,
+        }
+        content = [{"text": "Yes."}]
+        whole = {
+            "output": {"message": {"role": "assistant", "content": content}},
+            "stopReason": "end_turn",
+            "usage": used,
+        }
+        exchanges.append(played(url, asked, json.dumps(whole)))
+        if is_stream:
+            events: list[tuple[str, Body]] = [
+                ("messageStart", {"role": "assistant"}),
+                ("contentBlockDelta", {"contentBlockIndex": 0, "delta": content[0]}),
+                ("messageStop", {"stopReason": "end_turn"}),
+                ("metadata", {"usage": used}),
+            ]
+            said = b"".join(frame(name, payload) for name, payload in events)
+            exchanges[-1]["response"]["body"]["string"] = said
+    row = replay_exchanges(project, asked, f"httpx2.post({url!r}, json=SENT)", *exchanges)
+    assert bounds(row) == (usd(warm(READER)), usd(cold(READER)))
