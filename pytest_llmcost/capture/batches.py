@@ -26,6 +26,8 @@ class Batches:
         """Results of batches that were created in this run."""
         self._gone: dict[_Key, Replay] = {}
         """What was recorded in replayed batches, and is not asked for now."""
+        self._unclaimed: list[tuple[object, Unclaimed]] = []
+        """What that has left in the cache, and who has read its results."""
 
     def create(self, created: CapturedRequest) -> None:
         """Keep a created batch's requests, each with what was recorded for it.
@@ -64,7 +66,7 @@ class Batches:
 
         What reads little from the cache comes first: others may have read what it wrote.
         """
-        settled, unclaimed = list[CapturedRequest](), list[Unclaimed]()
+        settled = list[CapturedRequest]()
         for result in results.results():
             request = self._settle(results, result)
             gone = self._gone.get((results.endpoint.batch_id or "", result.custom_id))
@@ -72,11 +74,13 @@ class Batches:
                 settled.append(request)
             elif request is not None and gone is not None and gone.body is not None:
                 read, cached = _cache_use(request)
-                unclaimed.append(Unclaimed(gone.body, gone.model, gone.betas, read, cached))
-        for request in settled:
-            if request.replay is not None:
-                request.replay = replace(request.replay, unclaimed=tuple(unclaimed))
+                unclaimed = Unclaimed(gone.body, gone.model, gone.betas, read, cached)
+                self._unclaimed.append((results.owner, unclaimed))
         return sorted(settled, key=_cache_use)
+
+    def unclaimed_before(self, request: CapturedRequest) -> tuple[Unclaimed, ...]:
+        """Return what its owner would have found in the cache, had the batches not changed."""
+        return tuple(each for owner, each in self._unclaimed if owner == request.owner)
 
     def _settle(self, results: CapturedRequest, result: BatchResult) -> CapturedRequest | None:
         """Return what one result costs; None if that is told already.

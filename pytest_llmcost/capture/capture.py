@@ -238,6 +238,7 @@ class Capture:
                 request.answer = request.unknown(f"unreadable-response: {error!r}")
         if request.endpoint.kind == "batch_results":
             for settled in self._batches.settle(request):
+                self._note_unclaimed(settled)
                 self._tell(settled)
         elif request.endpoint.kind == "batch_create" and request.is_answered:
             self._batches.create(request)
@@ -257,6 +258,7 @@ class Capture:
         play, replay, answer = request.play, request.replay, request.answer
         if isinstance(play, VcrPlay) and replay and answer and answer.usage.cache_read_tokens:
             unclaimed = play.unclaimed_before(request, self._recordings[play.cassette])
+            unclaimed += self._batches.unclaimed_before(request)
             request.replay = replace(replay, unclaimed=unclaimed)
 
     def _choose_recording(self, request: CapturedRequest, *, may_differ: bool) -> None:

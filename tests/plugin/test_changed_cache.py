@@ -813,10 +813,11 @@ def replay_batch(
     *,
     warm: Sequence[Body] = (),
     order: int = 1,
+    then: Sequence[Body] = (),
 ) -> Body:
     """Record a batch whose requests are worked on in their order, and send today's.
 
-    If `order` is -1, the results stand the other way round.
+    If `order` is -1, the results stand the other way round. `then` are calls that follow it.
     """
     cache = Cache()
     for body in warm:
@@ -838,7 +839,12 @@ def replay_batch(
     created = played(url, requests(recorded), json.dumps({"id": "msgbatch_1"}))
     read = played(of_results, None, "\n".join(map(json.dumps, results[::order])))
     lines = f"httpx2.post({url!r}, json=SENT, headers={VERSION!r}), httpx2.get({of_results!r})"
-    return replay_exchanges(project, requests(sent), lines, created, read)
+    calls = []
+    for body in then:
+        said = {**results[0]["result"]["message"], "id": "msg_then", "usage": cache.usage(body)}
+        calls.append(played(URL, body, json.dumps(said)))
+        lines += f", httpx2.post({URL!r}, json={body!r}, headers={VERSION!r})"
+    return replay_exchanges(project, requests(sent), lines, created, read, *calls)
 
 
 def in_batch(*billed: Billed) -> Decimal:
@@ -867,6 +873,14 @@ def test_what_a_batch_read_of_its_own_request_may_be_a_write_without_that(
         in_batch(*first, warm(second), warm(third)),
         in_batch(*first, cold(second), cold(third)),
     )
+
+
+def test_what_a_call_read_of_a_batch_may_be_a_write_if_it_is_gone_from_there(
+    project: Project,
+) -> None:
+    row = replay_batch(project, {"a": WRITER, "b": OTHER}, {"b": OTHER}, then=[READER])
+    other = in_batch(cold(OTHER))
+    assert bounds(row) == (other + usd(warm(READER)), other + usd(cold(READER)))
 
 
 @pytest.mark.parametrize("order", [1, -1])
