@@ -42,6 +42,8 @@ class CacheUse(NamedTuple):
     tokens_now: int = 0
     strand: object = None
     """As a captured request has it."""
+    source: object = None
+    """Its recorded request: that of several calls if the cassette repeats itself."""
 
 
 def obstacle_to_recount(answer: Answer) -> str | None:
@@ -65,6 +67,8 @@ class ReplayedReply(NamedTuple):
     """Shorter prefixes are silently not cached; None if that is unknown of the model."""
     strand: object = None
     """As a captured request has it."""
+    source: object = None
+    """The one recorded request that is read as `recorded`."""
 
     def is_as_billed(self) -> bool:
         """Whether the reply stands as it was billed: same prompt, and the same use of the cache.
@@ -179,6 +183,7 @@ class ReplayedReply(NamedTuple):
             marks_of(self.sent) if now.cached_tokens else (),
             now.cached_tokens,
             self.strand,
+            self.source,
         )
 
     def with_cache_in_doubt(self, now: Answer, others: Sequence[CacheUse]) -> Answer:
@@ -294,7 +299,9 @@ class ReplayedReply(NamedTuple):
         """Return whether less of it, and whether more of it, is in the cache than there was."""
         written = [each.then if self._read_from(each) else () for each in others]
         # If it used none then, its marks were too short, and so were those of others up to there.
-        left = [each.then for each in others] if self.answer.usage.cached_tokens else []
+        # A recording that is played again was not there before itself.
+        is_used = self.answer.usage.cached_tokens > 0
+        left = [each.then for each in others if is_used and each.source is not self.source]
         then, here = _Found(self.recorded, left), _Found(self.sent, [each.now for each in others])
         sure = _Found(self.sent, self._surely_left(others))
         is_lost = now.cache_read_tokens > 0 and not sure.reaches(_Found(self.recorded, written))

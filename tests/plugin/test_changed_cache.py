@@ -777,6 +777,23 @@ def test_what_a_call_at_once_newly_writes_need_not_be_there_for_another(project:
     assert low <= usd(*run_through(now)) < usd(cold(first), *apart) <= high
 
 
+@pytest.mark.parametrize("edit", [{}, EDITED], ids=["unchanged", "edited"])
+def test_what_one_recording_writes_may_be_read_when_it_is_played_again(
+    project: Project, edit: Body
+) -> None:
+    now = {**WRITER, **edit}
+    repeats = "allow_playback_repeats=True"
+    lines = f"[httpx2.post({URL!r}, json=SENT, headers={VERSION!r}) for _ in range(3)]"
+    message = {
+        "id": "msg_1", "type": "message", "role": "assistant", "model": MODEL,
+        "content": [{"type": "text", "text": "Yes."}], "usage": usage(cold(WRITER)),
+    }  # fmt: skip
+    exchange = played(URL, WRITER, json.dumps(message))
+    row = replay_exchanges(project, now, lines, exchange, mark=f"vcr({repeats})")
+    low, high = bounds(row)
+    assert (low, high) == (usd(cold(now), warm(now), warm(now)), 3 * usd(cold(now)))
+
+
 def played(url: str, asked: Body | None, said: str) -> Body:
     """A recorded exchange; without a body it is a GET."""
     headers = {name: [value] for name, value in VERSION.items()}
@@ -789,7 +806,9 @@ def played(url: str, asked: Body | None, said: str) -> Body:
     }  # fmt: skip
 
 
-def replay_exchanges(project: Project, sent: object, lines: str, *exchanges: Body) -> Body:
+def replay_exchanges(
+    project: Project, sent: object, lines: str, *exchanges: Body, mark: str = "vcr"
+) -> Body:
     """Replay these to a test of these lines; what it sends is SENT."""
     cassette = project.path / "cassettes" / "test_app" / "test_one.yaml"
     cassette.parent.mkdir(parents=True)
@@ -797,7 +816,7 @@ def replay_exchanges(project: Project, sent: object, lines: str, *exchanges: Bod
     cassette.write_text(yaml.dump(recorded, Dumper=DUMPER), encoding="utf-8")
     (project.path / "sent.json").write_text(json.dumps(sent), encoding="utf-8")
     test = f"""
-    @pytest.mark.vcr
+    @pytest.mark.{mark}
     @max_cost("$100")
     def test_one():
         {lines}
