@@ -64,7 +64,8 @@ class Batches:
     def settle(self, results: CapturedRequest) -> list[CapturedRequest]:
         """Return what a batch's results cost, once: for who created it, else for who reads them.
 
-        What reads little from the cache comes first: others may have read what it wrote.
+        What reads little from the cache comes first, and what is short: others may read what it
+        writes.
         """
         settled = list[CapturedRequest]()
         for result in results.results():
@@ -73,10 +74,11 @@ class Batches:
             if request is not None and gone is None:
                 settled.append(request)
             elif request is not None and gone is not None and gone.body is not None:
-                read, cached = _cache_use(request)
-                unclaimed = Unclaimed(gone.body, gone.model, gone.betas, read, cached)
+                used = _usage(request)
+                tokens = used.cache_read_tokens, used.cached_tokens
+                unclaimed = Unclaimed(gone.body, gone.model, gone.betas, *tokens)
                 self._unclaimed.append((results.owner, unclaimed))
-        return sorted(settled, key=_cache_use)
+        return sorted(settled, key=_tokens_read)
 
     def unclaimed_before(self, request: CapturedRequest) -> tuple[Unclaimed, ...]:
         """Return what its owner would have found in the cache, had the batches not changed."""
@@ -107,10 +109,13 @@ class Batches:
         return settled
 
 
-def _cache_use(request: CapturedRequest) -> tuple[int, int]:
-    """Return the tokens that it read from the cache, and those that it read or wrote."""
-    usage = Usage() if request.answer is None else request.answer.usage
-    return usage.cache_read_tokens, usage.cached_tokens
+def _usage(request: CapturedRequest) -> Usage:
+    return Usage() if request.answer is None else request.answer.usage
+
+
+def _tokens_read(request: CapturedRequest) -> tuple[int, int]:
+    used = _usage(request)
+    return used.cache_read_tokens, used.prompt_tokens
 
 
 def _requests(listed: object) -> dict[str, dict[str, object]] | None:

@@ -903,6 +903,19 @@ def test_what_a_call_read_of_a_batch_may_be_a_write_if_it_is_gone_from_there(
 
 
 @pytest.mark.parametrize("order", [1, -1])
+def test_what_a_request_of_a_batch_newly_writes_may_be_read_by_a_longer_one(
+    project: Project, order: int
+) -> None:
+    """They may be worked on in any order, whichever result stands first."""
+    then = dict(zip("abc", dialogue(BOOK, 3, moving=False), strict=True))
+    now = {name: {**body, "cache_control": CACHED} for name, body in then.items()}
+    row = replay_batch(project, then, now, order=order)
+    low, high = bounds(row)
+    assert high is not None
+    assert low <= in_batch(*run_through([*now.values()])) < high
+
+
+@pytest.mark.parametrize("order", [1, -1])
 def test_what_a_batch_read_of_its_own_request_with_the_same_edit_it_still_reads(
     project: Project, order: int
 ) -> None:
