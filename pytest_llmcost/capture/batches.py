@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from pytest_llmcost.capture.request import CapturedRequest
+from pytest_llmcost.capture.request import CapturedRequest, Replay, Unclaimed
 from pytest_llmcost.json_values import decode_json
+from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.endpoints import Endpoint
 from pytest_llmcost.responses.stream import BatchResult, StreamedMessage
 
@@ -23,6 +24,10 @@ class Batches:
         """Owners who have read a result, so that reading it twice costs once."""
         self._bought: set[_Key] = set()
         """Results of batches that were created in this run."""
+        self._gone: dict[_Key, Replay] = {}
+        """What was recorded in replayed batches, and is not asked for now."""
+        self._unclaimed: list[tuple[object, Unclaimed]] = []
+        """What that has left in the cache, and who has read its results."""
 
     def create(self, created: CapturedRequest) -> None:
         """Keep a created batch's requests, each with what was recorded for it.
@@ -40,6 +45,7 @@ class Batches:
                 asked=(params, None),
                 replay=replay,
                 is_of_batch=True,
+                strand=(batch_id, custom_id),  # several may be worked on at once
             )
             if replay is not None and replay.body is not None and listed is not None:
                 body = (recorded or {}).get(custom_id)
@@ -50,9 +56,36 @@ class Batches:
             self.open[batch_id, custom_id] = request
             self._readers.pop((batch_id, custom_id), None)
             self._bought.add((batch_id, custom_id))
+            self._gone.pop((batch_id, custom_id), None)
+        if replay is not None and recorded is not None and listed is not None:
+            for custom_id in recorded.keys() - listed.keys():
+                self._gone[batch_id, custom_id] = replace(replay, body=recorded[custom_id])
 
-    def settle(self, results: CapturedRequest, result: BatchResult) -> CapturedRequest | None:
-        """Return what a result costs, once: for who created the batch, else for who reads it.
+    def settle(self, results: CapturedRequest) -> list[CapturedRequest]:
+        """Return what a batch's results cost, once: for who created it, else for who reads them.
+
+        What reads little from the cache comes first, and what is short: others may read what it
+        writes.
+        """
+        settled = list[CapturedRequest]()
+        for result in results.results():
+            request = self._settle(results, result)
+            gone = self._gone.get((results.endpoint.batch_id or "", result.custom_id))
+            if request is not None and gone is None:
+                settled.append(request)
+            elif request is not None and gone is not None and gone.body is not None:
+                used = _usage(request)
+                tokens = used.cache_read_tokens, used.cached_tokens
+                unclaimed = Unclaimed(gone.body, gone.model, gone.betas, *tokens)
+                self._unclaimed.append((results.owner, unclaimed))
+        return sorted(settled, key=_tokens_read)
+
+    def unclaimed_before(self, request: CapturedRequest) -> tuple[Unclaimed, ...]:
+        """Return what its owner would have found in the cache, had the batches not changed."""
+        return tuple(each for owner, each in self._unclaimed if owner == request.owner)
+
+    def _settle(self, results: CapturedRequest, result: BatchResult) -> CapturedRequest | None:
+        """Return what one result costs; None if that is told already.
 
         A request that failed has no answer, but was made. If an attempt to create its batch was
         lost, there may be another batch in which it succeeded.
@@ -74,6 +107,15 @@ class Batches:
         elif lost:
             settled.answer = settled.unknown("lost-answer")
         return settled
+
+
+def _usage(request: CapturedRequest) -> Usage:
+    return Usage() if request.answer is None else request.answer.usage
+
+
+def _tokens_read(request: CapturedRequest) -> tuple[int, int]:
+    used = _usage(request)
+    return used.cache_read_tokens, used.prompt_tokens
 
 
 def _requests(listed: object) -> dict[str, dict[str, object]] | None:

@@ -7,6 +7,7 @@ fails, the request's cost is unknown.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
@@ -99,6 +100,7 @@ class Capture:
                 bool(self._stand_ins) and self._is_stand_in(url),
                 self._cap,
                 outer,
+                _strand(),
             )
             if headers is not None:
                 request.headers = read_headers(headers)
@@ -235,10 +237,9 @@ class Capture:
             if request.endpoint.is_sampling:
                 request.answer = request.unknown(f"unreadable-response: {error!r}")
         if request.endpoint.kind == "batch_results":
-            for result in request.results():
-                settled = self._batches.settle(request, result)
-                if settled is not None:
-                    self._tell(settled)
+            for settled in self._batches.settle(request):
+                self._note_unclaimed(settled)
+                self._tell(settled)
         elif request.endpoint.kind == "batch_create" and request.is_answered:
             self._batches.create(request)
         else:
@@ -257,6 +258,7 @@ class Capture:
         play, replay, answer = request.play, request.replay, request.answer
         if isinstance(play, VcrPlay) and replay and answer and answer.usage.cache_read_tokens:
             unclaimed = play.unclaimed_before(request, self._recordings[play.cassette])
+            unclaimed += self._batches.unclaimed_before(request)
             request.replay = replace(replay, unclaimed=unclaimed)
 
     def _choose_recording(self, request: CapturedRequest, *, may_differ: bool) -> None:
@@ -284,6 +286,17 @@ class Capture:
     def _note(self, error: Exception) -> None:
         if len(self.failures) < _MOST_FAILURES:
             self.failures.append(f"{type(error).__name__}: {error}")
+
+
+def _strand() -> object:
+    if threading.get_ident() != threading.main_thread().ident:
+        return object()  # of a pool: what is replayed is over before it needs another thread
+    asyncio = sys.modules.get("asyncio")
+    try:
+        task = asyncio and asyncio.current_task()
+    except RuntimeError:  # no loop runs
+        task = None
+    return id(task)  # two that are there at the same time have not the same
 
 
 def _fingerprint(

@@ -40,6 +40,10 @@ class CacheUse(NamedTuple):
     now: Marks = ()
     """Empty also if the call is gone."""
     tokens_now: int = 0
+    strand: object = None
+    """As a captured request has it."""
+    source: object = None
+    """Its recorded request: that of several calls if the cassette repeats itself."""
 
 
 def obstacle_to_recount(answer: Answer) -> str | None:
@@ -61,6 +65,10 @@ class ReplayedReply(NamedTuple):
     recorded: Payload
     least_cacheable: int | None = None
     """Shorter prefixes are silently not cached; None if that is unknown of the model."""
+    strand: object = None
+    """As a captured request has it."""
+    source: object = None
+    """The one recorded request that is read as `recorded`."""
 
     def is_as_billed(self) -> bool:
         """Whether the reply stands as it was billed: same prompt, and the same use of the cache.
@@ -110,7 +118,7 @@ class ReplayedReply(NamedTuple):
         calls of the same owner left in the cache, `caveats` what makes the counts bounds;
         `tokenizer` names the one of a model.
         """
-        answer, sent, recorded, _ = self
+        answer, sent, recorded, *_ = self
         (sampling,) = answer.sampling_calls
         model = answer.model if sent.model == recorded.model else sent.model
         usage, least = self._usage_now(sampling.usage, prompt, earlier)
@@ -174,6 +182,8 @@ class ReplayedReply(NamedTuple):
             then.cached_tokens,
             marks_of(self.sent) if now.cached_tokens else (),
             now.cached_tokens,
+            self.strand,
+            self.source,
         )
 
     def with_cache_in_doubt(self, now: Answer, others: Sequence[CacheUse]) -> Answer:
@@ -207,7 +217,7 @@ class ReplayedReply(NamedTuple):
 
     def reply_caveats(self, tokenizer: Callable[[str], str | None]) -> set[str]:
         """Return in which ways the recorded reply is not the one that would come now."""
-        answer, sent, recorded, _ = self
+        answer, sent, recorded, *_ = self
         caveats = set()
         if sent.model != recorded.model:
             then, now = tokenizer(recorded.model), tokenizer(sent.model)
@@ -265,15 +275,16 @@ class ReplayedReply(NamedTuple):
             self.recorded, [each.then if read <= each.tokens_then else () for each in earlier]
         )
         here = _Found(self.sent, [each.now for each in earlier])
+        sure = _Found(self.sent, self._surely_left(earlier))
         tokens = {
             each.now[-1][0]: each.tokens_now
             for each in earlier
             if each.now and each.tokens_then == read
         }
         tokens |= {each.digest: prompt.tokens_to(str(each.path)) for each in self.sent.prefixes}
-        found = tokens.get(here.longest[0].digest, 0) if had.longest and here.longest else 0
-        if found >= max(1, self.least_cacheable or 0) and here.reaches(had):
-            return found, True
+        found = tokens.get(sure.longest[0].digest, 0) if had.longest and sure.longest else 0
+        if found >= max(1, self.least_cacheable or 0) and sure.reaches(had):
+            return found, sure.upto == here.upto
         last = self.sent.prefixes[-1]
         marked = {each.digest for each in self.recorded.prefixes}
         for own in reversed(self.sent.prefixes):
@@ -286,17 +297,32 @@ class ReplayedReply(NamedTuple):
 
     def _changes_in_the_cache(self, now: Usage, others: Sequence[CacheUse]) -> tuple[bool, bool]:
         """Return whether less of it, and whether more of it, is in the cache than there was."""
-        read = self.answer.usage.cache_read_tokens
-        written = [
-            each.then if each.read_then < read <= each.tokens_then else () for each in others
-        ]
+        written = [each.then if self._read_from(each) else () for each in others]
         # If it used none then, its marks were too short, and so were those of others up to there.
-        left = [each.then for each in others] if self.answer.usage.cached_tokens else []
+        # A recording that is played again was not there before itself.
+        is_used = self.answer.usage.cached_tokens > 0
+        left = [each.then for each in others if is_used and each.source is not self.source]
         then, here = _Found(self.recorded, left), _Found(self.sent, [each.now for each in others])
-        is_lost = now.cache_read_tokens > 0 and not here.reaches(_Found(self.recorded, written))
+        sure = _Found(self.sent, self._surely_left(others))
+        is_lost = now.cache_read_tokens > 0 and not sure.reaches(_Found(self.recorded, written))
         known = (others[each.call].tokens_now for each in here.longest)
         is_new = now.written_tokens > 0 and now.cache_read_tokens not in known
         return is_lost, is_new and not then.reaches(here)
+
+    def _surely_left(self, others: Sequence[CacheUse]) -> list[Marks]:
+        """Return what others leave now, as far as they are known to be answered before it.
+
+        Those of a thread, another task or the same batch may be sent at the same time, unless it
+        read in the recording what they wrote.
+        """
+        return [
+            each.now if each.strand == self.strand or self._read_from(each) else ()
+            for each in others
+        ]
+
+    def _read_from(self, other: CacheUse) -> bool:
+        """Whether it read in the recording what another call wrote, as far as tokens tell."""
+        return other.read_then < self.answer.usage.cache_read_tokens <= other.tokens_then
 
     def _keeps_cached_tokens(self) -> bool:
         """Whether it caches the same prefixes for the same lifetimes, so that their tokens hold."""
@@ -340,9 +366,9 @@ class _Found:
             if mark[0] in numbers
         ]
         ends = [numbers[digest] for digest, _ in marks_of(payload)]
-        at = last_reached(values, [numbers[each.digest] for each in entries], ends)
-        self._entries = [each for each in entries if numbers[each.digest] <= at]
-        self.longest = [each for each in entries if numbers[each.digest] == at]
+        self.upto = upto = last_reached(values, [numbers[each.digest] for each in entries], ends)
+        self._entries = [each for each in entries if numbers[each.digest] <= upto]
+        self.longest = [each for each in entries if numbers[each.digest] == upto]
 
     def reaches(self, other: _Found) -> bool:
         """Whether as much is found as of another version of the prompt, for as long.

@@ -57,6 +57,7 @@ class Recording:
         method, url = getattr(request, "method", ""), getattr(request, "uri", "")
         endpoint = recognise(method, url, self.body)
         self._endpoint = endpoint
+        self._asked = {"method": method, "uri": url}
         self.kind = endpoint.kind if endpoint else None
         self.model = endpoint.model if endpoint else None
         headers = read_headers(getattr(request, "headers", None))
@@ -75,7 +76,8 @@ class Recording:
     @cached_property
     def usage(self) -> Usage:
         """What its response states; nothing if that cannot be read."""
-        found = read_calls([read_interaction({"response": self.response}, "", Allowance())])
+        exchange = {"request": self._asked, "response": self.response}
+        found = read_calls([read_interaction(exchange, "", Allowance())])
         answers = [each.answer for each in found if each.answer is not None]
         return answers[0].usage if answers else Usage()
 

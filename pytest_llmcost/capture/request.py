@@ -161,6 +161,8 @@ class CapturedRequest(_Outcome):
     network, and raises what refuses it."""
     outer: CapturedRequest | None
     """The request inside whose `send` this one was sent."""
+    strand: object = None
+    """Of its task, if it is in the main thread: calls that share it follow one another."""
     is_over: bool = False
     is_answered: bool = False
     """Whether a successful response came; without one it is free, or lost."""

@@ -14,10 +14,16 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+import yaml
 from conftest import Project
 from hand_made_cassettes import (
+    APP,
+    CONFTEST,
+    DUMPER,
     MODEL,
     OUTPUT,
+    URL,
+    VERSION,
     Cache,
     Exchange,
     cold,
@@ -27,6 +33,7 @@ from hand_made_cassettes import (
     warm,
     write_project,
 )
+from standin.bedrock import frame
 from standin.cache import Billed
 
 Body = dict[str, Any]
@@ -490,6 +497,33 @@ def test_what_another_test_wrote_is_no_proof_of_a_read(project: Project) -> None
     assert_told(rows["second"], "system")
 
 
+IN_TASKS = """
+    import asyncio
+
+    @pytest.mark.vcr
+    @max_cost("$100")
+    def test_one():
+        async def send():
+            async with httpx2.AsyncClient() as client:
+                calls = [client.post(URL, json=body, headers=head) for body, head in SENT["one"]]
+                await asyncio.gather(*calls)
+
+        asyncio.run(send())
+"""
+IN_THREADS = """
+    from concurrent.futures import ThreadPoolExecutor
+
+    def send(call):
+        httpx2.post(URL, json=call[0], headers=call[1])
+
+    @pytest.mark.vcr
+    @max_cost("$100")
+    def test_one():
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(send, SENT["one"]))
+"""
+
+
 def replay_in_part(
     project: Project,
     recorded: Sequence[Body],
@@ -497,6 +531,7 @@ def replay_in_part(
     *,
     warm: Sequence[Body] = (),
     order: int = 1,
+    at_once: str = "",
 ) -> Body:
     """Record calls, after others that are not recorded, and send what is sent today.
 
@@ -510,6 +545,8 @@ def replay_in_part(
     headers = {"anthropic-version": "2023-06-01", "x-api-key": "none"}
     bodies = json.dumps({"one": [(each, headers) for each in sent]})
     (project.path / "sent.json").write_text(bodies, encoding="utf-8")
+    if at_once:
+        project.write(test_app=f"{APP}\n    URL = {URL!r}\n{at_once}")
     return count_and_replay(project)["one"]
 
 
@@ -694,3 +731,248 @@ def test_what_was_written_by_each_of_several_calls_at_once_still_is(project: Pro
     recorded, sent = ask(), ask(f"{BOOK}And more.")
     write_project(project, one=[Exchange(recorded, sent, usage(cold(recorded)))] * 3)
     assert_exact(count_and_replay(project)["one"], 3 * usd(cold(sent)))
+
+
+QUESTIONS = [ask(question=f"Question {number}?") for number in range(3)]
+NEW_QUESTIONS = [{**body, **EDITED} for body in QUESTIONS]
+
+
+@pytest.mark.parametrize("at_once", [IN_TASKS, IN_THREADS], ids=["tasks", "threads"])
+def test_calls_at_once_that_have_read_the_same_may_each_have_to_write_it(
+    project: Project, at_once: str
+) -> None:
+    """None of them can rely on another one: all may arrive before any of them is answered."""
+    row = replay_in_part(project, QUESTIONS, NEW_QUESTIONS, warm=[WRITER], at_once=at_once)
+    assert bounds(row) == (usd(*map(warm, NEW_QUESTIONS)), usd(*map(cold, NEW_QUESTIONS)))
+
+
+def test_one_after_the_other_only_the_first_may_have_to_write_it(project: Project) -> None:
+    row = replay_in_part(project, QUESTIONS, NEW_QUESTIONS, warm=[WRITER])
+    first, *others = NEW_QUESTIONS
+    assert bounds(row) == (
+        usd(*map(warm, NEW_QUESTIONS)),
+        usd(cold(first), *map(warm, others)),
+    )
+
+
+def test_what_calls_at_once_have_read_of_another_one_they_still_do(project: Project) -> None:
+    row = replay_in_part(project, QUESTIONS, NEW_QUESTIONS, at_once=IN_TASKS)
+    assert_exact(row, usd(*run_through(NEW_QUESTIONS)))
+
+
+def test_what_a_call_at_once_newly_writes_need_not_be_there_for_another(project: Project) -> None:
+    """As each marks its last message now, the third may read what the second one writes."""
+    turns = dialogue(BOOK, 3, moving=False)
+    now = [{**body, "cache_control": CACHED} for body in turns]
+    row = replay_in_part(project, turns, now, at_once=IN_TASKS)
+    first, second, third = now
+    cache = Cache()
+    cache.bill(first)
+    apart = [cache.bill(second)]
+    cache = Cache()
+    cache.bill(first)
+    apart.append(cache.bill(third))
+    low, high = bounds(row)
+    assert high is not None
+    assert low <= usd(*run_through(now)) < usd(cold(first), *apart) <= high
+
+
+@pytest.mark.parametrize("edit", [{}, EDITED], ids=["unchanged", "edited"])
+def test_what_one_recording_writes_may_be_read_when_it_is_played_again(
+    project: Project, edit: Body
+) -> None:
+    now = {**WRITER, **edit}
+    repeats = "allow_playback_repeats=True"
+    lines = f"[httpx2.post({URL!r}, json=SENT, headers={VERSION!r}) for _ in range(3)]"
+    message = {
+        "id": "msg_1", "type": "message", "role": "assistant", "model": MODEL,
+        "content": [{"type": "text", "text": "Yes."}], "usage": usage(cold(WRITER)),
+    }  # fmt: skip
+    exchange = played(URL, WRITER, json.dumps(message))
+    row = replay_exchanges(project, now, lines, exchange, mark=f"vcr({repeats})")
+    low, high = bounds(row)
+    assert (low, high) == (usd(cold(now), warm(now), warm(now)), 3 * usd(cold(now)))
+
+
+def played(url: str, asked: Body | None, said: str) -> Body:
+    """A recorded exchange; without a body it is a GET."""
+    headers = {name: [value] for name, value in VERSION.items()}
+    method, body = ("GET", "") if asked is None else ("POST", json.dumps(asked))
+    return {
+        "request": {"method": method, "uri": url, "headers": headers, "body": body},
+        "response": {
+            "status": {"code": 200, "message": "OK"}, "headers": {}, "body": {"string": said},
+        },
+    }  # fmt: skip
+
+
+def replay_exchanges(
+    project: Project, sent: object, lines: str, *exchanges: Body, mark: str = "vcr"
+) -> Body:
+    """Replay these to a test of these lines; what it sends is SENT."""
+    cassette = project.path / "cassettes" / "test_app" / "test_one.yaml"
+    cassette.parent.mkdir(parents=True)
+    recorded = {"version": 1, "interactions": exchanges}
+    cassette.write_text(yaml.dump(recorded, Dumper=DUMPER), encoding="utf-8")
+    (project.path / "sent.json").write_text(json.dumps(sent), encoding="utf-8")
+    test = f"""
+    @pytest.mark.{mark}
+    @max_cost("$100")
+    def test_one():
+        {lines}
+    """
+    project.write(conftest=CONFTEST, test_app=f"{APP}{test}")
+    return count_and_replay(project)["one"]
+
+
+def replay_batch(
+    project: Project,
+    recorded: Mapping[str, Body],
+    sent: Mapping[str, Body],
+    *,
+    warm: Sequence[Body] = (),
+    order: int = 1,
+    then: Sequence[Body] = (),
+) -> Body:
+    """Record a batch whose requests are worked on in their order, and send today's.
+
+    If `order` is -1, the results stand the other way round. `then` are calls that follow it.
+    """
+    cache = Cache()
+    for body in warm:
+        cache.bill(body)
+    results: list[Body] = [
+        {"custom_id": name, "result": {"type": "succeeded", "message": {
+            "id": f"msg_{name}", "type": "message", "role": "assistant", "model": MODEL,
+            "content": [{"type": "text", "text": "Yes."}], "stop_reason": "end_turn",
+            "usage": {**cache.usage(body), "service_tier": "batch"},
+        }}}
+        for name, body in recorded.items()
+    ]  # fmt: skip
+
+    def requests(bodies: Mapping[str, Body]) -> Body:
+        return {"requests": [{"custom_id": each, "params": bodies[each]} for each in bodies]}
+
+    url = f"{URL}/batches"
+    of_results = f"{url}/msgbatch_1/results"
+    created = played(url, requests(recorded), json.dumps({"id": "msgbatch_1"}))
+    read = played(of_results, None, "\n".join(map(json.dumps, results[::order])))
+    lines = f"httpx2.post({url!r}, json=SENT, headers={VERSION!r}), httpx2.get({of_results!r})"
+    calls = []
+    for body in then:
+        said = {**results[0]["result"]["message"], "id": "msg_then", "usage": cache.usage(body)}
+        calls.append(played(URL, body, json.dumps(said)))
+        lines += f", httpx2.post({URL!r}, json={body!r}, headers={VERSION!r})"
+    return replay_exchanges(project, requests(sent), lines, created, read, *calls)
+
+
+def in_batch(*billed: Billed) -> Decimal:
+    return usd(*billed) / 2
+
+
+IN_BATCH = dict(zip("abc", QUESTIONS, strict=True))
+NEW_IN_BATCH = dict(zip("abc", NEW_QUESTIONS, strict=True))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_request_that_is_gone_from_a_batch_costs_nothing(project: Project, order: int) -> None:
+    row = replay_batch(project, IN_BATCH, {"a": QUESTIONS[0], "b": QUESTIONS[1]}, order=order)
+    assert_exact(row, in_batch(cold(QUESTIONS[0]), warm(QUESTIONS[1])))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("before", [{}, {"a": OTHER}], ids=["gone", "changed"])
+def test_what_a_batch_read_of_its_own_request_may_be_a_write_without_that(
+    project: Project, before: Mapping[str, Body], order: int
+) -> None:
+    _, second, third = QUESTIONS
+    row = replay_batch(project, IN_BATCH, {**before, "b": second, "c": third}, order=order)
+    first = [cold(each) for each in before.values()]
+    assert bounds(row) == (
+        in_batch(*first, warm(second), warm(third)),
+        in_batch(*first, cold(second), cold(third)),
+    )
+
+
+def test_what_a_call_read_of_a_batch_may_be_a_write_if_it_is_gone_from_there(
+    project: Project,
+) -> None:
+    row = replay_batch(project, {"a": WRITER, "b": OTHER}, {"b": OTHER}, then=[READER])
+    other = in_batch(cold(OTHER))
+    assert bounds(row) == (other + usd(warm(READER)), other + usd(cold(READER)))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_a_request_of_a_batch_newly_writes_may_be_read_by_a_longer_one(
+    project: Project, order: int
+) -> None:
+    """They may be worked on in any order, whichever result stands first."""
+    then = dict(zip("abc", dialogue(BOOK, 3, moving=False), strict=True))
+    now = {name: {**body, "cache_control": CACHED} for name, body in then.items()}
+    row = replay_batch(project, then, now, order=order)
+    low, high = bounds(row)
+    assert high is not None
+    assert low <= in_batch(*run_through([*now.values()])) < high
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_a_batch_read_of_its_own_request_with_the_same_edit_it_still_reads(
+    project: Project, order: int
+) -> None:
+    row = replay_batch(project, IN_BATCH, NEW_IN_BATCH, order=order)
+    assert_exact(row, in_batch(*run_through(NEW_QUESTIONS)))
+
+
+def test_each_request_of_a_batch_may_have_to_write_what_was_there_before(project: Project) -> None:
+    row = replay_batch(project, IN_BATCH, NEW_IN_BATCH, warm=[WRITER])
+    assert bounds(row) == (
+        in_batch(*map(warm, NEW_QUESTIONS)),
+        in_batch(*map(cold, NEW_QUESTIONS)),
+    )
+
+
+CONVERSE = (
+    "https://bedrock-runtime.eu-west-1.amazonaws.com/model/global.anthropic.claude-sonnet-4-6"
+)
+
+
+@pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
+def test_what_a_call_of_converse_wrote_may_be_missing_when_it_is_gone(
+    project: Project, is_stream: bool
+) -> None:
+    """Its answer does not name a model: only with its URL it can be read."""
+    cache, exchanges = Cache(), list[Body]()
+    url = CONVERSE + ("/converse-stream" if is_stream else "/converse")
+    for body in (WRITER, READER):
+        billed = cache.bill(body)
+        asked = {
+            "system": [{"text": BOOK}, {"cachePoint": {"type": "default"}}],
+            "messages": [
+                {"role": "user", "content": [{"text": body["messages"][0]["content"][0]["text"]}]}
+            ],
+            "inferenceConfig": {"maxTokens": 100},
+        }
+        used = {
+            "inputTokens": billed.input_tokens,
+            "outputTokens": OUTPUT,
+            "cacheReadInputTokens": billed.read_tokens,
+            "cacheWriteInputTokens": billed.write_5m_tokens,
+        }
+        content = [{"text": "Yes."}]
+        whole = {
+            "output": {"message": {"role": "assistant", "content": content}},
+            "stopReason": "end_turn",
+            "usage": used,
+        }
+        exchanges.append(played(url, asked, json.dumps(whole)))
+        if is_stream:
+            events: list[tuple[str, Body]] = [
+                ("messageStart", {"role": "assistant"}),
+                ("contentBlockDelta", {"contentBlockIndex": 0, "delta": content[0]}),
+                ("messageStop", {"stopReason": "end_turn"}),
+                ("metadata", {"usage": used}),
+            ]
+            said = b"".join(frame(name, payload) for name, payload in events)
+            exchanges[-1]["response"]["body"]["string"] = said
+    row = replay_exchanges(project, asked, f"httpx2.post({url!r}, json=SENT)", *exchanges)
+    assert bounds(row) == (usd(warm(READER)), usd(cold(READER)))
