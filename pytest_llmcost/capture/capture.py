@@ -289,7 +289,7 @@ class Capture:
 
 
 def _strand() -> object:
-    if threading.get_ident() != threading.main_thread().ident:
+    if threading.current_thread() is not threading.main_thread():
         return object()  # of a pool: what is replayed is over before it needs another thread
     asyncio = sys.modules.get("asyncio")
     try:

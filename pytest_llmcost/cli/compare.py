@@ -61,7 +61,7 @@ def run(arguments: Namespace) -> int:
         console.write_document(render_markdown(compared).rstrip("\n"))
     else:
         screen = console.screen()
-        lines = [*render_comparison(comparison, screen, most=0)]
+        lines = render_comparison(comparison, screen, most=0)
         lines += render_verdicts(alone, screen) if verdicts else []
         console.write(as_text(lines))
     for path in arguments.output:

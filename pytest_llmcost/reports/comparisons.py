@@ -162,13 +162,13 @@ def what_differs(change: Change, shared: Container[str]) -> str:
     return ", ".join(filter(None, (*phrases, first_of(parts, MOST_PARTS))))
 
 
-def render_comparison(comparison: Comparison, screen: Screen, *, most: int = 5) -> Iterator[Line]:
+def render_comparison(comparison: Comparison, screen: Screen, *, most: int = 5) -> list[Line]:
     """Say what a run adds to its baseline, then name the changes that add most; 0 shows all."""
     change, figures = describe_difference(comparison)
-    yield from wrap(f"{change} against the baseline{figures}", screen, markup={"bold": True})
+    lines = wrap(f"{change} against the baseline{figures}", screen, markup={"bold": True})
     facts = [*describe_vanished(comparison), *describe_facts(comparison)]
     for text in (*facts, *describe_part_changes(comparison)):
-        yield from wrap(text, screen, indent=2)
+        lines += wrap(text, screen, indent=2)
     shown, shared = comparison.changes[: most or None], shared_parts(comparison)
     rows = []
     for each in shown:
@@ -176,11 +176,12 @@ def render_comparison(comparison: Comparison, screen: Screen, *, most: int = 5) 
         cells = [f"  {name}", *cells_of(each)]
         rows.append(TableRow(cells, group, note=clean(what_differs(each, shared))))
     if rows:
-        yield from text_table(["", "before:", "after:", "change:"], rows, screen)
+        lines += text_table(["", "before:", "after:", "change:"], rows, screen)
     if len(comparison.changes) > len(shown):
-        yield Line(f"… {len(comparison.changes) - len(shown)} more changes")
+        lines.append(Line(f"… {len(comparison.changes) - len(shown)} more changes"))
     for note in comparison.notes:
-        yield from wrap(clean(note), screen, indent=2, markup={"yellow": True})
+        lines += wrap(clean(note), screen, indent=2, markup={"yellow": True})
+    return lines
 
 
 def _split_name(name: str) -> tuple[str, str]:
