@@ -61,9 +61,8 @@ def run(arguments: Namespace) -> int:
         console.write_document(render_markdown(compared).rstrip("\n"))
     else:
         screen = console.screen()
-        lines = render_comparison(comparison, screen, most=0)
-        lines += render_verdicts(alone, screen) if verdicts else []
-        console.write(as_text(lines))
+        judged = render_verdicts(alone, screen) if verdicts else ()
+        console.write(as_text(chain(render_comparison(comparison, screen, most=0), judged)))
     for path in arguments.output:
         write_report(compared, path)
     return 1 if any(verdict.fails(arguments.head.unverified) for verdict in verdicts) else 0

@@ -162,13 +162,14 @@ def what_differs(change: Change, shared: Container[str]) -> str:
     return ", ".join(filter(None, (*phrases, first_of(parts, MOST_PARTS))))
 
 
-def render_comparison(comparison: Comparison, screen: Screen, *, most: int = 5) -> list[Line]:
+def render_comparison(comparison: Comparison, screen: Screen, *, most: int = 5) -> Iterator[Line]:
     """Say what a run adds to its baseline, then name the changes that add most; 0 shows all."""
     change, figures = describe_difference(comparison)
-    lines = wrap(f"{change} against the baseline{figures}", screen, markup={"bold": True})
+    first = f"{change} against the baseline{figures}"
     facts = [*describe_vanished(comparison), *describe_facts(comparison)]
-    for text in (*facts, *describe_part_changes(comparison)):
-        lines += wrap(text, screen, indent=2)
+    facts += describe_part_changes(comparison)
+    blocks: list[Iterable[Line]] = [wrap(first, screen, markup={"bold": True})]
+    blocks += [wrap(text, screen, indent=2) for text in facts]
     shown, shared = comparison.changes[: most or None], shared_parts(comparison)
     rows = []
     for each in shown:
@@ -176,12 +177,12 @@ def render_comparison(comparison: Comparison, screen: Screen, *, most: int = 5) 
         cells = [f"  {name}", *cells_of(each)]
         rows.append(TableRow(cells, group, note=clean(what_differs(each, shared))))
     if rows:
-        lines += text_table(["", "before:", "after:", "change:"], rows, screen)
+        blocks.append(text_table(["", "before:", "after:", "change:"], rows, screen))
     if len(comparison.changes) > len(shown):
-        lines.append(Line(f"… {len(comparison.changes) - len(shown)} more changes"))
+        blocks.append([Line(f"… {len(comparison.changes) - len(shown)} more changes")])
     for note in comparison.notes:
-        lines += wrap(clean(note), screen, indent=2, markup={"yellow": True})
-    return lines
+        blocks.append(wrap(clean(note), screen, indent=2, markup={"yellow": True}))
+    return chain.from_iterable(blocks)
 
 
 def _split_name(name: str) -> tuple[str, str]:

@@ -246,7 +246,7 @@ def _padded(text: str, width: int, *, to_the_right: bool = False) -> str:
 
 def wrap(
     text: str, screen: Screen, *, indent: int = 0, markup: Mapping[str, bool] | None = None
-) -> list[Line]:
+) -> Iterator[Line]:
     """Break a sentence into lines; a command in it stays whole, on a line of its own."""
     before, colon, command = screen.text(text).partition(": pytest ")
     pad = line = " " * indent
@@ -263,7 +263,7 @@ def wrap(
         lines = [f"{line} pytest {command}"]
     elif colon:
         lines.append(f"{pad}  pytest {command}")
-    return [Line(line, markup or {}) for line in lines]
+    yield from (Line(line, markup or {}) for line in lines)
 
 
 def as_text(lines: Iterable[Line]) -> str:
