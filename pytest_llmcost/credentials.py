@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -130,7 +131,7 @@ def keys_in_cassette(path: Path) -> list[str]:
         return sorted(set(_search(load_yaml(text))))
     except YamlError:
         # Damaged, or too large to be read as a whole: by its lines, as VCR writes a header.
-        lines = re.findall(r'([\w-]+)"?:[ \t]*(?:\n\s*-\s*|\[\s*)?"?([^\n",\]]+)', text)
+        lines = re.findall(r'(?<![\w-])([\w-]+)"?:[ \t]*(?:\n\s*-\s*|\[\s*)?"?([^\n",\]]+)', text)
         found = {f"header `{name.lower()}`" for name, value in lines if _carries_key(name, value)}
         return sorted(found) or ["body or another header"] * _has_key(text)
 
@@ -180,8 +181,14 @@ def _text(value: object) -> str:
     if not isinstance(value, bytes):
         return str(value)
     if value.startswith(b"\x1f\x8b"):
-        with suppress(zlib.error):
-            value = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(value, _MOST_BYTES)
+        from gzip import GzipFile  # most runs unpack nothing
+
+        packed, pieces, size = GzipFile(fileobj=BytesIO(value)), list[bytes](), 0
+        with suppress(OSError, EOFError, zlib.error):  # damaged: what comes before that
+            while size < _MOST_BYTES and (piece := packed.read1()):
+                pieces.append(piece)
+                size += len(piece)
+        value = b"".join(pieces) or value
     return value.decode("utf-8", "replace")
 
 

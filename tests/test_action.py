@@ -399,6 +399,17 @@ def test_a_command_that_writes_no_ledger_is_an_error_that_says_why(
     assert len(github.checks) == 1
 
 
+def test_a_job_without_the_command_llmcost_is_told_so_before_its_tests_run(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", os.defpath)
+    monkeypatch.setattr(sys.modules[__name__], "warm_bin", lambda: job.path)
+    job.run(PULL_REQUEST, command="touch ran")
+    assert job.status == 2, job.log
+    assert "::error title=LLM cost::The job has no command llmcost. Install" in job.log
+    assert not (job.path / "ran").exists()
+
+
 def test_a_command_that_finds_no_test_says_nothing_of_what_merging_costs(
     job: Job, github: GitHub
 ) -> None:

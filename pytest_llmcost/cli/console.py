@@ -7,6 +7,7 @@ import shutil
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from functools import reduce
 from io import TextIOWrapper
@@ -53,9 +54,10 @@ def write_document(text: str) -> None:
 
 def note(text: str, *more: str) -> None:
     """Write what is no result, progress or a problem; each line may quote a foreign file."""
-    for line in (f"llmcost: {text}", *more):
-        sys.stderr.write(f"{clean(line, 2_000)}\n")
-    sys.stderr.flush()
+    with suppress(OSError):  # nobody can read it; the result and the exit status stay as they are
+        for line in (f"llmcost: {text}", *more):
+            sys.stderr.write(f"{clean(line, 2_000)}\n")
+        sys.stderr.flush()
 
 
 def draw_table(

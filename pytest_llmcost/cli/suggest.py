@@ -48,7 +48,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Print the budgets, and return 1 if one is missing, because a cost is unknown."""
+    """Print the budgets; return 1 if one is missing, because its cost is unknown or not whole."""
     ledger, factor = arguments.ledger, arguments.headroom + 1
     if not ledger.complete:
         console.note(describe_partial(ledger))

@@ -6,6 +6,7 @@ import base64
 import gzip
 import os
 from pathlib import Path
+from time import thread_time
 
 import pytest
 from conftest import Project
@@ -419,11 +420,22 @@ def test_a_cassette_of_any_name_is_searched_and_a_folder_without_one_is_an_error
 
 def test_a_cassette_is_searched_to_its_end_packed_or_not(tmp_path: Path) -> None:
     whole = COMMITTED["body.yaml"][0].encode()
-    (tmp_path / "packed.yaml.gz").write_bytes(gzip.compress(whole))
+    packed = gzip.compress(whole)
+    (tmp_path / "packed.yaml.gz").write_bytes(gzip.compress(b"# of yesterday\n") + packed)
+    (tmp_path / "damaged.yaml.gz").write_bytes(packed[:-8] + b"no sum")
     long = b"interactions:\n- request: {body: '%b'}\n" % (b"a b " * 13_000_000)
     (tmp_path / "long.yaml").write_bytes(long + whole.partition(b"\n")[2])
     assert keys_in_cassette(tmp_path / "packed.yaml.gz") == ["body"]
+    assert keys_in_cassette(tmp_path / "damaged.yaml.gz") == ["body"]
     assert keys_in_cassette(tmp_path / "long.yaml") == ["body or another header"]
+
+
+def test_a_long_word_in_a_damaged_cassette_is_searched_soon(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.yaml"
+    path.write_text(f"{COMMITTED['damaged.yaml'][0]}\n{'AA-' * 20_000}")
+    started = thread_time()
+    assert keys_in_cassette(path) == COMMITTED["damaged.yaml"][1]
+    assert thread_time() - started < 3
 
 
 @pytest.mark.parametrize("closed", ["cassettes/test_a", "cassettes/b.yaml", "cassettes/more"])

@@ -123,6 +123,8 @@ def test_an_output_that_cannot_be_written_is_one_line_and_exits_with_2() -> None
         )
     message = "llmcost: the output cannot be written (No space left on device)\n"
     assert (done.returncode, done.stderr) == (2, message)
+    script = f"{sys.executable} -m pytest_llmcost.cli.main rates claude-opus-9 2>/dev/full"
+    assert subprocess.run(["sh", "-c", script], check=False).returncode == 2
 
 
 @pytest.mark.parametrize(

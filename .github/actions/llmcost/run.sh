@@ -11,6 +11,13 @@ reports=(llmcost/cost.json llmcost/cost.md llmcost/cost.html)
 compared=llmcost/baseline.json
 status=0
 
+# Before the tests, because their environment may be another one.
+if ! command -v llmcost > /dev/null; then
+  echo "::error title=LLM cost::The job has no command llmcost. Install pytest-llmcost in the job, too," \
+    "if the command runs pytest in an environment of its own, as tox, uv and containers do."
+  exit 2
+fi
+
 # The cache restores by the beginning of a key, so only what ends every key tells two suites apart.
 if [[ $BASELINE_KEY == *@* ]]; then
   echo "::error title=LLM cost::The baseline-key $BASELINE_KEY has an @, which ends the key in the cache; choose another one."
