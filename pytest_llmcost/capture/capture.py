@@ -55,6 +55,7 @@ class Capture:
         self.limit()
         self._over_with = self._end  # one object for all requests
         self._recordings: WeakKeyDictionary[Any, dict[int, Recording]] = WeakKeyDictionary()
+        self._open: set[CapturedRequest] = set()
         self.enter_child(None)
 
     def limit(self, stand_ins: Collection[str] = (), cap: Any = None) -> None:
@@ -163,7 +164,9 @@ class Capture:
         # Held for a moment, and never across a call into user code. Reentrant, for the garbage
         # collector may close a response in the midst of it.
         self._lock = threading.RLock()
-        self._open: set[CapturedRequest] = set()
+        for request in self._open:  # copies of the parent's, which a child may read on or close
+            request.is_over = True
+        self._open = set()
         self._over: deque[CapturedRequest] = deque()
         self._lost: list[CapturedRequest] = []
         """Requests without a whole answer, of which an attempt may be billed, until a retry;

@@ -400,6 +400,7 @@ def write_run_failures(
         terminal.stats.setdefault("failed", []).append(report)
 
 
+@exactly()
 def write_late(end: RunEnd, before: RunEnd | None, terminal: pytest.TerminalReporter) -> None:
     """Correct the summary by a line, if calls have ended since it was written."""
     if line := render_short(end.ledger):

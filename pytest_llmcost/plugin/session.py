@@ -1,8 +1,9 @@
 """Session: the state of the plugin in one pytest session, shared by all its hooks.
 
 The light half says who is running. The heavy half, everything that knows of prices, is made when
-it is first needed; a suite that sends nothing to Claude never gets that far. Session must not
-know what is recorded, judged or reported: those modules know the session.
+it is first needed; a suite that sends nothing to Claude never gets that far, unless it forks beside
+an HTTP library. Session must not know what is recorded, judged or reported: those modules know the
+session.
 """
 
 from __future__ import annotations

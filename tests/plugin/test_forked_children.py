@@ -485,6 +485,52 @@ def test_a_call_that_is_looked_at_in_the_child_while_it_is_under_way_comes_back_
     assert project.ledger()["lost_calls"] == []
 
 
+def test_a_response_that_is_open_at_the_fork_is_the_parents_alone(project: Project) -> None:
+    """The child has a copy of it, which it may read on."""
+    project.write(
+        app=APP,
+        test_app="""
+        import os
+        import httpx
+        from app import answer
+
+        class Slow(httpx.BaseTransport):
+            def handle_request(self, request):
+                return httpx.Response(200, stream=Body(answer(request).content))
+
+        class Body(httpx.SyncByteStream):
+            def __init__(self, content):
+                self.content = content
+
+            def __iter__(self):
+                yield self.content[:9]
+                yield self.content[9:]
+
+        def test_forks(llmcost):
+            body = {"model": "claude-opus-4-7", "max_tokens": 10,
+                    "messages": [{"role": "user", "content": "word"}]}
+            url = "https://api.anthropic.com/v1/messages"
+            with httpx.Client(transport=Slow()) as client:
+                with client.stream("POST", url, json=body) as response:
+                    pieces = response.iter_raw()
+                    next(pieces)
+                    child = os.fork()
+                    if child == 0:
+                        try:
+                            list(pieces)
+                        finally:
+                            os._exit(0)
+                    os.waitpid(child, 0)
+                    list(pieces)
+            (call,) = llmcost.calls
+            assert (call.usage.input_tokens, call.caveats) == (1, ())
+        """,
+    )
+    result = project.run_apart("-W", "ignore::DeprecationWarning", "--llmcost-report=ledger.json")
+    result.assert_outcomes(passed=1)
+    assert project.ledger()["lost_calls"] == []
+
+
 def test_what_a_child_sends_back_holds_no_key() -> None:
     keys = {"x-api-key": "the-secret", "authorization": "the-secret", "Anthropic-Beta": "b"}
     client = client_of(httpx2, respond(httpx2, JSON_BODY, kind="application/json"))

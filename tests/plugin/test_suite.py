@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, localcontext
 
 import pytest
 from conftest import Project
@@ -536,7 +536,8 @@ def test_what_is_spent_after_the_summary_and_fails_the_run_is_said_as_well(
 ) -> None:
     late = CALLS_ON_IMPORT.replace("\n    ", "\n        ")
     project.online(standin).write(conftest=f"    def pytest_{hook}():{late}", test_app=TWO)
-    result = project.run("--llmcost-max-suite=$0.01")
+    with localcontext(Context(prec=1, traps=[Inexact])):  # as a test may leave it
+        result = project.run("--llmcost-max-suite=$0.01")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     late = "llmcost: cost $0.01* > $0.01 *, 1 budget exceeded, *(calls ended after the summary, *"
     failed = "FAILED --llmcost-max-suite - cost $0.01* > *"
