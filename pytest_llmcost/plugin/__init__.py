@@ -75,14 +75,35 @@ def _begin(config: pytest.Config) -> Session:
     return session
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Hold what a conftest sends while it is configured, which is before us, to the settings."""
+    session = config.stash.get(KEY, None)
+    try:
+        if session is not None and not (settings := read_settings(config)).disabled:
+            session.settings = settings
+            if settings.max_live is not None:
+                _ = session.card  # a mistake in it is an error before a conftest sends
+            _limit_capture(session)
+    except LlmCostError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _limit_capture(session: Session) -> None:
+    if session.worker is not None:
+        # That of children of a conftest, from before xdist said which one the run shares.
+        vars(session).pop("run_folder", None)
+    if session.capture is not None:  # made for what a conftest has sent, without the settings
+        from pytest_llmcost.plugin.calls import limits_on_capture
+
+        session.capture.limit(*limits_on_capture(session))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Settle the options of the run, or turn the plugin off; the markers are known either way."""
     for text in MARKERS:
         config.addinivalue_line("markers", text)
     session = config.stash.get(KEY, None) or _begin(config)
-    if session.worker is not None:
-        # That of children of a conftest, from before xdist said which one the run shares.
-        vars(session).pop("run_folder", None)
     try:
         session.settings = settings = read_settings(config)
         if settings.disabled:
@@ -91,11 +112,9 @@ def pytest_configure(config: pytest.Config) -> None:
             return
         if session.worker is None:
             check_rootdir(config)
+        vars(session).pop("card", None)  # a hook of prices may need what a conftest has configured
         check_settings(session)
-        if session.capture is not None:  # made for what a conftest has sent, without the settings
-            from pytest_llmcost.plugin.calls import limits_on_capture
-
-            session.capture.limit(*limits_on_capture(session))
+        _limit_capture(session)
     except LlmCostError as error:
         raise pytest.UsageError(str(error)) from None
     register = config.pluginmanager.register

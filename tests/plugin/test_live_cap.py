@@ -1003,3 +1003,25 @@ def test_a_request_while_a_conftest_is_imported_takes_no_cap_away(
     online.run("--llmcost-max-live=$0.10").assert_outcomes(failed=1)
     assert len(standin.requests) == 1  # that of the conftest, before any option is known
     online.run("--llmcost-max-live=0", "--llmcost-stand-ins=127.0.0.1").assert_outcomes(passed=1)
+
+
+CONFIGURED = """
+    def pytest_configure():
+        try:
+            ask(20_000)
+        except LiveCapError:
+            pass
+"""
+
+
+@pytest.mark.parametrize("imported", ["", "    ask(1)\n"], ids=["silent", "sent-before"])
+def test_the_cap_and_stand_ins_hold_for_what_a_conftest_sends_as_it_is_configured(
+    online: Project, standin: StandIn, imported: str
+) -> None:
+    online.write(conftest=SUITE + imported + CONFIGURED, test_app="def test_nothing(): pass")
+    result = online.run("--llmcost-max-live=$0.10")
+    result.stdout.fnmatch_lines(["FAILED --llmcost-max-live - 1 request refused by the live cap"])
+    assert [seen.body["max_tokens"] for seen in standin.requests] == [1] * bool(imported)
+    online.run("--llmcost-stand-ins=127.0.0.1", "--llmcost-report=ledger.json")
+    *_, call = online.ledger()["outside_tests"]
+    assert (call["max_tokens"], call["live"]) == (20_000, False)
