@@ -45,13 +45,14 @@ class Batches:
                 asked=(params, None),
                 replay=replay,
                 is_of_batch=True,
-                strand=(batch_id, custom_id),  # several may be worked on at once
             )
             if replay is not None and replay.body is not None and listed is not None:
                 body = (recorded or {}).get(custom_id)
                 obstacle = f"the recorded batch has no request {custom_id!r}" if not body else None
                 is_same = replay.is_same and body is not None
-                request.replay = replace(replay, body=body, is_same=is_same, obstacle=obstacle)
+                strand = (batch_id, custom_id)  # several may be worked on at once
+                facts = {"body": body, "is_same": is_same, "obstacle": obstacle, "strand": strand}
+                request.replay = replace(replay, **facts)
             request.answer = request.unknown("open-batch")
             self.open[batch_id, custom_id] = request
             self._readers.pop((batch_id, custom_id), None)

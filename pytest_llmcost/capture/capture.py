@@ -7,7 +7,6 @@ fails, the request's cost is unknown.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
@@ -101,7 +100,6 @@ class Capture:
                 bool(self._stand_ins) and self._is_stand_in(url),
                 self._cap,
                 outer,
-                _strand(),
             )
             if headers is not None:
                 request.headers = read_headers(headers)
@@ -289,17 +287,6 @@ class Capture:
     def _note(self, error: Exception) -> None:
         if len(self.failures) < _MOST_FAILURES:
             self.failures.append(f"{type(error).__name__}: {error}")
-
-
-def _strand() -> object:
-    if threading.current_thread() is not threading.main_thread():
-        return object()  # of a pool: what is replayed is over before it needs another thread
-    asyncio = sys.modules.get("asyncio")
-    try:
-        task = asyncio and asyncio.current_task()
-    except RuntimeError:  # no loop runs
-        task = None
-    return id(task)  # two that are there at the same time have not the same
 
 
 def _fingerprint(

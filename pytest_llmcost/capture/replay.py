@@ -9,6 +9,8 @@ equals what is sent, whichever VCR has played; only if there is none has the pro
 from __future__ import annotations
 
 import re
+import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -87,6 +89,17 @@ class Recording:
         return 200 <= read_status(self.response) < 300
 
 
+def _strand() -> object:
+    if threading.current_thread() is not threading.main_thread():
+        return object()  # of a pool: what is replayed is over before it needs another thread
+    asyncio = sys.modules.get("asyncio")
+    try:
+        task = asyncio and asyncio.current_task()
+    except RuntimeError:  # no loop runs
+        task = None
+    return id(task) if task else None  # two that are there at the same time have not the same
+
+
 class VcrPlay:
     """A response that VCR has played for a request."""
 
@@ -98,6 +111,7 @@ class VcrPlay:
         self.cassette = cassette
         self.response = response
         self._request = request
+        self._strand = _strand()
         self.chosen: Recording | None = None
         """The recording that counts."""
 
@@ -185,8 +199,13 @@ class VcrPlay:
             return Replay(obstacle="the recorded request body is not JSON")
         if recorded.body != sent.sent and self._is_hidden(sent.payload, recorded.json or {}):
             return Replay(obstacle="a filter of the cassette changes the request body")
-        betas = self._betas_of(sent, recorded)
-        return Replay(body=recorded.json, model=recorded.model, betas=betas, is_same=is_same)
+        return Replay(
+            body=recorded.json,
+            model=recorded.model,
+            betas=self._betas_of(sent, recorded),
+            is_same=is_same,
+            strand=self._strand,
+        )
 
     def unclaimed_before(
         self, sent: CapturedRequest, recordings: Mapping[int, Recording]

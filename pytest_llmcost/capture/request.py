@@ -79,6 +79,8 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """Byte for byte what is sent now, under the same names of model and betas."""
     obstacle: str | None = None
     """Why it cannot be compared, for people."""
+    strand: object = None
+    """Of its task, if it is in the main thread: calls that share it follow one another."""
     unclaimed: tuple[Unclaimed, ...] = ()
     """Those recorded before it that wrote to the cache, as far as is known when it is reported."""
 
@@ -161,8 +163,6 @@ class CapturedRequest(_Outcome):
     network, and raises what refuses it."""
     outer: CapturedRequest | None
     """The request inside whose `send` this one was sent."""
-    strand: object = None
-    """Of its task, if it is in the main thread: calls that share it follow one another."""
     is_over: bool = False
     is_answered: bool = False
     """Whether a successful response came; without one it is free, or lost."""

@@ -169,7 +169,7 @@ def _meter(
         )
         return with_caveats(answer, f"not-comparable: {obstacle}"), payload, "billed"
     least = session.least_cacheable(payload.model)
-    reply = ReplayedReply(answer, payload, recorded, least, request.strand, replay.body)
+    reply = ReplayedReply(answer, payload, recorded, least, replay.strand, replay.body)
     now, evidence = _compare(session, owner, request, reply, is_same=replay.is_same)
     if now.before is not None:
         where = describe_volatile(recorded, payload, datetime.now(timezone.utc))

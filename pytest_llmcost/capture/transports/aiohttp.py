@@ -31,7 +31,8 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
     async def send(request: Any, conn: Any) -> Any:
         __tracebackhide__ = True
         # Inside a call that is followed already, as of httpx over aiohttp, its client reads.
-        body = getattr(request.body, "_value", request.body)  # private: of bytes
+        body = request.body
+        body = getattr(body, "_value", body)  # private: of bytes
         outer, captured = passed_on(body), None
         if outer is not None:
             outer.leave_below(request.method, str(request.url))
@@ -88,7 +89,7 @@ def _answered(captured: CapturedRequest, response: Any) -> None:
     # stream, or of a batch's results, counts is for its reader to say, or it would be a question of
     # timing.
     # Private, like the attributes that `Tee` uses: what came and was not read.
-    came = b"".join(getattr(reader, "_buffer", ())) if reader.is_eof() else b""
+    came = b"".join(getattr(reader, "_buffer", ())) if getattr(reader, "_eof", False) else b""
     is_message = captured.endpoint.kind == "messages" and came.startswith(b"{")
     message = came if is_message else None
     captured.answered(status=response.status, live=True, content=message)
