@@ -164,7 +164,7 @@ class Capture:
         self._lock = threading.RLock()
         for request in self._open:  # copies of the parent's, which a child may read on or close
             request.is_over = True
-        self._open = set()
+        self._open.clear()
         self._over: deque[CapturedRequest] = deque()
         self._lost: list[CapturedRequest] = []
         """Requests without a whole answer, of which an attempt may be billed, until a retry;

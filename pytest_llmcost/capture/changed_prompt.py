@@ -41,7 +41,7 @@ class CacheUse(NamedTuple):
     """Empty also if the call is gone."""
     tokens_now: int = 0
     strand: object = None
-    """As a replay has it."""
+    """Whose calls follow one another: that of its `Replay`."""
     source: object = None
     """Its recorded request: that of several calls if the cassette repeats itself."""
 
@@ -66,7 +66,7 @@ class ReplayedReply(NamedTuple):
     least_cacheable: int | None = None
     """Shorter prefixes are silently not cached; None if that is unknown of the model."""
     strand: object = None
-    """As a replay has it."""
+    """Whose calls follow one another: that of its `Replay`."""
     source: object = None
     """The one recorded request that is read as `recorded`."""
 
