@@ -150,9 +150,8 @@ class RunEnd:
         """
         status = int(self._pytest.exitstatus)
         may_fail = status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
-        last, is_left = self.session.attempt, "interrupted" in self.session.incomplete
-        # `pytest.exit()` sets the status although the test that it leaves has failed.
-        is_hidden = is_left and last and last.has_failed and last.is_failed_by_budget
+        # `pytest.exit()` sets the status although tests have failed; one has not come to its end.
+        is_hidden = "interrupted" in self.session.incomplete and bool(_broken_tests(self.ledger))
         if (may_fail and (is_hidden or self.is_broken())) or (not status and self.problems):
             self._pytest.exitstatus = status = int(pytest.ExitCode.TESTS_FAILED)
         before = self.ledger.run.exit_status
@@ -352,6 +351,16 @@ def _tests_with(
     ]
 
 
+def _broken_tests(ledger: Ledger) -> list[str]:
+    """Return the tests that a budget fails, and the one that was left before it could."""
+    return [
+        test.nodeid
+        for test in last_attempts(ledger.tests)
+        if test.outcome in ("", "failed", "error")
+        and any(verdict.fails(ledger.unverified) for verdict in own_verdicts(test))
+    ]
+
+
 def _namesakes(ledger: Ledger) -> list[str]:
     """Return in a sentence which node ids tests of several files share, if any do.
 
@@ -388,7 +397,9 @@ def write_run_failures(
         terminal.write_sep("=", "short test summary info", cyan=True, bold=True)
     failed = lines
     if end is not None and not (lines or is_red):
-        failed = [*end.problems, *_tests_with("exceeded", end.ledger)]
+        is_failed = end.ledger.run.exit_status == pytest.ExitCode.TESTS_FAILED
+        left = _broken_tests(end.ledger) if is_failed else ()
+        failed = [*end.problems, *{*_tests_with("exceeded", end.ledger), *left}]
     for line in lines:
         word, _, rest = line.partition(" ")
         name, dash, why = rest.partition(" - ")

@@ -313,3 +313,30 @@ def test_leaving_in_the_teardown_of_a_test_that_has_failed_by_its_budget_does_no
     for limit, status in (("$0.001", pytest.ExitCode.TESTS_FAILED), ("$1", pytest.ExitCode.OK)):
         project.write(test_app=source.replace("LIMIT", limit))
         assert project.run().ret == status
+
+
+@pytest.mark.parametrize("why", ["exceeded", "unverified"])
+@pytest.mark.parametrize("where", ["in the test", "in the next test"])
+def test_leaving_with_status_0_hides_no_test_that_a_budget_fails(
+    project: Project, where: str, why: str
+) -> None:
+    leave = 'pytest.exit("done", returncode=0)'
+    spent = "" if why == "exceeded" else ', model="claude-opus-99"'
+    project.write(
+        test_app=f"""{SPENDS}
+    def test_passes():
+        pass
+
+    @max_cost("$0.001")
+    def test_spends(llmcost):
+        spend(llmcost{spent})
+        {leave if where == "in the test" else ""}
+
+    def test_leaves():
+        {leave}
+    """
+    )
+    result = project.run("--llmcost-report=ledger.json")
+    assert result.ret == project.ledger()["run"]["exit_status"] == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=1, failed=1)
+    assert project.run("--llmcost-unverified=warn").ret == (why == "exceeded")
