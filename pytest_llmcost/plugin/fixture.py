@@ -57,11 +57,12 @@ from pytest_llmcost.prices.usage import (
     Terms,
     Usage,
     is_quantity,
+    mapping,
     reply_limit,
 )
 from pytest_llmcost.responses.declared import read_declared, stated_body
-from pytest_llmcost.responses.endpoints import bedrock_platform
-from pytest_llmcost.responses.message import Answer
+from pytest_llmcost.responses.endpoints import Endpoint, bedrock_platform
+from pytest_llmcost.responses.message import Answer, unknown_answer
 
 if TYPE_CHECKING:
     from pytest_llmcost.counting.segments import PromptParts, Segment
@@ -232,19 +233,17 @@ class LlmCost:
         if session is None:
             return Counted(None)
         try:
-            sent = session.counts.read(given, item)
-            sender = session.sender()
+            sender, sent = session.sender(), None
             try:
+                sent = session.counts.read(given, item)
                 answer, prompt = _expect_answer(
                     session, sender.owner, sent, item, output_tokens, cache
                 )
             except Exception as error:
-                if isinstance(error, LlmCostError) and not isinstance(error, CountError):
-                    raise
-                if likely := session.card.likely(sent.model):
+                if sent is not None and (likely := session.card.likely(sent.model)):
                     session.note(f"{sent.model} has no price. Did you mean {likely}?")
                 # The payload does not become free if the test catches this, or fails by it.
-                record(session, sender, _uncounted_answer(sent, error), sent, "counted")
+                record(session, sender, _uncounted_answer(given, sent, error), sent, "counted")
                 raise
             call = record(session, sender, answer, sent, "counted", prompt)
             return Counted(call, session, prompt)
@@ -460,10 +459,13 @@ def _expect_answer(
     return _answer(payload, usage, caveats=caveats, before=before, **cached), prompt
 
 
-def _uncounted_answer(payload: Payload, error: Exception) -> Answer:
+def _uncounted_answer(given: object, payload: Payload | None, error: Exception) -> Answer:
     """Return what is known of a payload whose count failed: an unknown price, not $0."""
-    if not isinstance(error, CountError):  # of the user's client
+    if not isinstance(error, CountError):  # its text may quote the prompt
         error = CountError(f"counting ended with {type(error).__name__}")
+    if payload is None:  # it could not be read
+        why = f"count-failed: {error.for_files}"
+        return unknown_answer(Endpoint(kind="messages"), mapping(given), why)
     if not isinstance(error, CountMissingError):
         return _answer(payload, None, caveats=[f"count-failed: {error.for_files}"])
     changes = describe_changes(error.changed)

@@ -216,21 +216,36 @@ def test_sending_it_settles_it_too(project: Project, standin: StandIn) -> None:
     project.run().assert_outcomes(passed=1)
 
 
-def test_what_is_no_payload_at_all_is_no_call(project: Project) -> None:
+@pytest.mark.parametrize(
+    ("count", "error", "model"),
+    [
+        ("REQUEST, cache='hot'", "SettingsError", "claude-opus-4-7"),
+        ("REQUEST, output_tokens=-1", "SettingsError", "claude-opus-4-7"),
+        ("{**REQUEST, 'max_tokens': 0.5}, output_tokens='max'", "SettingsError", "claude-opus-4-7"),
+        ("{**REQUEST, 'messages': object()}", "PayloadError", "claude-opus-4-7"),
+        ("['hello']", "PayloadError", "unknown"),
+    ],
+)
+def test_what_makes_no_sense_is_not_free_if_the_test_catches_that(
+    project: Project, count: str, error: str, model: str
+) -> None:
     project.write(
         test_app=f"""{APP}
     from pytest_llmcost.errors import LlmCostError
 
+    @max_cost("$1")
     def test_wrong(llmcost):
-        for how in ({{"cache": "hot"}}, {{"output_tokens": -1}}):
-            with pytest.raises(LlmCostError):
-                llmcost.count(REQUEST, **how)
+        llmcost.record({{"input_tokens": 10, "output_tokens": 0}}, model="claude-opus-4-7")
         with pytest.raises(LlmCostError):
-            llmcost.count({{**REQUEST, "messages": object()}})
-        assert llmcost.calls == ()
+            llmcost.count({count})
     """
     )
-    project.run().assert_outcomes(passed=1)
+    result = project.run("--llmcost-report=ledger.json")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["cannot check the $1.00 budget *: a prompt could not be counted"])
+    (call,) = (each for each in project.ledger()["tests"][0]["calls"] if each["caveats"])
+    why = f"count-failed: counting ended with {error}"
+    assert (call["model"], call["caveats"]) == (model, [why])
 
 
 def test_a_prompt_that_grew_names_its_parts_once_it_is_counted_again(
