@@ -78,8 +78,8 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
 def check_markers(item: pytest.Item, settings: Settings) -> None:
     """Check the markers of a test when it is collected.
 
-    Two markers on one function, class or module must not set the same limit. Markers that
-    parameters, hooks and tests add are on no such object, so they may set any.
+    Two markers on one function, class or module, or on the parameters of one test, must not set
+    the same limit. Those that hooks and tests add are on no such object, so they may set any.
 
     Raises:
         SettingsError: a wrong marker, or two; the message names the place.
@@ -93,18 +93,21 @@ def check_markers(item: pytest.Item, settings: Settings) -> None:
                 check_tag(name)
         except SettingsError as error:
             raise SettingsError(f"{_where(item, None)}: {TAG_MARKER}: {error}") from None
-    for node in item.listchain():
-        for obj, marks in _marked_objects(node):
-            for one, other in combinations(marks, 2):
-                where = _where(node, obj)
-                read = [_read_marker(mark, where, settings, is_own=False) for mark in (one, other)]
-                mine, others = ({each.subject for each in budgets} for budgets, _ in read)
-                if both := [f"{part} in parts" if part else kind for kind, part in mine & others]:
-                    raise SettingsError(
-                        f"{where}: two max_cost markers set the same limit "
-                        f"({', '.join(sorted(both))}): {_show(one)} and {_show(other)}; remove one "
-                        "of them"
-                    )
+    # Equal ones of two parametrisations are no contradiction.
+    params = [mark for mark in _param_marks(item) if mark.name == MARKER]
+    params = [mark for at, mark in enumerate(params) if mark not in params[:at]]
+    marked = [(node, *each) for node in item.listchain() for each in _marked_objects(node)]
+    for node, obj, marks in [(item, None, params), *marked]:
+        for one, other in combinations(marks, 2):
+            where = _where(node, obj)
+            read = [_read_marker(mark, where, settings, is_own=False) for mark in (one, other)]
+            mine, others = ({each.subject for each in budgets} for budgets, _ in read)
+            if both := [f"{part} in parts" if part else kind for kind, part in mine & others]:
+                raise SettingsError(
+                    f"{where}: two max_cost markers set the same limit "
+                    f"({', '.join(sorted(both))}): {_show(one)} and {_show(other)}; remove one "
+                    "of them"
+                )
 
 
 def budgets_of_run(settings: Settings) -> list[Budget]:
@@ -178,8 +181,7 @@ def _nearest_first(
     A parameter's are nearer than the function's own; a class's are nearer than its bases', in
     the order of the MRO, where pytest has the bases first (pytest-dev/pytest#14329).
     """
-    callspec = getattr(item, "callspec", None)
-    params = () if callspec is None else tuple(callspec.marks)
+    params = _param_marks(item)
     for node in reversed(item.listchain()):
         own = [mark for mark in node.own_markers if mark.name == MARKER]
         if not own:
@@ -195,6 +197,11 @@ def _nearest_first(
         # One that a hook has added to the node is as near as one on the class.
         found = [(*nearness.get(id(mark), (0, None)), mark) for mark in own]
         yield from ((node, obj, mark) for _, obj, mark in sorted(found, key=itemgetter(0)))
+
+
+def _param_marks(item: pytest.Item) -> Sequence[pytest.Mark]:
+    """Return the markers of a test's parameters, those of all its parametrisations."""
+    return getattr(getattr(item, "callspec", None), "marks", ())
 
 
 def _marked_objects(node: _pytest.nodes.Node) -> Iterator[tuple[object, list[pytest.Mark]]]:

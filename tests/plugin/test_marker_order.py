@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -134,6 +135,15 @@ TWICE = {
         pytestmark = [max_cost("$2")]
         def test_it(self): pass
     """,
+    "a list of a parameter": """
+    @pytest.mark.parametrize("n", [pytest.param(1, marks=[max_cost("$2"), max_cost("$1")])])
+    def test_it(n): pass
+    """,
+    "parameters of two parametrisations": """
+    @pytest.mark.parametrize("n", [pytest.param(1, marks=max_cost("$1"))])
+    @pytest.mark.parametrize("m", [pytest.param(1, marks=max_cost("$2"))])
+    def test_it(n, m): pass
+    """,
     "a list of a module": """
     pytestmark = [max_cost("$2"), pytest.mark.filterwarnings("error"), max_cost("$1")]
     def test_it(): pass
@@ -155,7 +165,7 @@ def test_two_markers_of_one_object_that_set_the_same_are_a_collection_error_nami
     result.assert_outcomes(errors=len(TWICE))
     found = [line for line in result.outlines if "two max_cost markers set" in line]
     for module, where in modules.items():
-        (line,) = (line for line in found if f"test_it: {module}.py" in line)
+        (line,) = (line for line in found if f"test_it: {module}.py" in re.sub(r"\[.*?]", "", line))
         assert all(each in line for each in NAMED.get(where, ["max_cost('$1')", "max_cost('$2'"]))
 
 
@@ -182,6 +192,10 @@ def test_markers_of_several_objects_and_added_ones_go_on_working(project: Projec
     @pytest.mark.parametrize("n", [pytest.param(1, marks=max_cost("$0.01")), 2])
     @max_cost("$0.02", calls=3)
     def test_param(n): pass
+
+    @pytest.mark.parametrize("n", [pytest.param(1, marks=max_cost("$0.01"))])
+    @pytest.mark.parametrize("m", [pytest.param(1, marks=max_cost("$0.01")), 2])
+    def test_params(n, m): pass
 
     @max_cost("$0.02")
     @max_cost(calls=3)
@@ -225,6 +239,8 @@ def test_markers_of_several_objects_and_added_ones_go_on_working(project: Projec
     assert limits == {
         "test_param[1]": "0.01",
         "test_param[2]": "0.02",
+        "test_params[1-1]": "0.01",
+        "test_params[2-1]": "0.01",
         "test_other_quantities": "0.02",
         "test_collected": "0.11",
         "test_collected_and_marked": "0.02",
