@@ -587,8 +587,11 @@ def _caveats(raw: _Body, stated: _Stated, body: _Body, content: _Content) -> set
     kinds = [each.type for each in stated.iterations or ()]
     caveats = {f"unknown-usage: {each}" for each in unknown_quantities(raw)}
     caveats |= {f"unknown-usage: iterations of type {each}" for each in {*kinds}.difference(_KINDS)}
-    if content.advice > kinds.count("advisor_message"):
+    used = [each.type for each in stated.iterations or () if each.usage]  # zeros state nothing
+    if content.advice > used.count("advisor_message"):
         caveats.add("advisor-without-entry")
+    if content.is_compacted and "compaction" not in used:
+        caveats.add("usage-disagrees: compaction")
     # Why the prompt was not read from the cache, if the request asked for diagnostics; the two
     # reasons that are left out say that the API has nothing to compare with. Source:
     # https://platform.claude.com/docs/en/build-with-claude/cache-diagnostics
@@ -655,6 +658,9 @@ class _Content:
             else:  # every block is output but those of text that hold none
                 fillings = FILLINGS.get(kind)
                 self.spoke |= fillings is None or any(map(block.get, fillings))
+        self.is_compacted = any(
+            each.get("content") for kind, each in blocks if kind == "compaction"
+        )
         self.loops = not kinds.isdisjoint(_LOOPING)
         tools = [block.get("name") for kind, block in blocks if kind == "server_tool_use"]
         self.runs_code = any(tool in _CODE_TOOLS for tool in tools) or any(

@@ -158,7 +158,9 @@ def test_streams_and_whole_messages_bill_the_same() -> None:
     calls = purse.calls
     for line, one, other in zip(read, calls[::2], calls[1::2], strict=True):
         assert (one.usage, one.sampling_calls) == (other.usage, other.sampling_calls), line["id"]
-        assert (one.context, one.caveats) == (other.context, other.caveats), line["id"]
+        # The SDK drops the summary of a compaction, by which one without an entry is known.
+        caveats = tuple(each for each in one.caveats if each != "usage-disagrees: compaction")
+        assert (one.context, caveats) == (other.context, other.caveats), line["id"]
 
 
 def merged_by_sdk(final: Any, line: Line) -> Any:

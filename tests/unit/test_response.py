@@ -215,6 +215,18 @@ def test_message_passes_are_the_bill_where_the_top_level_is_zero() -> None:
     assert call.usd == Decimal("0.9875") + Decimal("0.0075") + Decimal("0.01")
 
 
+@pytest.mark.parametrize("passes", [[], [entry("compaction", 0, 0)]])
+@pytest.mark.parametrize(("summary", "high"), [("What was said.", None), (None, "0.0075")])
+def test_a_compaction_without_an_entry_leaves_a_lower_bound(
+    passes: list[dict[str, Any]], summary: str | None, high: str | None
+) -> None:
+    iterations = [*passes, entry("message", 1_000, 100)]
+    content = [{"type": "compaction", "content": summary}, TEXT]
+    call = priced(read_message(body(usage(1_000, 100, iterations=iterations), content=content)))
+    assert (call.usd_low, call.usd_high) == (Decimal("0.0075"), high and Decimal(high))
+    assert call.caveats == (("usage-disagrees: compaction",) if summary else ())
+
+
 def test_a_compaction_takes_the_answers_speed_tier_and_geography() -> None:
     iterations = [entry("compaction", 100_000, 0), entry("message", 1_000, 1_000)]
     raw = usage(1_000, 1_000, iterations=iterations, speed="fast", inference_geo="us")
@@ -249,8 +261,10 @@ def test_an_advisor_is_added_at_its_own_models_rates() -> None:
     assert call.caveats == ()
 
 
-def test_an_advisor_without_an_entry_leaves_a_lower_bound() -> None:
-    call = priced(read_message(body(content=ADVISED)))
+@pytest.mark.parametrize("answers", [[], [entry("advisor_message", 0, 0, model="claude-opus-5")]])
+def test_an_advisor_without_an_entry_leaves_a_lower_bound(answers: list[dict[str, Any]]) -> None:
+    iterations = [entry("message", 1_000, 100), *answers]
+    call = priced(read_message(body(usage(1_000, 100, iterations=iterations), content=ADVISED)))
     assert call.caveats == ("advisor-without-entry",)
     assert call.usd_low == call.usd
     assert call.usd_high is None
