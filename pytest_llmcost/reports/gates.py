@@ -13,8 +13,8 @@ class Gate(NamedTuple):
     braces: `{allowed}` and `{found}` are the verdict's lists; `{set_at}` is where it
     was set, as ` set at tests/test_rag.py:12`, and `{at}` the same without `set`; `{origin}` that
     place alone; `{calls}`, `{requests}`, `{guards}` and `{breaking}` its number with its noun;
-    `{owners}` is whose calls they are, if no test's; `{budget}`, in advice alone, an amount that
-    the calls keep.
+    `{owners}` is whose calls they are, if no test's. In advice alone, `{budget}` is an amount that
+    the calls keep, and `{recording}` what recording takes beside its mode.
     """
 
     limit: str
@@ -55,7 +55,7 @@ GATES: Mapping[str, Gate] = {
         broken="{requests} went live, against the rule{set_at}{owners}",
         short_broken="{requests} went live{owners}",
         label="went live",
-        advice="Record a cassette (--record-mode=once --llmcost-live=off), or allow this test to "
+        advice="Record a cassette (--record-mode=once{recording}), or allow this test to "
         "go live: @max_cost(live=True). The address of a stand-in that spends nothing belongs in "
         "llmcost_stand_ins.",
     ),

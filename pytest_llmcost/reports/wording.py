@@ -474,7 +474,9 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         budget = write_round_usd(cost) if cost else "$0.05"
         if "unknown" in verdict.found:
             return "State which model was called: llmcost.record(..., model=...)."
-        return _fill(GATES[verdict.kind].advice, verdict, budget=budget)
+        is_marker = verdict.label == "max_cost"  # which no option lifts
+        recording = "; this run still fails" if is_marker else " --llmcost-live=off"
+        return _fill(GATES[verdict.kind].advice, verdict, budget=budget, recording=recording)
     is_usd = verdict.quantity == "usd"
     savings = {
         "worst": "Lower max_tokens, shorten the prompt",

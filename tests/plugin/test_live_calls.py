@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from conftest import Project
 from standin import StandIn
@@ -141,6 +143,38 @@ def test_one_test_alone_may_not_go_live(online: Project, by: str) -> None:
     result = online.run()
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(["FAILED test_app.py::test_small - 1 request went live"])
+
+
+@pytest.mark.parametrize(
+    ("marker", "setting", "options", "words"),
+    [
+        ("", "fail", ["--llmcost-live=off"], " --llmcost-live=off"),
+        ("@max_cost(live=False)", "off", [], "; this run still fails"),
+    ],
+)
+def test_what_it_says_of_recording_holds(
+    online: Project, marker: str, setting: str, options: list[str], words: str
+) -> None:
+    online.write(
+        test_app=SUITE.partition("def test_small")[0]
+        + f"""
+    @pytest.fixture(scope="session")
+    def vcr_config():
+        return {{"filter_headers": ["x-api-key"]}}
+
+    @pytest.mark.vcr
+    {marker}
+    def test_small():
+        ask()
+    """,
+        pytest_ini=f"[pytest]\nllmcost_live = {setting}\n",
+    )
+    result = online.run("--record-mode=once", plugins=("recording",))
+    result.stdout.fnmatch_lines([f"Record a cassette (--record-mode=once{words}), or allow *"])
+    shutil.rmtree(online.path / "cassettes")
+    result = online.run("--record-mode=once", *options, plugins=("recording",))
+    assert result.ret == (not options)
+    online.run(plugins=("recording",)).assert_outcomes(passed=1)
 
 
 def test_the_last_line_that_matches_applies_and_a_flag_replaces_all_lines(online: Project) -> None:
