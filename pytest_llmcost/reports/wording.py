@@ -332,8 +332,10 @@ def _prompt_facts(calls: Sequence[Call]) -> Iterator[tuple[str, str]]:
     if grown:
         text = f"{before:,} -> {now:,} input tokens{grown_by(before, now)}"
         text += "" if usd is None else f", {dollars(usd)} -> {dollars(Amounts.of(grown).usd)}"
-        verb = "grew" if now > before else "shrank" if now < before else "changed"
-        yield f"the prompt {verb}" if len(grown) == 1 else f"{len(grown)} prompts {verb}", text
+        verb = "grew" if now > before else "shrank"
+        what = f"the prompt {verb}" if len(grown) == 1 else f"{len(grown)} prompts {verb}"
+        # Of the same length, perhaps in max_tokens alone, which is not of the prompt.
+        yield what if now != before else "request changed", text
     changed = [call for call in calls if changed_parts(call)]
     if lacking := [call for call in changed if call.before and not call.sampling_calls]:
         tokens, usd = _as_recorded(lacking)
@@ -341,7 +343,7 @@ def _prompt_facts(calls: Sequence[Call]) -> Iterator[tuple[str, str]]:
         yield "recorded", f"{tokens:,} input tokens{of}, {dollars(usd)}"
     for parts in sorted({changed_parts(call) for call in changed}):
         # Only if one part of one prompt changed is all growth that part's.
-        is_only = changed == grown and len(changed) == 1 and ", " not in parts
+        is_only = changed == grown and len(changed) == 1 and ", " not in parts and now != before
         since = f"{now - before:+,} tokens" if is_only else "since it was recorded"
         yield "changed", f"{parts} ({since})"
     details = {each.detail for call in calls for each in call.caveats if each.name == "volatile"}

@@ -249,6 +249,11 @@ class TestGrowth:
     def test_may_be_negative(self) -> None:
         assert any(line.startswith("the prompt shrank") for line in self.lines(self.call(10)))
 
+    def test_a_request_of_which_max_tokens_alone_changed_is_no_changed_prompt(self) -> None:
+        lines = self.lines(self.call(2_764, parts="max_tokens"))
+        assert "request changed   2,764 -> 2,764 input tokens, $0.0056 -> $0.0113" in lines
+        assert "changed           max_tokens (since it was recorded)" in lines
+
     def test_of_a_prompt_that_is_not_counted_yet_shows_what_was_recorded(self) -> None:
         stale = replace(STALE, before=Before(input_tokens=2_764, usd=Decimal("0.0056")))
         assert "recorded          2,764 input tokens, $0.0056" in self.lines(stale)
