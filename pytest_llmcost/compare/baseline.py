@@ -340,12 +340,15 @@ def _failed(base: Ledger, head: Ledger, fates: Fates | None) -> Iterator[str]:
     """
     now = {test.nodeid: test for test in head.tests}  # of several attempts the last one
     for name, test in now.items():
-        has_failed = test.outcome != "passed" and failed_otherwise(test)
-        if has_failed and not any(call.is_uncounted for call in test.calls):
+        if _has_failed(test) and not any(call.is_uncounted for call in test.calls):
             yield name
     if fates:
         without_row = {test.nodeid for test in base.tests} - now.keys()
         yield from without_row & (fates.not_passed - fates.skipped)
+
+
+def _has_failed(test: TestRow) -> bool:
+    return test.outcome != "passed" and failed_otherwise(test)
 
 
 def _changed_tags(
@@ -394,6 +397,10 @@ def _notes(base: Ledger, head: Ledger) -> Iterator[str]:
             f"the baseline is a partial run ({', '.join(base.incomplete)}); what it left out "
             "counts as new"
         )
+    last = {test.nodeid: test for test in base.tests}
+    if failed := sum(map(_has_failed, last.values())):
+        tests = f"{failed:,} of {len(last):,}"
+        yield f"tests failed in the baseline ({tests}); what they did not come to counts as new"
     if not head.complete:
         yield f"a partial run ({', '.join(head.incomplete)}); only what ran is compared"
 

@@ -290,6 +290,11 @@ class TestPartialRuns:
     def test_are_said_to_be_poor_baselines(self) -> None:
         base = report({A: [call(1)]}, incomplete=["interrupted"])
         assert "baseline is a partial run (interrupted)" in compare(base, base, CARD).notes[0]
+        passed = report({A: [call(1)]})
+        assert not compare(passed, passed, CARD).notes
+        failed = replace(passed, tests=[replace(each, outcome="failed") for each in passed.tests])
+        (note,) = compare(failed, passed, CARD).notes
+        assert note.startswith("tests failed in the baseline (1 of 1); what they did not come to")
 
     def test_are_never_written_as_a_baseline(self, tmp_path: Path) -> None:
         path = tmp_path / "base.json"
