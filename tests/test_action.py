@@ -337,6 +337,38 @@ def test_a_limit_on_the_increase_fails_the_job_after_everything_is_shown(
     assert_reproduced(job, github.comments[0]["body"])
 
 
+@pytest.mark.parametrize("limit", [{"max_test_increase": "1%"}, {"vanished": "fail"}])
+@pytest.mark.parametrize("is_ledger", [False, True])
+def test_other_limits_on_what_differs_from_the_default_branch_fail_the_job_too(
+    job: Job, is_ledger: bool, limit: dict[str, str]
+) -> None:
+    job.run(PUSH)
+    app = job.path / "test_app.py"
+    app.write_text(app.read_text().replace('@max_cost("$1")\n', "").replace(": 10}", ": 20}"))
+    ledger = {}
+    if is_ledger:
+        job.run({**PUSH, "github.sha": "d" * 40})
+        (job.path / "shards.json").write_bytes(job.cache.popitem()[1])
+        ledger = {"ledger": "shards.json"}
+    job.run(PULL_REQUEST, **ledger)
+    assert (job.status, job.outputs["passed"]) == (0, "true"), job.log
+    job.run(PULL_REQUEST, **ledger, **limit)
+    assert (job.status, job.outputs["passed"]) == (1, "false"), job.log
+
+
+def test_a_baseline_that_cannot_be_read_is_made_anew_by_the_default_branch(job: Job) -> None:
+    job.run(PUSH)
+    for damaged in (b'{"schema": "pytest-llmcost/ledger/99"}', b"{"):
+        job.cache = {key: damaged for key in job.cache}
+        job.run(PULL_REQUEST)
+        assert job.status != 0
+        job.run(PUSH)
+        assert job.status == 0, job.log
+        assert "::warning title=LLM cost::The baseline in the cache cannot be read" in job.log
+        job.run(PULL_REQUEST)
+        assert (job.status, job.outputs["change-usd"]) == (0, "0"), job.log
+
+
 def assert_reproduced(job: Job, comment: str) -> None:
     """The commands of the comment, with the artifact of the job in place, fail as the job did."""
     assert (

@@ -28,6 +28,11 @@ for report in "${reports[@]}" "$compared"; do
   if [ ! "$report" -ef "$LEDGER" ]; then rm -f "$report"; fi
 done
 mkdir -p llmcost
+# One of another version, for example, must not stop the branch whose run replaces it.
+if [ "$IS_DEFAULT_BRANCH" = true ] && [ -f "$baseline" ] && ! llmcost render "$baseline" > /dev/null; then
+  echo "::warning title=LLM cost::The baseline in the cache cannot be read, for the reason above. This run makes a new one."
+  rm "$baseline"
+fi
 if [ "$IS_DEFAULT_BRANCH" != true ] && [ -f "$baseline" ]; then cp "$baseline" "$compared"; fi
 printf -v fetch 'gh run download %q --repo %q --name %q --dir {folder}' "$GITHUB_RUN_ID" "$GITHUB_REPOSITORY" "$ARTIFACT"
 
@@ -43,6 +48,8 @@ run_command() {
   elif [ -f "$compared" ]; then
     export PYTEST_LLMCOST_BASELINE=$here/$compared PYTEST_LLMCOST_BASELINE_FETCH=$fetch
     if [ -n "$MAX_INCREASE" ]; then export PYTEST_LLMCOST_MAX_INCREASE=$MAX_INCREASE; fi
+    if [ -n "$MAX_TEST_INCREASE" ]; then export PYTEST_LLMCOST_MAX_TEST_INCREASE=$MAX_TEST_INCREASE; fi
+    if [ -n "$VANISHED" ]; then export PYTEST_LLMCOST_VANISHED=$VANISHED; fi
   fi
   bash -c "$COMMAND" || status=$?
 }
@@ -52,6 +59,8 @@ take_ledger() {
   local outputs=("${reports[@]/#/--output=}") options=()
   if [ -f "$compared" ]; then
     if [ -n "$MAX_INCREASE" ]; then options+=("--max-increase=$MAX_INCREASE"); fi
+    if [ -n "$MAX_TEST_INCREASE" ]; then options+=("--max-test-increase=$MAX_TEST_INCREASE"); fi
+    if [ -n "$VANISHED" ]; then options+=("--vanished=$VANISHED"); fi
     if [ -n "$PRICES" ]; then options+=("--prices=$PRICES"); fi
     llmcost compare "$compared" "$LEDGER" "--baseline-fetch=$fetch" ${options[@]+"${options[@]}"} "${outputs[@]}" || status=$?
   else
