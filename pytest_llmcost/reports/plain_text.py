@@ -212,8 +212,11 @@ def text_table(heads: Sequence[str], rows: Sequence[TableRow], screen: Screen) -
     titles = [head.removesuffix(":") for head in heads]
     cells_of = [[*map(screen.text, row.cells)] for row in rows]
     _, *widths = (max(map(width_of, column)) for column in zip(titles, *cells_of, strict=True))
-    groups = list(dict.fromkeys(row.group for row in rows)) or [""]
-    titles[0] = groups[0] or titles[0]
+    groups: dict[str, list[tuple[TableRow, list[str]]]] = {} if rows else {"": []}
+    for row, cells in zip(rows, cells_of, strict=True):
+        groups.setdefault(row.group, []).append((row, cells))
+    first = next(iter(groups))
+    titles[0] = first or titles[0]
     room = screen.width - sum(2 + each for each in widths)
     taken = [width_of(titles[0]), *(width_of(name) for name, *_ in cells_of)]
     name_width = max((each for each in taken if each <= room), default=0)
@@ -230,13 +233,12 @@ def text_table(heads: Sequence[str], rows: Sequence[TableRow], screen: Screen) -
         if name or text:
             yield Line(f"{_padded(name, name_width)}{text}".rstrip(), markup)
 
-    for group in groups:
-        heading = titles if group == groups[0] else [group, *[""] * len(widths)]
+    for group, members in groups.items():
+        heading = titles if group == first else [group, *[""] * len(widths)]
         yield from aligned(heading, {"bold": True})
-        for row, cells in zip(rows, cells_of, strict=True):
-            if row.group == group:
-                yield from aligned(cells, row.markup)
-                yield from wrap(row.note, screen, indent=4)
+        for row, cells in members:
+            yield from aligned(cells, row.markup)
+            yield from wrap(row.note, screen, indent=4)
 
 
 def _padded(text: str, width: int, *, to_the_right: bool = False) -> str:
