@@ -103,9 +103,14 @@ class RunEnd:
             with self._noting_problems():
                 write_report(ledger, path, history)
         if self._is_github and (job := os.environ.get("GITHUB_STEP_SUMMARY")):
-            # Append, because all steps of the job share the file.
-            with self._noting_problems(), open(job, "a", encoding="utf-8") as summary:
-                summary.write(render_job_summary(ledger, used_bytes=os.path.getsize(job)))
+            # Append, because all steps of the job share the file; but replace what this run has
+            # written before a call ended late.
+            with self._noting_problems(), open(job, "ab") as summary:
+                at, (begin, end) = os.path.getsize(job), session.in_job_summary
+                at = summary.truncate(begin) if end and at == end else at
+                text = render_job_summary(ledger, used_bytes=at).encode()
+                summary.write(text)
+                session.in_job_summary = at, at + len(text)
         self.settle_status()
 
     @contextmanager

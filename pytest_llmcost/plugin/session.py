@@ -90,6 +90,8 @@ class Session(_Findings):
         """The baseline as it was when the run began; none in workers."""
         self.in_history: Run | None = None
         """What was appended to the history of this run."""
+        self.in_job_summary = 0, 0
+        """Where what was appended to the job summary begins and ends, in bytes."""
         self.workers = 0
         vars(self).update({name: set[str]() for name in _Findings.__annotations__})
         self.selected: set[str] = set()

@@ -532,8 +532,11 @@ def test_what_reads_the_failed_reports_at_the_very_end_finds_a_report_of_the_run
 
 @pytest.mark.parametrize("hook", ["unconfigure", "terminal_summary"])
 def test_what_is_spent_after_the_summary_and_fails_the_run_is_said_as_well(
-    project: Project, standin: StandIn, hook: str
+    project: Project, standin: StandIn, hook: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+    (project.path / "summary.md").write_bytes(b"An earlier step\n")
     late = CALLS_ON_IMPORT.replace("\n    ", "\n        ")
     project.online(standin).write(conftest=f"    def pytest_{hook}():{late}", test_app=TWO)
     with localcontext(Context(prec=1, traps=[Inexact])):  # as a test may leave it
@@ -542,6 +545,8 @@ def test_what_is_spent_after_the_summary_and_fails_the_run_is_said_as_well(
     late = "llmcost: cost $0.01* > $0.01 *, 1 budget exceeded, *(calls ended after the summary, *"
     failed = "FAILED --llmcost-max-suite - cost $0.01* > *"
     result.stdout.fnmatch_lines(["*= 2 passed in *", late, failed])
+    summary = (project.path / "summary.md").read_text("utf-8")
+    assert re.findall("^###? .|^An .*", summary, re.M) == ["An earlier step", "### ❌"]
 
 
 def test_the_summary_and_the_file_name_the_same_figures(project: Project) -> None:
