@@ -186,8 +186,11 @@ class RunEnd:
         for test in self.ledger.tests:
             *classes, name = [*prefix, *mangle_test_address(test.nodeid)]
             rows[".".join(classes), bin_xml_escape(name)] = test
-        # pytest makes the XML of a test when its teardown is reported, and writes it at the end.
-        for case in (reporter.to_xml() for reporter in xml.node_reporters_ordered):
+        # pytest makes the XML of a test when its teardown is reported, of one without, which has
+        # killed its worker, when it writes the file.
+        for reporter in xml.node_reporters_ordered:
+            reporter.finalize()
+            case = reporter.to_xml()
             names = case.get("classname"), case.get("name", "")
             # With a group of xdist's, its name follows an `@`.
             row = rows.get(names) or rows.get((names[0], names[1].rpartition("@")[0]))

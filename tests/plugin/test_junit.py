@@ -78,3 +78,25 @@ def test_a_test_that_gives_itself_another_name_says_what_it_cost(project: Projec
     cases = ElementTree.parse(project.path / "junit.xml").findall(".//testcase")
     reported = [properties(each.find("properties")) for each in cases]
     assert [(each["also"], each["llmcost_calls"]) for each in reported] == [("mine", "1")] * 2
+
+
+def test_a_test_that_kills_its_worker_says_what_is_known_of_it(project: Project) -> None:
+    project.write(
+        test_app="""
+    import os
+
+    import pytest
+
+    @pytest.fixture
+    def prepared(llmcost):
+        llmcost.record({"input_tokens": 9, "output_tokens": 1}, model="claude-opus-4-7")
+
+    def test_crashes(prepared):
+        os._exit(1)
+    """
+    )
+    options = ("-n1", "--max-worker-restart=0", "--junitxml=junit.xml")
+    project.run_apart(*options, plugins=("xdist",))
+    (case,) = ElementTree.parse(project.path / "junit.xml").findall(".//testcase")
+    assert properties(case.find("properties"))["llmcost_calls"] == "1"
+    assert case.find("error") is not None
