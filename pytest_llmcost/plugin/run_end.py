@@ -170,8 +170,11 @@ class RunEnd:
                     write_report(self.ledger, path)
 
     @exactly()
-    def add_junit_properties(self) -> None:
-        """Pass the totals to pytest's JUnit file, and what has changed since a test's teardown."""
+    def add_junit_properties(self, *, is_written: bool = False) -> None:
+        """Pass the totals to pytest's JUnit file, and what has changed since a test's teardown.
+
+        One that is written already is written again.
+        """
         from xml.etree import ElementTree
 
         from _pytest.junitxml import bin_xml_escape, mangle_test_address, xml_key
@@ -179,6 +182,8 @@ class RunEnd:
         xml = self.session.config.stash.get(xml_key, None)
         if xml is None:
             return
+        others = (each for each in xml.global_properties if not each[0].startswith("llmcost_"))
+        xml.global_properties[:] = others
         for name, value in suite_properties(self.ledger):
             xml.add_global_property(name, value)
         prefix = [xml.prefix] if xml.prefix else []
@@ -204,6 +209,8 @@ class RunEnd:
             properties.clear()
             for name, now in with_properties(known, test_properties(row)):
                 ElementTree.SubElement(properties, "property", name=name, value=str(now))
+        if is_written:
+            xml.pytest_sessionfinish()
 
     @exactly()
     def write_summary(self, terminal: pytest.TerminalReporter) -> None:

@@ -87,10 +87,10 @@ class SessionHooks(Hooks):
         is_interrupted = exitstatus == pytest.ExitCode.INTERRUPTED or not self._has_begun
         if is_interrupted and "collection-errors" not in self.session.lost_calls:
             self.session.incomplete.add("interrupted")
-        if end := self._close():
-            end.add_junit_properties()  # pytest is about to write them
+        if before := self._close():
+            before.add_junit_properties()  # pytest is about to write them
         try:
-            return (yield)
+            result = yield
         finally:  # another plugin may call `pytest.exit()` here
             if end := self._close():
                 end.publish()
@@ -100,6 +100,9 @@ class SessionHooks(Hooks):
                 except FAILURES as error:  # or pytest ends without its summary
                     end.problems.append(f"pytest_llmcost_report failed: {error!r}")
                     end.settle_status()
+        if end is not None and end is not before:  # a run that was stopped ends fixtures after it
+            end.add_junit_properties(is_written=True)
+        return result
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:

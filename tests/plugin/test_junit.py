@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from xml.etree import ElementTree
 
 from conftest import Project
+from spending_suite import APP
 from standin import StandIn
 
 
@@ -100,3 +102,30 @@ def test_a_test_that_kills_its_worker_says_what_is_known_of_it(project: Project)
     (case,) = ElementTree.parse(project.path / "junit.xml").findall(".//testcase")
     assert properties(case.find("properties"))["llmcost_calls"] == "1"
     assert case.find("error") is not None
+
+
+def test_what_the_last_fixtures_of_a_stopped_run_spend_is_in_its_totals(project: Project) -> None:
+    project.write(
+        test_app="""
+    import pytest
+
+    @pytest.fixture(scope="module")
+    def shared():
+        yield
+        from app import ask
+        ask(500)
+
+    def test_stops(llmcost, shared):
+        llmcost.record({"input_tokens": 9, "output_tokens": 1}, model="claude-opus-4-7")
+        pytest.exit("enough")
+    """,
+        app=APP,
+    )
+    project.run_apart("--junitxml=junit.xml", "--llmcost-report=cost.json")
+    (suite,) = ElementTree.parse(project.path / "junit.xml").findall("testsuite")
+    totals = json.loads((project.path / "cost.json").read_text())["totals"]
+    reported = properties(suite.find("properties"))
+    assert reported["llmcost_calls"] == "2"
+    assert reported["llmcost_usd"] == totals["usd"]
+    assert len(suite.findall("testcase")) == 1
+    assert len(reported) == len(suite.findall("properties/property"))
