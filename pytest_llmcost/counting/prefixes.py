@@ -78,7 +78,7 @@ class PrefixGroup:
         if old.name not in now and new.name in was:  # removed; the new one has moved up
             return Break(old.name, None, "")
         if old.path is None or new.path is None:  # a setting that was set, changed or removed
-            return Break(new.name if new.path is None else old.name, None, "")
+            return Break(new.name, None, "")
         where = opening if new.tier == "messages" else ""
         if where not in self.volatile and _is_volatile(old, new):
             self.volatile[where] = new.path
@@ -182,8 +182,8 @@ class CachedPrefixes:
         goes_on = False
         if at is not None and all(each.tier == "messages" for each in values[at:]):
             # Another question, or another last message behind what was written.
-            here, last = values[at].path, values[-1].path
-            is_last = here is not None and last is not None and here.number == last.number
+            here, last = values[at].path, own[-1]
+            is_last = here is not None and here.number == last.number
             goes_on = like != opening or (message in values[:longest] and is_last)
         goes_on = goes_on or group.is_next_turn(values)
         if at is not None and not goes_on and longest <= at:

@@ -228,6 +228,21 @@ BROKEN: dict[str, tuple[Body, Body, tuple[str, int | None, str | None]]] = {
         ),
         ("20 or more blocks after messages.0.content.0", None, "system.1"),
     ),
+    "a block was added before a setting": (
+        ask(**PLAIN, tool_choice={"type": "auto"}),
+        ask(system=[text(RULES), text("Be kind.")], **AUTO, tool_choice={"type": "auto"}),
+        ("system.1", None, None),
+    ),
+    "a list became null": (
+        ask(tools=[tool("find", required=["a"], marked=True)]),
+        ask(tools=[tool("find", required=None, marked=True)]),
+        ("tools.find.input_schema.required", None, None),
+    ),
+    "null became a list": (
+        ask(tools=[tool("find", required=None, marked=True)]),
+        ask(tools=[tool("find", required=["a"], marked=True)]),
+        ("tools.find.input_schema.required", None, None),
+    ),
     "the tools were removed": (
         ask(tools=[tool("find")], **PLAIN),
         ask(**PLAIN),
