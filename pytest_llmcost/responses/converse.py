@@ -169,10 +169,8 @@ def to_events(payload: _Body) -> Iterator[_Body]:
     if payload.get("object") == "chat.completion.chunk":
         opened = {"id": payload.get("id"), "model": payload.get("model"), "type": "message"}
         yield {"type": "message_start", "message": opened}
-        if reason := _stop_reason(payload):
-            yield {"type": "message_delta", "delta": {"stop_reason": reason}}
-        if usage:
-            yield {"type": "message_delta", "usage": _usage(payload)}
+        ended = {"stop_reason": _stop_reason(payload)}
+        yield {"type": "message_delta", "delta": ended, "usage": _usage(payload)}
     elif "role" in payload:
         yield {"type": "message_start", "message": {"type": "message"}}
     elif index is not None and ("start" in payload or delta):
@@ -213,10 +211,9 @@ def _usage(body: _Body) -> dict[str, Any]:
         said["cache_creation"] = split
     # Another count of tokens may cost something, and is said to be unknown.
     odd = {key for key in usage if key.endswith(("Tokens", "TokenCount"))} - {*_COUNTS}
-    said |= {f"{key}_tokens": usage[key] for key in odd - {"totalTokens"} if usage[key]}
-    for key, value in mapping(usage.get("prompt_tokens_details")).items():
-        if value:
-            said[f"{key}_prompt_tokens"] = value
+    said |= {f"{key}_tokens": usage[key] for key in odd - {"totalTokens"}}
+    inside = mapping(usage.get("prompt_tokens_details"))
+    said |= {f"{key}_prompt_tokens": value for key, value in inside.items()}
     if tier := text_of(mapping(body.get("serviceTier")).get("type")):
         said["service_tier"] = tier
     if latency := text_of(mapping(body.get("performanceConfig")).get("latency")):
