@@ -53,7 +53,8 @@ CONVERSE: dict[str, Any] = {
                         ],
                         "status": "error",
                     }
-                }
+                },
+                {"toolResult": {"toolUseId": "t2", "content": [], "status": "success"}},
             ],
         },
     ],
@@ -111,7 +112,8 @@ MESSAGES: dict[str, Any] = {
                         },
                     ],
                     "is_error": True,
-                }
+                },
+                {"type": "tool_result", "tool_use_id": "t2", "content": []},
             ],
         },
     ],
@@ -147,17 +149,13 @@ def test_a_converse_payload_is_the_messages_payload_that_says_the_same() -> None
     [
         ({"guardrailConfig": {"guardrailIdentifier": "g"}}, "guardrailConfig"),
         ({"system": [{"guardContent": {"text": {"text": "x"}}}]}, "guardContent"),
-        ({"messages": [{"role": "user", "content": [{"document": {"name": "a"}}]}]}, "document"),
-        (
-            {
-                "messages": [
-                    {
-                        "role": "user",
-                        "content": [{"image": {"source": {"s3Location": {"uri": "s3://b/k"}}}}],
-                    }
-                ]
-            },
-            "image",
+        *(
+            ({"messages": [{"role": "user", "content": [block]}]}, next(iter(block)))
+            for block in (
+                {"document": {"name": "a", "source": {"bytes": PIXEL}}},
+                {"image": {"source": {"s3Location": {"uri": "s3://b/k"}}}},
+                {"reasoningContent": {"redactedContent": PIXEL}},
+            )
         ),
     ],
 )
@@ -187,8 +185,9 @@ def test_cache_writes_of_converse_have_their_lifetimes() -> None:
         "cacheReadInputTokenCount": 500,
         "cacheWriteInputTokens": 500,
         "cacheDetails": [
-            {"ttl": "1h", "inputTokens": 300},
+            {"ttl": "1h", "inputTokens": 250},
             {"ttl": "5m", "inputTokens": 200},
+            {"ttl": "1h", "inputTokens": 50},
         ],
     }
     answer = answer_of(CONVERSE_URL, {"usage": usage, "stopReason": "max_tokens"})
@@ -332,6 +331,8 @@ def test_a_chat_completion_is_read_whole_and_streamed() -> None:
         assert (answer.model, answer.stop_reason) == ("claude-opus-4-7", "max_tokens")
         assert answer.usage == Usage(input_tokens=30, output_tokens=5)
         assert answer.caveats == ()
+    uncached = {**usage, "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": None}}
+    assert answer_of(CHAT_URL, {**named, "choices": [], "usage": uncached}).caveats == ()
     cached = {**usage, "prompt_tokens_details": {"cached_tokens": 9}}
     odd = answer_of(CHAT_URL, {**named, "choices": [], "usage": cached})
     assert odd.caveats == ("unknown-usage: cached_tokens_prompt_tokens",)

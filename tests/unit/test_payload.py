@@ -151,7 +151,7 @@ def test_a_payload_must_be_a_mapping() -> None:
         {"betas": ["b-2", "a-1", "b-2"]},
         {"betas": "b-2, a-1"},
         {"anthropic_beta": ["a-1", "b-2"]},
-        {"extra_headers": {"Anthropic-Beta": "b-2, a-1"}},
+        {"extra_headers": {"Anthropic-Beta": "b-2, a-1", "X-Trace": "c-3"}},
         {"betas": ["a-1"], "extra_headers": {"anthropic-beta": "b-2"}},
         {"extra_body": {"betas": ["a-1", "b-2"]}},
     ],

@@ -101,14 +101,21 @@ def test_a_choice_goes_with_the_tool_it_names_and_with_the_last_one() -> None:
     alone = leave_out(body(tools=[SEARCH], tool_choice={"type": "any"}), SERVER)
     assert alone is not None
     assert alone[0] == body()
-    kept = leave_out(body(tools=[FIND, SEARCH], tool_choice={"type": "any"}), SERVER)
-    assert kept is not None
-    assert kept[0] == body(tools=[FIND], tool_choice={"type": "any"})
+    for choice in ({"type": "any"}, {"type": "tool", "name": "find"}):
+        kept = leave_out(body(tools=[FIND, SEARCH], tool_choice=choice), SERVER)
+        assert kept is not None
+        assert kept[0] == body(tools=[FIND], tool_choice=choice)
 
 
-def test_a_turn_is_never_left_empty() -> None:
+@pytest.mark.parametrize(
+    ("blocks", "left"),
+    [([PICTURE], [{"type": "text", "text": "."}]), ([PICTURE, TEXT, FIND], [TEXT, FIND])],
+)
+def test_the_rest_of_a_turn_stays_and_none_is_left_empty(
+    blocks: list[dict[str, Any]], left: list[dict[str, Any]]
+) -> None:
     trimmed = leave_out(
-        turn(PICTURE), "messages.0.content.0.image.source.url: URL sources are not supported"
+        turn(*blocks), "messages.0.content.0.image.source.url: URL sources are not supported"
     )
     assert trimmed is not None
-    assert trimmed[0]["messages"][0]["content"] == [{"type": "text", "text": "."}]
+    assert trimmed[0] == turn(*left)

@@ -212,8 +212,9 @@ def test_a_transport_may_read_its_answers_and_a_hook_may_ask_how_long_they_took(
     assert len(took) == 1
 
 
-def test_mounted_transports_are_kept(api: StandIn, tmp_path: Path) -> None:
-    mounts = {"http://127.0.0.1": httpx.HTTPTransport(), "https://": None}
+@pytest.mark.parametrize("mounted", [httpx.HTTPTransport, type(None)])  # None: past a proxy
+def test_mounted_transports_are_kept(api: StandIn, tmp_path: Path, mounted: Any) -> None:
+    mounts = {"http://127.0.0.1": mounted(), "https://": None}
     with (
         anthropic.Anthropic(
             base_url=api.url, api_key="any", http_client=httpx.Client(mounts=mounts)
