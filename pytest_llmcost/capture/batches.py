@@ -71,10 +71,12 @@ class Batches:
         settled = list[CapturedRequest]()
         for result in results.results():
             request = self._settle(results, result)
+            if request is None:
+                continue
             gone = self._gone.get((results.endpoint.batch_id or "", result.custom_id))
-            if request is not None and gone is None:
+            if gone is None:
                 settled.append(request)
-            elif request is not None and gone is not None and gone.body is not None:
+            elif gone.body is not None:
                 used = _usage(request)
                 tokens = used.cache_read_tokens, used.cached_tokens
                 unclaimed = Unclaimed(gone.body, gone.model, gone.betas, *tokens)

@@ -100,5 +100,6 @@ def _follow(response: Any, cassette: Any, request: Any) -> None:
 
 
 def _answered(captured: CapturedRequest, response: dict[str, Any]) -> None:
-    status = (response.get("status") or {}).get("code", 200)
-    captured.answered(status=status, live=False, content=response)
+    from pytest_llmcost.responses.recorded_files import read_status
+
+    captured.answered(status=read_status(response), live=False, content=response)
