@@ -94,6 +94,32 @@ def test_asynchronous_clients_are_seen_under_every_loop(library: ModuleType, bac
 
 
 @library_of
+def test_an_asynchronous_body_needs_no_method_but_the_next(library: ModuleType) -> None:
+    class Pieces:
+        def __init__(self) -> None:
+            self.left = iter(PIECES)
+
+        async def __anext__(self) -> bytes:
+            for piece in self.left:
+                return piece
+            raise StopAsyncIteration
+
+    class Plain(library.AsyncByteStream):  # type: ignore[name-defined,misc]
+        def __aiter__(self) -> Pieces:
+            return Pieces()
+
+    async def main() -> None:
+        transport = library.MockTransport(lambda request: library.Response(200, stream=Plain()))
+        request = library.Request("POST", URL, json=ASKED, headers=HEADERS)
+        response = await transport.handle_async_request(request)  # without a client's generators
+        assert await response.aread() == SSE_BODY
+
+    with capturing() as purse:
+        anyio.run(main)
+    assert (purse.call.usage, purse.call.caveats) == (BILLED, ())
+
+
+@library_of
 def test_the_bytes_of_a_stream_pass_one_by_one_and_unchanged(library: ModuleType) -> None:
     served: list[bytes] = []
 

@@ -183,6 +183,8 @@ def test_a_stubbed_call_is_a_mock_s() -> None:
         assert client.invoke_model(**INVOKE)["body"].read() == JSON_BODY
         with pytest.raises(client.exceptions.ThrottlingException):
             client.converse(**CONVERSE)
+        stub.add_response("converse", CONVERSED)  # of another vendor, and so no Claude call
+        client.converse(**CONVERSE | {"modelId": "amazon.titan-text-express-v1"})
     assert [(call.usage.input_tokens, call.live) for call in purse.calls] == [
         (100, False),
         (25, False),
@@ -573,7 +575,19 @@ def by_urllib(url: str, body: Any, how: str = "read") -> int:
         return size + len(response.read(5))
 
 
+def by_async_httpx(library: Any, url: str, body: Any) -> int:
+    async def main() -> int:
+        async with (
+            library.AsyncClient() as client,
+            client.stream("POST", url, json=body, headers=HEADERS) as response,
+        ):
+            return len(await response.aread())
+
+    return asyncio.run(main())
+
+
 WAYS: dict[str, Callable[[str, Any], int]] = {
+    **{f"async {each.__name__}": partial(by_async_httpx, each) for each in LIBRARIES},
     "requests": by_requests,
     "lines": by_requests_lines,
     "raw": by_requests_raw,
@@ -747,6 +761,65 @@ def test_nor_is_one_that_is_not_read_since_its_head_says_that_it_is_empty() -> N
         asked = urllib.request.Request(url, json.dumps(ASKED).encode(), HEADERS)
         urllib.request.urlopen(asked).close()
     assert purse.call.caveats == ("unreadable-response",)
+
+
+class Cut(Empty):
+    """Breaks off in the midst of a chunk."""
+
+    def do_POST(self) -> None:
+        super().do_POST()
+        self.close_connection = True
+
+    def end_headers(self) -> None:
+        super().end_headers()
+        self.wfile.write(b"400\r\nHello")
+        self.wfile.flush()
+        self.connection.shutdown(socket.SHUT_WR)
+
+
+@by_all_ways
+def test_a_body_that_breaks_off_fails_as_it_does_unseen(way: Callable[[str, Any], int]) -> None:
+    with serving(Cut) as url:
+        with pytest.raises(Exception) as unseen:  # noqa: PT011 - each library has its own
+            way(url, ASKED)
+        with capturing() as purse, pytest.raises(unseen.type):
+            way(url, ASKED)
+        purse.capture.settle()
+    assert purse.call.usd is None
+
+
+def test_an_answer_that_never_comes_to_another_service_is_its_client_s_to_name() -> None:
+    class Mute(Empty):
+        def do_POST(self) -> None:
+            self.close_connection = True
+
+    disconnected = pytest.raises(aiohttp.ServerDisconnectedError)
+    with capturing() as purse, serving(Mute) as url, disconnected:
+        by_aiohttp(url.replace("messages", "other"), {})
+    assert purse.seen == []
+
+
+def test_a_body_is_whole_although_its_end_comes_after_its_last_byte_was_read() -> None:
+    is_read = threading.Event()
+
+    class Late(Empty):
+        def end_headers(self) -> None:
+            super().end_headers()
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(JSON_BODY), JSON_BODY))
+            is_read.wait(10)
+
+    async def read(url: str) -> None:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, json=ASKED, headers=HEADERS) as response,
+        ):
+            assert await response.content.readexactly(len(JSON_BODY)) == JSON_BODY
+            is_read.set()
+            assert await response.read() == b""
+
+    with capturing() as purse, serving(Late) as url:
+        asyncio.run(read(url))
+    assert (purse.call.caveats, purse.call.usage.output_tokens) == ((), 11)
 
 
 @pytest.mark.parametrize("library", [httpx.post, requests.post])
