@@ -67,7 +67,7 @@ def _on_other_model(ledger: Ledger, model: str, card: RateCard) -> OtherModel:
         )
         new = set(then.caveats) - set(call.caveats)
         if then.usd is None:
-            return "; ".join(sorted(new)) or f"no price on {model}"
+            return "; ".join(sorted(new))
         notes.update(new)
         if is_short:
             notes.add(

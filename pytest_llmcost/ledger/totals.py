@@ -354,7 +354,6 @@ def _shares(call: Call) -> Iterator[tuple[str, Call]]:
             if call.usd is None:  # a caveat may have lowered the bound of the call as a whole
                 usd = min(usd, rest)
         rest = EXACT.subtract(rest, usd)
-        is_priced = call.usd is not None or all(each.usd is not None for each in own)
         if own or usd:
-            best = usd if is_priced else None
+            best = None if call.usd is None else usd
             yield model, replace(call, sampling_calls=own, usd=best, usd_low=usd)

@@ -150,6 +150,18 @@ def test_an_unpriced_call_of_priced_passes_counts_by_its_lower_bound() -> None:
     totals = make_report({OUTSIDE: [price(answer, CARD, on=ON)]}).totals
     assert totals.usd == 5
     assert dict(totals.by_category.items()) == {"input_usd": 5}
+    assert {name: each.usd for name, each in totals.by_model.items()} == {
+        "claude-opus-4-7": 5, "gpt-x": None
+    }  # fmt: skip
+    stated = make_report({OUTSIDE: [price(replace(answer, declared_usd=Decimal(8)), CARD, on=ON)]})
+    by_model = stated.totals.by_model
+    assert {name: each.usd for name, each in by_model.items()} == {"claude-opus-4-7": 0, "gpt-x": 8}
+
+
+def test_a_model_that_only_others_have_sampled_for_has_no_share() -> None:
+    known = SamplingCall(model="claude-opus-4-7", usage=Usage(input_tokens=MILLION))
+    answer = Answer(model="claude-haiku-4-5", sampling_calls=(known,), terms=Terms())
+    assert [*make_report({OUTSIDE: [price(answer, CARD, on=ON)]}).totals.by_model] == [known.model]
 
 
 def test_an_unpriced_call_that_may_cost_less_than_its_passes_has_no_categories() -> None:
