@@ -129,6 +129,16 @@ def test_the_parts_that_changed_most_are_named_with_the_tests_that_have_them(
     # Without a count of the parts in both, nothing is said of what they grew by.
     assert main(["compare", *[write("plain"), head]]) == 0
     assert "tokens (" not in capsys.readouterr().out
+    # Neither of a test whose new prompt is not counted, although another one's is.
+    facts = PayloadFacts(model=MODEL, parts_tokens={"system": 500})
+    spent: dict[Owner, list[Call]] = {
+        a_test("t.py::test_a"): [call(304, fingerprint="1:b")],
+        a_test("t.py::test_other"): [call(304, fingerprint="1:a")],
+    }
+    ledger = make_report(spent, price_date=ON, rate_card=CARD, payloads={"1:a": facts})
+    write_ledger(ledger, tmp_path / "half")
+    assert main(["compare", base, str(tmp_path / "half")]) == 0
+    assert "(removed)" not in capsys.readouterr().out
 
 
 def test_an_increase_that_cannot_be_told_fails(

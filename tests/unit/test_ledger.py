@@ -567,6 +567,8 @@ class TestFiles:
             (b'{"schema": "pytest-llmcost/1", "tests": [', "is damaged"),
             (b'{"schema": "pytest-llmcost/2"}', "newer than pytest-llmcost/1"),
             (b'{"schema": "pytest-llmcost/0"}', "not a ledger of pytest-llmcost"),
+            (b'{"schema": "pytest-llmcost/x"}', "not a ledger of pytest-llmcost"),
+            (b'{"schema": "other/2"}', "not a ledger of pytest-llmcost"),
             (b'{"schema": "cyclonedx"}', "not a ledger of pytest-llmcost"),
             (b'{"a": 1}', "not a ledger of pytest-llmcost"),
             (b"[]", "not a ledger of pytest-llmcost, or is damaged"),
