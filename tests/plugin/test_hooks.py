@@ -257,6 +257,7 @@ def test_a_replayed_call_that_a_hook_kept_from_being_compared_has_no_exact_price
     def test_it():
         with vcr.use_cassette("one.yaml"):
             ask_live(1000 if "FAILS" in os.environ else 1)
+        ask_live(1)
     """,
     )
     project.run().assert_outcomes(passed=1)
@@ -265,6 +266,11 @@ def test_a_replayed_call_that_a_hook_kept_from_being_compared_has_no_exact_price
     assert project.run(*args).ret == pytest.ExitCode.TESTS_FAILED
     (verdict,) = project.ledger()["verdicts"]
     assert verdict["state"] == "unverified"
+    (test,) = project.ledger()["tests"]
+    caveats = {each["live"]: each.get("caveats", []) for each in test["calls"]}
+    (why,) = caveats[False]
+    assert why.endswith(" while the request was compared")
+    assert caveats == {False: [why], True: []}  # the live one has been billed as it says
 
 
 @pytest.mark.parametrize("leaves", ["pytest.exit('enough')", "raise KeyboardInterrupt"])
