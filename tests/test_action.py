@@ -324,6 +324,21 @@ def test_a_run_of_the_default_branch_by_hand_or_by_the_clock_is_its_baseline(
     assert (job.status, list(job.cache)) == (0, ["llmcost-baseline@" + "b" * 40])
 
 
+def test_a_run_without_a_new_baseline_leaves_its_commit_s_key_to_a_run_that_has_one(
+    job: Job,
+) -> None:
+    job.run(PUSH)
+    write(job, 3000)
+    with (job.path / "test_app.py").open("a") as app:
+        app.write("\n\ndef test_flaky(llmcost):\n    assert False\n")
+    later = {**PUSH, "github.sha": "d" * 40}
+    job.run(later)
+    assert (job.status, list(job.cache)) == (1, ["llmcost-baseline@" + "b" * 40])
+    write(job, 3000)
+    job.run(later)
+    assert (job.status, list(job.cache)[1:]) == (0, ["llmcost-baseline@" + "d" * 40])
+
+
 def test_a_limit_on_the_increase_fails_the_job_after_everything_is_shown(
     job: Job, github: GitHub
 ) -> None:

@@ -9,6 +9,7 @@ baseline=llmcost-baseline.json
 reports=(llmcost/cost.json llmcost/cost.md llmcost/cost.html)
 # Beside the reports, so that the artifact has it for those who reproduce the run.
 compared=llmcost/baseline.json
+known=$(cksum "$baseline" 2> /dev/null || true)
 status=0
 
 # Before the tests, because their environment may be another one.
@@ -91,5 +92,8 @@ if [ "$status" = 0 ] && grep -q '^passed=false$' "$GITHUB_OUTPUT"; then status=1
   if [ "$status" != 0 ]; then echo "passed=false"; fi
   echo "report-path=$FOLDER"
   echo "status=$status"
-  if [ "$IS_DEFAULT_BRANCH" = true ] && [ -f "$baseline" ]; then echo "new-baseline=true"; fi
+  # The old one under the key of this commit would be in the way of a re-run that succeeds.
+  if [ "$IS_DEFAULT_BRANCH" = true ] && [ -f "$baseline" ] && [ "$(cksum "$baseline")" != "$known" ]; then
+    echo "new-baseline=true"
+  fi
 } >> "$GITHUB_OUTPUT"
