@@ -388,6 +388,7 @@ def assert_reproduced(job: Job, comment: str) -> None:
     """The commands of the comment, with the artifact of the job in place, fail as the job did."""
     assert (
         "# llmcost/baseline.json is the baseline, measured at bbbbbbb\n"
+        "rm -f llmcost/{baseline.json,cost.json,cost.md,cost.html}; "
         "gh run download 4711 --repo octo/shop --name agents --dir llmcost\n"
     ) in comment
     found = re.search("^pytest .*--llmcost-baseline=llmcost/baseline.json .*", comment, re.M)

@@ -234,13 +234,16 @@ def run_advice(verdict: Verdict, ledger: Ledger) -> str:
     """Say what to do about an exceeded budget over several tests; empty of any other one."""
     if verdict.state != "exceeded" or verdict.scope in ("test", "block"):
         return ""
-    accept = "pytest --llmcost-update-baseline"
-    if ledger.comparison and (path := clean(ledger.comparison.base_path, 200)):
+    comparison, accept = ledger.comparison or Comparison(), "pytest --llmcost-update-baseline"
+    if path := clean(comparison.base_path, 200):
         accept += f" --llmcost-baseline={shlex.quote(path)}"
+    is_fetched = comparison.base_fetch  # from where no change can write it
     if verdict.kind == "vanished":
-        return f"bring back what vanished, or accept it: {accept}"
+        how = "let it pass: --llmcost-vanished=warn" if is_fetched else f"accept it: {accept}"
+        return f"bring back what vanished, or {how}"
     if verdict.scope == "increase":
-        return f"reduce it, raise the limit, or accept it in a baseline of the repository: {accept}"
+        more = f", raise the limit, or accept it in a baseline of the repository: {accept}"
+        return f"reduce it{', or raise the limit' if is_fetched else more}"
     if verdict.kind != "usd" or verdict.high is None:
         return ""
     # Of a part of the tests no number can be made that all of them keep.

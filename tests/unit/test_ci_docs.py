@@ -260,6 +260,20 @@ def test_the_second_workflow_comments_on_the_pull_request_and_commit_of_its_run(
     assert json.loads(state.read_text())["written"] == expected
 
 
+def test_an_artifact_without_a_comment_is_none(tmp_path: Path) -> None:
+    """A run that could not import a conftest has kept the baseline that it fetched, and no more."""
+    (tmp_path / "gh").write_text("#!/bin/sh\nmkdir llmcost && touch llmcost/baseline.json\n")
+    (tmp_path / "gh").chmod(0o755)
+    output = tmp_path / "output"
+    output.touch()
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    environment = {"PATH": path, "GITHUB_OUTPUT": str(output), "RUN": "1"}
+    fetch, _ = scripts(yaml.safe_load(COMMENT))
+    subprocess.run(["bash", "-e", "-c", fetch], cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "llmcost").exists()
+    assert output.read_text() == ""
+
+
 REPLAYED = """
     import anthropic
     import pytest

@@ -36,6 +36,7 @@ from pytest_llmcost.ledger.ledger import Change, Comparison, Ledger, RunRecord
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.reports.markdown import COMMENT_BYTES, MARKER, code, prose, render_markdown
 from pytest_llmcost.reports.plain_text import as_text, clean
+from pytest_llmcost.reports.run_wording import run_advice
 from pytest_llmcost.reports.terminal import View, render_summary
 
 NASTY = st.text(alphabet=st.sampled_from("ab/:._*`|<>&@#~[]()!\\$%_-+={}\n\r\t\x00\x1b\u202e "))
@@ -471,6 +472,23 @@ class TestReproduce:
             "curl -O https://ci/base",
             "pytest t.py::a --llmcost-price-date=2026-11-22 --llmcost-baseline=base.json",
         ]
+
+    @pytest.mark.parametrize(
+        ("kind", "fetch", "advice"),
+        [
+            ("usd", "", "reduce it, raise the limit, or accept it in a baseline of the repository"),
+            ("usd", "gh run download 1", "reduce it, or raise the limit"),
+            ("vanished", "", "bring back what vanished, or accept it"),
+            ("vanished", "gh run download 1", "bring back what vanished, or let it pass"),
+        ],
+    )
+    def test_a_baseline_that_is_fetched_is_not_to_be_written(
+        self, kind: Any, fetch: str, advice: str
+    ) -> None:
+        verdict = replace(self.increase("exceeded"), kind=kind)
+        comparison = Comparison(base_usd=None, head_usd=None, base_path="b.json", base_fetch=fetch)
+        report = replace(make_report({a_test("t.py::a"): []}), comparison=comparison)
+        assert run_advice(verdict, report).partition(":")[0] == advice
 
     def test_an_increase_needs_all_tests_and_its_limits(self) -> None:
         verdicts = (self.increase("within", "max_increase $5"), self.increase("exceeded"))

@@ -35,7 +35,9 @@ if [ "$IS_DEFAULT_BRANCH" = true ] && [ -f "$baseline" ] && ! llmcost render "$b
   rm "$baseline"
 fi
 if [ "$IS_DEFAULT_BRANCH" != true ] && [ -f "$baseline" ]; then cp "$baseline" "$compared"; fi
-printf -v fetch 'gh run download %q --repo %q --name %q --dir {folder}' "$GITHUB_RUN_ID" "$GITHUB_REPOSITORY" "$ARTIFACT"
+# gh replaces no file, and those of an earlier run are of another baseline.
+printf -v fetch 'rm -f {folder}/{baseline.json,cost.json,cost.md,cost.html}; gh run download %q --repo %q --name %q --dir {folder}' \
+  "$GITHUB_RUN_ID" "$GITHUB_REPOSITORY" "$ARTIFACT"
 
 run_command() {
   local here report paths=
