@@ -43,18 +43,23 @@ class GitHub:
         self.tokens: set[str | None] = set()
         self.refused: tuple[str, ...] = ()
         """Methods that the token may not use."""
+        self.person: str | None = None
+        """Whose the token is, if it is not the job's."""
 
     def answer(self, method: str, url: str, body: Any) -> tuple[int, Any]:
         path, query = urlsplit(url).path, parse_qs(urlsplit(url).query)
         if method in self.refused:
             return 403, {"message": "Resource not accessible by integration"}
+        if (method, path) == ("GET", "/user"):
+            return (200, {"login": self.person}) if self.person else (403, {})
         if (method, path) == ("GET", "/repos/octo/shop/pulls/7"):
             return 200, {"head": {"sha": self.head}}
         if (method, path) == ("GET", "/repos/octo/shop/issues/7/comments"):
             page, size = int(query["page"][0]), int(query["per_page"][0])
             return 200, self.comments[(page - 1) * size : page * size]
         if (method, path) == ("POST", "/repos/octo/shop/issues/7/comments"):
-            self.comments.append({**a_comment(body["body"]), "id": len(self.comments) + 1})
+            comment = a_comment(body["body"], "User" if self.person else "Bot", self.person)
+            self.comments.append({**comment, "id": len(self.comments) + 1})
             return 201, {}
         if (method, path) == ("POST", "/repos/octo/shop/check-runs"):
             self.checks.append(body)
@@ -66,8 +71,8 @@ class GitHub:
         return 404, {}
 
 
-def a_comment(body: str, kind: str = "Bot") -> dict[str, Any]:
-    return {"body": body, "user": {"type": kind}}
+def a_comment(body: str, kind: str = "Bot", login: str | None = None) -> dict[str, Any]:
+    return {"body": body, "user": {"type": kind, "login": login or "somebody"}}
 
 
 @pytest.fixture
@@ -595,6 +600,16 @@ def test_the_comment_is_found_behind_a_hundred_others_and_no_persons_is_taken_fo
     assert len(github.comments) == 121
     assert "The suite costs" in github.comments[-1]["body"]
     assert all("like this?" in each["body"] for each in github.comments[:-1])
+
+
+def test_the_comment_by_a_person_s_token_is_found_again(job: Job, github: GitHub) -> None:
+    github.person = "octocat"
+    github.comments = [{**a_comment(f"{MARKER} like this?", "User"), "id": 1}]
+    write(job, 1000, holds=False)
+    job.run(PULL_REQUEST)
+    job.run(PULL_REQUEST)
+    assert [each["user"]["login"] for each in github.comments] == ["somebody", "octocat"]
+    assert "like this?" in github.comments[0]["body"]
 
 
 def test_a_hostile_name_is_neither_run_nor_expanded(job: Job, github: GitHub) -> None:

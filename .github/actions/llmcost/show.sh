@@ -27,17 +27,20 @@ add_check() {
     --rawfile summary "$FOLDER/cost.md" '{
       name: $name, head_sha: $commit, status: "completed", conclusion: $conclusion,
       output: {title: $title, summary: $summary}}' > "$body"
-  call POST "$repository/check-runs" "$body" || notice "No check was added: the job needs the permission checks: write."
+  call POST "$repository/check-runs" "$body" \
+    || notice "No check was added, for the reason above. If it is 403, the job needs the permission checks: write; a person's token never has it."
   rm -f "$body"
 }
 
-# The comment of an earlier run; nothing if there is none. A comment of a person is never taken for it.
+# The comment of an earlier run; nothing if there is none. A comment of a person is never taken for it,
+# unless the token is this person's; that of a job or an app may not ask whose it is.
 find_comment() {
-  local page id
+  local page id login
+  login=$(call GET "$GITHUB_API_URL/user" 2> /dev/null && jq -r .login "$answer") || login=
   for page in 1 2 3 4 5 6 7 8 9 10; do
     call GET "$repository/issues/$NUMBER/comments?per_page=100&page=$page" || return
-    id=$(jq -r --arg marker "$marker" \
-      '[.[] | select(.user.type == "Bot" and (.body | startswith($marker)))][0].id // empty' "$answer")
+    id=$(jq -r --arg marker "$marker" --arg login "$login" '[.[] | select(
+      (.user.type == "Bot" or .user.login == $login) and (.body | startswith($marker)))][0].id // empty' "$answer")
     if [ -n "$id" ] || [ "$(jq length "$answer")" -lt 100 ]; then break; fi
   done
   echo "$id"
@@ -61,5 +64,5 @@ comment() {
 
 if [ "$CHECK" = true ]; then add_check; fi
 if [ "$COMMENT" = true ]; then
-  comment || notice "No comment was written: the job needs the permission pull-requests: write."
+  comment || notice "No comment was written, for the reason above. If it is 403, the job needs the permission pull-requests: write."
 fi
