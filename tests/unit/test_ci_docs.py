@@ -181,6 +181,38 @@ def test_only_the_sum_of_all_shards_can_become_the_baseline(
     assert (done.returncode == 0) is (shards == 4)
 
 
+@pytest.mark.parametrize(
+    ("answer", "token", "sent", "status", "said"),
+    [
+        ("200", "", "JOB-TOKEN: job", 1, "over the"),
+        ("200", "ours", "PRIVATE-TOKEN: ours", 1, "over the"),
+        ("404", "", "JOB-TOKEN: job", 0, "nothing is compared"),
+        ("401", "expired", "PRIVATE-TOKEN: expired", 1, "could not be fetched (401)"),
+    ],
+)
+def test_gitlab_compares_with_a_baseline_or_says_why_not(
+    tmp_path: Path, answer: str, token: str, sent: str, status: int, said: str
+) -> None:
+    for name, tests in (("found", "a"), ("cost", "ab")):
+        report = make_report({a_test(f"t.py::{each}"): [make_call("0.1")] for each in tests})
+        write_ledger(report, tmp_path / f"{name}.json")
+    (tmp_path / "curl").write_text(
+        f'#!/bin/sh\necho "$@" > sent\ncp found.json base.json\nprintf {answer}\n'
+    )
+    (tmp_path / "curl").chmod(0o755)
+    (block,) = map(yaml.safe_load, GITLAB)
+    (step,) = (each for each in block["cost"]["script"] if "llmcost compare" in each)
+    done = subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", f"{step}\nexit ${{failed:-0}}"],
+        cwd=tmp_path, text=True, capture_output=True,
+        env={"PATH": os.pathsep.join((str(tmp_path), str(warm_bin()), os.environ["PATH"])),
+             "CI_MERGE_REQUEST_IID": "7", "CI_JOB_TOKEN": "job", "LLMCOST_TOKEN": token},
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
+    assert said in done.stdout
+    assert f"--header {sent} " in (tmp_path / "sent").read_text()
+
+
 GH = """# GitHub's command line, as far as the workflow of the comment uses it.
 import json, os, re, shutil, subprocess, sys
 
