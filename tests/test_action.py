@@ -441,6 +441,25 @@ def test_the_command_may_change_the_folder(job: Job, github: GitHub) -> None:
     assert " --dir ../llmcost\n" in github.comments[0]["body"]
 
 
+def test_a_command_that_runs_pytest_twice_is_warned_of(job: Job) -> None:
+    job.run(PULL_REQUEST)
+    assert "::warning" not in job.log
+    job.run(PULL_REQUEST, command="pytest && pytest -k test_a")
+    assert "::warning title=LLM cost::The job summary has more than one part." in job.log
+
+
+def test_the_command_to_fetch_the_baseline_names_the_folder_of_the_suite(
+    job: Job, github: GitHub
+) -> None:
+    (job.path / "services").mkdir()
+    (job.path / "test_app.py").rename(job.path / "services" / "test_app.py")
+    job.run(PUSH, working_directory="services")
+    job.run(
+        PULL_REQUEST, working_directory="services", command="pytest --llmcost-max-suite='$0.01'"
+    )
+    assert " --dir llmcost  # in the folder services\n" in github.comments[0]["body"]
+
+
 def test_a_command_that_writes_no_ledger_is_an_error_that_says_why(
     job: Job, github: GitHub
 ) -> None:

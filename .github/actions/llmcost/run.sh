@@ -38,6 +38,7 @@ if [ "$IS_DEFAULT_BRANCH" != true ] && [ -f "$baseline" ]; then cp "$baseline" "
 # gh replaces no file, and those of an earlier run are of another baseline.
 printf -v fetch 'rm -f {folder}/{baseline.json,cost.json,cost.md,cost.html}; gh run download %q --repo %q --name %q --dir {folder}' \
   "$GITHUB_RUN_ID" "$GITHUB_REPOSITORY" "$ARTIFACT"
+if [ "$FOLDER" != ./llmcost ]; then fetch+="  # in the folder ${FOLDER%/llmcost}"; fi
 
 run_command() {
   local here report paths=
@@ -72,7 +73,7 @@ take_ledger() {
   if [ "$IS_DEFAULT_BRANCH" = true ] && jq -e '.complete and .run.exit_status == 0' "$LEDGER" > /dev/null; then
     cp "$LEDGER" "$baseline"
   fi
-  if [ -f llmcost/cost.md ]; then cat llmcost/cost.md >> "$GITHUB_STEP_SUMMARY"; fi
+  if [ -f llmcost/cost.md ]; then cat llmcost/cost.md >> "${GITHUB_STEP_SUMMARY:-/dev/null}"; fi
 }
 
 if [ -n "$LEDGER" ]; then take_ledger; else run_command; fi
@@ -88,6 +89,12 @@ if [ ! -f llmcost/cost.html ]; then
   exit "$((status == 0 ? 1 : status))"
 fi
 
+# Each run begins its part of the summary with this line.
+if [ "$(grep -c '^<!-- pytest-llmcost -->$' "${GITHUB_STEP_SUMMARY:-/dev/null}" || true)" -gt 1 ]; then
+  echo "::warning title=LLM cost::The job summary has more than one part. If the command ran pytest more than once, the reports" \
+    "and the baseline are those of the last run, and an earlier one was compared with a baseline that is not its own. Use the" \
+    "action once for each, with a baseline-key and an artifact of its own."
+fi
 llmcost badge llmcost/cost.json --format=github-output >> "$GITHUB_OUTPUT"
 if [ "$status" = 0 ] && grep -q '^passed=false$' "$GITHUB_OUTPUT"; then status=1; fi
 {
