@@ -254,6 +254,7 @@ def a_pull(number: int, sha: str = "new") -> dict[str, Any]:
         ({"change_usd": "0", "vanished": [{}]}, "success", [], [a_pull(7)], NEW),
         ({"change_usd": "0", "vanished": []}, "success", [], [a_pull(7)], ""),
         ({"change_usd": "0"}, "success", [OURS], [a_pull(7)], EDITED),
+        ({"change_usd": "0"}, "success", [OURS, {**OURS, "id": 6}], [a_pull(7)], EDITED),
         ({"change_usd": "0.1"}, "success", [OURS], [a_pull(7, "newer")], ""),
         ({"change_usd": "0.1"}, "success", [], [a_pull(7), a_pull(9)], ""),
         ({"change_usd": "0.1"}, "success", [], [a_pull(9, "newer"), a_pull(7)], NEW),
@@ -261,7 +262,8 @@ def a_pull(number: int, sha: str = "new") -> dict[str, Any]:
     ],
     ids=[
         *("adds", "saves", "unknown", "no baseline", "failed", "guard vanished", "none vanished"),
-        *("update", "older commit", "two pull requests", "one of them older", "closed"),
+        *("update", "two of ours", "older commit", "two pull requests", "one of them older"),
+        "closed",
     ],
 )  # fmt: skip
 def test_the_second_workflow_comments_on_the_pull_request_and_commit_of_its_run(
