@@ -250,8 +250,10 @@ class RunEnd:
         for problem in self.problems:
             terminal.write_line(problem, red=True, bold=True)
         if self._is_github:
-            root = os.path.relpath(config.rootpath, os.environ.get("GITHUB_WORKSPACE", "."))
-            for command in render_annotations(ledger, root=Path(root).as_posix()):
+            workspace, root = Path(os.environ.get("GITHUB_WORKSPACE", ".")).absolute(), ""
+            if config.rootpath.is_relative_to(workspace):  # a container has it elsewhere
+                root = config.rootpath.relative_to(workspace).as_posix()
+            for command in render_annotations(ledger, root=root):
                 terminal.write_line(command)
 
 

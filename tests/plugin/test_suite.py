@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from decimal import Context, Decimal, Inexact, localcontext
 
@@ -659,3 +660,19 @@ def test_leaving_early_with_status_0_does_not_get_round_the_suite_s_ceiling(
     )
     assert project.run("--llmcost-max-suite=$1").ret == pytest.ExitCode.OK
     assert project.run("--llmcost-max-suite=0.001").ret == pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.mark.parametrize(
+    ("workspace", "file"), [("..", "{folder}/test_app.py"), ("/elsewhere/shop", "test_app.py")]
+)
+def test_an_annotation_names_its_file_as_the_repository_does_as_far_as_that_is_known(
+    project: Project, monkeypatch: pytest.MonkeyPatch, workspace: str, file: str
+) -> None:
+    """In a container of its own, the folder that GitHub names is another one or none at all."""
+    project.write(test_app=TWO, pytest_ini="[pytest]\n")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    monkeypatch.setenv("GITHUB_WORKSPACE", os.path.normpath(project.path / workspace))
+    result = project.run("--llmcost-max-test=0.001")
+    expected = file.format(folder=project.path.name)
+    assert result.stdout.str().count(f"::error file={expected},line=") == 2
