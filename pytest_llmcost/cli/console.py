@@ -46,9 +46,9 @@ def write_lines(lines: Iterable[str]) -> None:
 
 
 def write_document(text: str) -> None:
-    """Write what goes into a file or to another program: UTF-8, whatever the locale is."""
+    """Write what goes into a file or to another program: the same bytes on every system."""
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
     write(text)
 
 

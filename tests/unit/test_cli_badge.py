@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from decimal import Decimal
@@ -147,6 +148,18 @@ def test_a_run_has_passed_only_if_its_tests_have(
     )
     assert outputs(ledger, capsys, tmp_path)["passed"] == passed
     assert ("### ✅ " in render_markdown(ledger)) == (passed == "true")
+
+
+def test_a_shell_on_windows_reads_the_lines_without_a_carriage_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ledger(a_run(limit="1"), tmp_path / "cost.json")
+    printed = io.BytesIO()
+    # As Python opens a pipe there.
+    stdout = io.TextIOWrapper(printed, encoding="cp1252", newline="\r\n")
+    monkeypatch.setattr("sys.stdout", stdout)
+    assert main(["badge", str(tmp_path / "cost.json"), "--format=github-output"]) == 0
+    assert b"\npassed=false\n" in printed.getvalue()
 
 
 @pytest.mark.parametrize(("unverified", "passed"), [("fail", "false"), ("warn", "true")])
