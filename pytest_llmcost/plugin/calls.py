@@ -239,7 +239,7 @@ def _compare(
             caveats = session.counts.count(owner, payload).caveats
             prompt = session.counts.split(owner, plan)
     except CountError as error:
-        return reply.without_figures(None, _failed_count(session, error)), "stale"
+        return reply.without_figures(None, _failed_count(session, owner, error)), "stale"
     earlier, tokenizer = owner.cache_uses, session.tokenizer
     now = reply.recount(prompt, earlier=earlier, caveats=caveats, tokenizer=tokenizer)
     return now, "recounted"
@@ -266,7 +266,7 @@ def _mocked(
         try:
             count = session.counts.count(owner, payload)
         except CountError as error:
-            caveat = _failed_count(session, error) or "uncounted: the answer is a mock's"
+            caveat = _failed_count(session, owner, error) or "uncounted: the answer is a mock's"
         else:
             (sampling,) = answer.sampling_calls
             usage = sampling.usage
@@ -280,11 +280,14 @@ def _mocked(
     return with_caveats(replace(answer, sampling_calls=()), caveat), "mocked"
 
 
-def _failed_count(session: Session, error: CountError, what: str = "not counted") -> str:
+def _failed_count(
+    session: Session, owner: Owner, error: CountError, what: str = "not counted"
+) -> str:
     """Note why a count has failed that was tried, and return its caveat; "" if none was tried."""
     if isinstance(error, CountMissingError):
         return ""
     session.note_error(what, error)
+    owner.count_errors[error.for_files] = str(error)
     return f"count-failed: {error.for_files}"
 
 
@@ -388,7 +391,7 @@ def _learn_parts(session: Session, owner: Owner, call: Call, payload: Payload) -
         except PayloadError:
             pass  # what is unknown, the budget reports
         except CountError as error:
-            _failed_count(session, error, "parts of a prompt were not counted")
+            _failed_count(session, owner, error, "parts of a prompt were not counted")
     else:
         return
     for name in dict.fromkeys([*found, *names]):

@@ -71,6 +71,8 @@ class Owner:
         self.warm_cache: WarmCache | None = None
         self.parts: dict[str, dict[str, int]] = {}
         """By fingerprint, the tokens of its payloads' parts that it needs and that are counted."""
+        self.count_errors: dict[str, str] = {}
+        """Why prompts could not be counted, in full, by what files may hold of it."""
         self.agent_totals: dict[str, tuple[Decimal, Call]] = {}
         """By the session of an agent: its last running total, and the call recorded for it."""
 

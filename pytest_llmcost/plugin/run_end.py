@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -231,8 +231,7 @@ class RunEnd:
                 root=os.path.relpath(config.rootpath, config.invocation_params.dir),
                 unicode=encoding.lower().replace("-", "").startswith("utf"),
             )
-            notes = tuple(session.notes.get(each, each) for each in ledger.notes)
-            ledger = replace(ledger, notes=notes)
+            ledger = replace(ledger, notes=tuple(_in_full(ledger.notes, session.notes)))
             if rendered := render_summary(ledger, with_columns(session, ledger, view)):
                 terminal.write_sep("=", "llmcost", blue=True)
             for each in rendered:
@@ -255,6 +254,19 @@ class RunEnd:
                 root = config.rootpath.relative_to(workspace).as_posix()
             for command in render_annotations(ledger, root=root):
                 terminal.write_line(command)
+
+
+_MOST_ALIKE = 5
+"""How many notes are shown that files hold as one."""
+
+
+def _in_full(notes: Iterable[str], own: Mapping[str, str]) -> Iterator[str]:
+    """Yield notes of a ledger as the terminal shows them; `own` has what files hold of each."""
+    for note in notes:
+        alike = [in_full for in_full, for_files in own.items() if for_files == note]
+        yield from alike[:_MOST_ALIKE] or [note]
+        if rest := alike[_MOST_ALIKE:]:
+            yield f"… {len(rest):,} more of the same kind"
 
 
 @exactly()
@@ -288,7 +300,7 @@ def _sum_up(session: Session, pytest_session: pytest.Session) -> Ledger:
             for budget in budgets_of_run(settings)
         ],
         find=card.find,
-        notes=session.notes,
+        notes=dict.fromkeys(session.notes.values()),
     )
     if settings.model:
         ledger = with_other_models(session, ledger)

@@ -405,15 +405,15 @@ class Session(_Findings):
 
     def note(self, for_files: str, in_full: str | None = None) -> None:
         """Note what a reader should know, as files hold it and as the terminal shows it."""
-        self._notes[for_files] = in_full or for_files
+        self._notes[in_full or for_files] = for_files
 
     @property
     def notes(self) -> Mapping[str, str]:
-        """By each note as files hold it, what the terminal shows."""
+        """By each note as the terminal shows it, what files hold."""
         text = "internal error while reading a request; its cost is unknown: "
         failures = () if self.capture is None else self.capture.failures
         # Its kind alone goes into files: the rest may quote what the request holds.
-        return {**self._notes, **{text + each.partition(":")[0]: text + each for each in failures}}
+        return {**self._notes, **{text + each: text + each.partition(":")[0] for each in failures}}
 
 
 class Hooks:

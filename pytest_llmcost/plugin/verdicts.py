@@ -56,6 +56,8 @@ def budget_failure(
 ) -> BaseException:
     """Return the failure of a test, or of a block of it, by a budget, and perhaps others."""
     text = render_failure(verdict, calls, others, owner.parts)
+    for for_files, in_full in owner.count_errors.items():
+        text = text.replace(for_files, in_full)
     return _BudgetFailed(text, short_sentence(verdict))
 
 

@@ -112,6 +112,44 @@ def test_a_count_that_was_tried_in_vain_says_why(replayed: Project, standin: Sta
     assert (call["evidence"], call["usd"], call["usd_high"]) == ("stale", None, None)
 
 
+@pytest.mark.parametrize("quiet", [(), ("-q",)], ids=["summary", "quiet"])
+def test_the_failure_says_why_in_full_and_the_files_do_not(
+    replayed: Project, standin: StandIn, quiet: tuple[str, ...]
+) -> None:
+    write_app(replayed, paragraphs=100)
+    standin.key = "another"
+    result = replay(replayed, "--llmcost-record-mode=rewrite", *quiet)
+    (unknown,) = [line for line in result.outlines if line.startswith("  unknown ")]
+    assert "status 401: invalid x-api-key" in unknown
+    ledger = (replayed.path / "ledger.json").read_text()
+    assert "status 401: [...]" in ledger
+    assert "invalid x-api-key" not in ledger
+
+
+def test_each_test_whose_counts_are_damaged_names_its_own_file(replayed: Project) -> None:
+    names = [f"test_{number}" for number in range(7)]
+    one = TEST.replace("@pytest.mark.vcr", "@pytest.mark.vcr('../../shared.yaml')")
+    replayed.path.joinpath("cassettes/test_app/test_triage.yaml").rename(
+        replayed.path / "shared.yaml"
+    )
+    head, _, body = one.partition("    @pytest")
+    tests = [f"    @pytest{body}".replace("test_triage", name) for name in names]
+    replayed.write(test_app=head + "\n".join(tests))
+    write_app(replayed, paragraphs=100)
+    folder = replayed.path / "cassettes/test_app"
+    for name in names:
+        (folder / f"{name}.llmcost.yaml").write_text("interactions:\n<<<<<<< HEAD\n  a\n")
+    result = replay(replayed)
+    result.assert_outcomes(failed=len(names))
+    said = [line for line in result.outlines if line.startswith("  unknown ")]
+    for line, name in zip(said, names, strict=True):
+        assert f"/{name}.llmcost.yaml, line " in line
+        assert "holds unresolved merge conflicts; restore it, or delete it" in line
+    noted = [line for line in result.outlines if line.startswith("not counted: ")]
+    assert len({*noted}) == 5
+    result.stdout.fnmatch_lines(["… 2 more of the same kind"])
+
+
 def test_a_prompt_that_has_grown_tenfold_fails_at_its_new_price_once_counted(
     replayed: Project, standin: StandIn
 ) -> None:
