@@ -69,8 +69,8 @@ def write_baseline(ledger: Ledger, path: str | os.PathLike[str]) -> None:
     """
     if not ledger.complete:
         raise LedgerError(
-            f"{path}: is left as it was, because this run is not complete "
-            f"({', '.join(ledger.incomplete)}); only a whole run can be a baseline"
+            f"{path}: this run is not complete ({', '.join(ledger.incomplete)}); only a whole "
+            "run can be a baseline"
         )
     write_ledger(replace(ledger, comparison=None), path)
 

@@ -130,16 +130,16 @@ class RunEnd:
         """
         session, ledger, old = self.session, self.ledger, self.session.base
         if not ledger.run.has_tests:
-            raise LedgerError(f"{baseline}: not updated, because no test ran")
+            raise LedgerError(f"{baseline}: no test ran")
         for why in _namesakes(ledger):
-            raise LedgerError(f"{baseline}: not updated, because {why}")
+            raise LedgerError(f"{baseline}: {why}")
         kept = set() if old is None else {test.nodeid for test in old.tests} & session.not_passed
         rows = last_attempts(ledger.tests)
         whole = {test.nodeid for test in rows if not failed_otherwise(test)}
         if failed := session.not_passed - session.skipped - whole - kept:
             raise LedgerError(
-                f"{baseline}: not updated, because {first_of(sorted(failed), 1)} failed: the cost "
-                "of a failing test is not what it will cost"
+                f"{baseline}: {first_of(sorted(failed), 1)} failed, and the cost of a failing test "
+                "is not what it will cost"
             )
         if old is not None and ledger.complete:
             ledger = keep_rows(ledger, old, session.not_passed, session.card)

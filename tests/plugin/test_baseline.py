@@ -209,9 +209,7 @@ def test_a_run_that_finds_no_tests_is_no_baseline_and_no_history(
     how = ("--llmcost-update-baseline", "--llmcost-history=history.jsonl")
     result = accepted.run(where, "--llmcost-baseline=base.json", *how)
     assert result.ret != 0
-    assert "base.json: not updated, because no test ran" in "".join(
-        [*result.outlines, *result.errlines]
-    )
+    assert "base.json: no test ran" in "".join([*result.outlines, *result.errlines])
     assert (accepted.path / "base.json").read_bytes() == base
     assert not (accepted.path / "history.jsonl").exists()
 
@@ -225,7 +223,7 @@ def test_a_partial_run_is_compared_over_what_ran_and_accepts_nothing(accepted: P
     assert ledger["comparison"]["unchanged"] == 1
     refused = compare(accepted, "-k", "other", "--llmcost-update-baseline")
     assert refused.ret == pytest.ExitCode.TESTS_FAILED
-    refused.stdout.fnmatch_lines(["not written: *base.json: is left as it was*deselected*"])
+    refused.stdout.fnmatch_lines(["not written: *base.json: this run is not complete (deselected*"])
     assert (accepted.path / "base.json").read_bytes() == before
 
 
@@ -241,7 +239,7 @@ def test_a_run_with_a_failing_test_accepts_nothing(accepted: Project, test: str)
     before = (accepted.path / "base.json").read_bytes()
     write_app(accepted, more=f"def test_broken{test}")
     result = compare(accepted, "--llmcost-update-baseline")
-    result.stdout.fnmatch_lines(["not written: *not updated, because *::test_broken failed*"])
+    result.stdout.fnmatch_lines(["not written: *base.json: *::test_broken failed*"])
     assert (accepted.path / "base.json").read_bytes() == before
 
 
@@ -405,7 +403,7 @@ def test_a_test_that_does_not_pass_keeps_its_rows_in_the_baseline(
     assert again.ret == pytest.ExitCode.OK
     kept = (project.path / "base.json").read_bytes()
     refused = run_keeping(project, monkeypatch, way, "-k", "it", "--llmcost-update-baseline")
-    refused.stdout.fnmatch_lines(["not written: *base.json: is left as it was*"])
+    refused.stdout.fnmatch_lines(["not written: *base.json: this run is not complete (*"])
     assert (project.path / "base.json").read_bytes() == kept
 
 

@@ -305,5 +305,5 @@ def test_no_baseline_is_made_of_a_test_that_a_missing_count_ended(project: Proje
     )
     result = project.run("--llmcost-baseline=base.json", "--llmcost-update-baseline")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["not written: *not updated*"])
+    result.stdout.fnmatch_lines(["not written: base.json: *"])
     assert not (project.path / "base.json").exists()
