@@ -283,7 +283,7 @@ def render_failure(
     for each in others:
         is_same = each.origin == verdict.origin
         facts.append(("also", sentence(replace(each, origin="", reason=None) if is_same else each)))
-    advice = _advice(verdict, calls)
+    advice = _advice(verdict, calls, others)
     return "\n".join([sentence(verdict), *_aligned(facts), *(["", advice] if advice else [])])
 
 
@@ -461,8 +461,11 @@ def describe_call(call: Call) -> str:
     return f"{model}, {tokens}, {price}{evidence}{why}"
 
 
-def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
-    """Say what to do, if possible with a new budget: a round one that the test keeps."""
+def _advice(verdict: Verdict, calls: Sequence[Call], others: Sequence[Verdict]) -> str:
+    """Say what to do, if possible with a new budget: a round one that the test keeps.
+
+    It has a new limit for each of the others that the same marker sets, too.
+    """
     if verdict.saw_nothing:
         return (
             "Pass the payload to llmcost.count(...) or the response to llmcost.record(...), or "
@@ -495,16 +498,36 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         save = f"Keep the model, {save[0].lower()}{save[1:]}"
     if verdict.high is None:  # of a lower bound no number can be made that the test keeps
         return f"{save}, or raise the budget if the price is right."
-    what, limit = "it", f"{int(round_up(verdict.high, is_usd=False)):_}"
-    if is_usd:
-        what, limit = "the price", f'"{write_round_usd(verdict.high)}"'
+    what = "the price" if is_usd else "it"
     if verdict.part is not None:
-        save, limit = "Shorten it", f"{{{json.dumps(verdict.part)}: {limit}}}"
+        save = "Shorten it"
+    broken = [verdict]
+    for each in others:
+        if each.state == "exceeded" and each.kind not in GATES and each.origin == verdict.origin:
+            broken.append(each)
     name = "llmcost.budget" if verdict.scope == "block" else "@max_cost"
-    if verdict.cache_state and verdict.scope != "block":
-        limit += f', cache="{verdict.cache_state}"'
-    key = "" if verdict.kind == "usd" else f"{verdict.kind}="
-    return f"{save}, or accept {what} with a new budget: {name}({key}{limit})"
+    return f"{save}, or accept {what} with a new budget: {name}({_new_limits(broken)})"
+
+
+def _new_limits(verdicts: Iterable[Verdict]) -> str:
+    """Write round limits that the test keeps, as the arguments of one budget."""
+    limits, parts, state = list[str](), list[str](), ""
+    for each in verdicts:
+        if each.high is None:
+            continue
+        limit = f"{int(round_up(each.high, is_usd=False)):_}"
+        if each.quantity == "usd":
+            limit = f'"{write_round_usd(each.high)}"'
+        if each.part is not None:
+            parts.append(f"{json.dumps(each.part)}: {limit}")
+        elif each.kind == "usd":
+            limits.insert(0, limit)
+        else:
+            limits.append(f"{each.kind}={limit}")
+        if each.cache_state and each.scope != "block":
+            state = f'cache="{each.cache_state}"'
+    limits.append(f"parts={{{', '.join(parts)}}}" if parts else "")
+    return ", ".join(filter(None, [*limits, state]))
 
 
 def render_section(calls: Sequence[Call], verdict: Verdict | None) -> str:

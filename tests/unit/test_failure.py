@@ -304,6 +304,29 @@ def test_the_new_budget_is_round_and_kept(spent: str, kind: str, advised: str) -
     assert text.endswith(f"new budget: {advised}")
 
 
+def test_the_new_budget_has_a_limit_for_each_one_that_the_same_marker_broke() -> None:
+    calls = [make_call("0.0113", usage=Usage(input_tokens=5620, output_tokens=90))] * 2
+    here, there = {"origin": "tests/test_rag.py:12"}, {"origin": "tests/test_rag.py:3"}
+    others = [
+        judge("0.01", *calls, **here),
+        judge("10", *calls, kind="output_tokens", **there),
+        judge("90000", *calls, kind="input_tokens", **here),
+    ]
+    text = render_failure(judge("1", *calls, kind="calls", **here), calls, others)
+    assert text.endswith('new budget: @max_cost("$0.023", calls=2)')
+
+
+def test_the_new_budget_has_all_parts_that_are_too_large() -> None:
+    call = make_call("0.0113")
+    parts = {call.fingerprint or "": {"tools": 890, "system": 3_412}}
+    broken = [
+        judge_calls(make_budget("9", kind="parts", part=each), [call], parts=parts)
+        for each in ("tools", "system")
+    ]
+    text = render_failure(broken[0], [call], broken[1:], parts)
+    assert text.endswith('@max_cost(parts={"tools": 890, "system": 3_500})')
+
+
 # An endpoint of Foundry's may cost a tenth more; a cut stream without max_tokens has no bound.
 @pytest.mark.parametrize(
     ("high", "advice"),
