@@ -100,18 +100,21 @@ class CountMissingError(CountError):
         changed: tuple[str, ...] = (),
         command: str,
         before: int | None = None,
+        empty: str = "",
         what: str = "a prompt is",
         suspicious: str = "",
     ) -> None:
         """Keep what differs from the nearest recorded payload, and the remedy.
 
-        `before` is the number of tokens that were counted before the payload changed; `what` is
-        what is not counted, with its verb; `suspicious` names what may differ in every run.
+        `before` is the number of tokens that were counted before the payload changed; `empty` says
+        where counts were looked for, if there are none at all; `what` is what is not counted, with
+        its verb; `suspicious` names what may differ in every run.
         """
         super().__init__(message)
         self.changed = changed
         self.command = command
         self.before = before
+        self.empty = empty
         self.what = what
         self.suspicious = suspicious
 

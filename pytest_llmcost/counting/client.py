@@ -92,10 +92,11 @@ def _explain_missing(job: Job) -> CountMissingError:
     payload, cassette, _, asker = job
     before = cassette.entry_before(payload, asker.name)
     nearest = cassette.nearest(payload.parts, asker.name)
-    where, changed = show_path(cassette.path), tuple[str, ...]()
+    where, changed, empty = show_path(cassette.path), tuple[str, ...](), ""
     if nearest is None:
         of_recipe = f" of recipe {RECIPE}" if cassette.entries else ""
         compared = f"{where} holds no counts{of_recipe} yet"
+        empty = f"no counts{of_recipe} in {where}"
     else:
         changed = tuple(changed_parts(nearest.parts, payload.parts))
         others = "" if asker.name in nearest.asked_by else f" of {nearest.asked_by[0]}"
@@ -107,6 +108,7 @@ def _explain_missing(job: Job) -> CountMissingError:
         changed=changed,
         command=asker.command,
         before=None if before is None else before.input_tokens,
+        empty=empty,
         suspicious=describe_suspicious(payload, changed, datetime.now(timezone.utc)),
     )
 

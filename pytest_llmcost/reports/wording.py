@@ -295,9 +295,9 @@ def render_missing_count(
     if isinstance(error, CountMissingError):
         what, changed = f"{error.what} not counted yet", describe_changes(error.changed)
         short = f"not counted yet{f': {changed} changed' if changed else ''}"
-        suspicious = error.suspicious
+        suspicious, before = error.suspicious, error.before
         facts += [
-            ("recorded", "" if error.before is None else f"{error.before:,} input tokens"),
+            ("recorded", error.empty if before is None else f"{before:,} input tokens"),
             ("changed", changed and f"{changed} (since it was counted)"),
             ("possible cause", suspicious and f"may differ in every run: {suspicious}"),
             ("if so, remove it", suspicious and _BY_HOOK),

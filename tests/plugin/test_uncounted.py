@@ -51,6 +51,18 @@ def test_a_caught_failure_leaves_the_ceiling_unverified(project: Project, body: 
     assert ledger["totals"]["unpriced_calls"] == 1
 
 
+def test_a_test_without_any_counts_says_where_they_were_looked_for(project: Project) -> None:
+    project.write(test_app=f"{APP}\n    def test(llmcost): llmcost.count(REQUEST)\n")
+    result = project.run()
+    result.stdout.fnmatch_lines(
+        [
+            "  asked for at      test_app.py:*",
+            "  recorded          no counts in cassettes/test_app/test.llmcost.yaml",
+            "  count it (free)   pytest test_app.py::test --llmcost-record-mode=rewrite",
+        ]
+    )
+
+
 @pytest.mark.parametrize("marker", ["", '@max_cost("$1")'])
 def test_a_count_that_fails_is_told_as_a_missing_one_without_the_tests_body(
     project: Project, monkeypatch: pytest.MonkeyPatch, marker: str
