@@ -53,8 +53,10 @@ def parse_usd(value: object) -> Decimal:
         value = Decimal(value)  # how pytest writes a float of TOML that is less than 0.0001
     amount = _read(value, _AMOUNT)
     if amount is None:
-        # In double quotes a shell makes "bash.05" of it, which is all that arrives here.
-        what = "is not an amount of money; write 0.05 (in a shell, $0.05 needs single quotes)"
+        what = "is not an amount of money; write 0.05 or 5c"
+        if isinstance(value, str) and re.search(r"[a-z]\.\d+$", value):
+            # In double quotes a shell makes "bash.05" of it, which is all that arrives here.
+            what += " (in a shell, $0.05 needs single quotes)"
         raise _refused(value, what)
     return amount
 

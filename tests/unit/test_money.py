@@ -69,7 +69,13 @@ def test_an_amount_is_read_as_it_is_written(written: object, usd: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_amount_says_how_to_write_one(written: object) -> None:
-    with pytest.raises(SettingsError, match=r"is not an amount of money; write 0\.05 \(in a shell"):
+    with pytest.raises(SettingsError, match=r"is not an amount of money; write 0\.05 or 5c$"):
+        parse_usd(written)
+
+
+@pytest.mark.parametrize("written", ["bash.05", "-zsh.50", "/usr/bin/sh.1", "/tmp/run.sh.05"])
+def test_a_shells_name_for_a_dollar_and_a_zero_is_told_of_quotes(written: str) -> None:
+    with pytest.raises(SettingsError, match=r"write 0\.05 or 5c \(in a shell, \$0\.05 needs"):
         parse_usd(written)
 
 
