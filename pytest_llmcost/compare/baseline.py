@@ -406,8 +406,11 @@ def _notes(base: Ledger, head: Ledger) -> Iterator[str]:
 
 
 def _most_similar(payload: PayloadFacts, others: Iterable[PayloadFacts]) -> PayloadFacts:
-    def alike(other: PayloadFacts) -> int:
-        return len(other.parts.items() & payload.parts.items()) + (other.model == payload.model)
+    """Return the one that has most parts in common: of several turns, the one of its length."""
+
+    def alike(other: PayloadFacts) -> tuple[int, int]:
+        same = len(other.parts.items() & payload.parts.items()) + (other.model == payload.model)
+        return same, -abs(len(other.parts) - len(payload.parts))
 
     return max(others, key=alike)
 

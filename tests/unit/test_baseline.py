@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import date
 from decimal import Decimal
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,18 @@ class TestComparison:
         more = replace(head.tests[0], calls=(*head.tests[0].calls, call(1, "1:z")))
         change = only_change(compare(base, replace(head, tests=(more,)), CARD))
         assert change.parts == ("system",)
+
+    def test_compares_each_turn_of_a_conversation_with_the_one_of_its_length(self) -> None:
+        def turns(system: str, order: str) -> Ledger:
+            payloads = {}
+            for name, length in zip(order, (1, 3, 5), strict=True):
+                parts = {"system": system} | {f"messages.{at}": str(at) for at in range(length)}
+                payloads[f"1:{name}{system}"] = PayloadFacts(model="m", parts=parts)
+            return report({A: [call(len(system), each) for each in payloads]}, payloads=payloads)
+
+        for order in map("".join, permutations("abc")):
+            change = only_change(compare(turns("old", order), turns("newer", "abc"), CARD))
+            assert change.parts == ("system",)
 
     def test_prices_a_run_of_another_card_anew_and_says_so(self) -> None:
         foreign = report({A: [replace(call(1000), usd=Decimal(99))]}, rate_card=CardId(version="x"))
