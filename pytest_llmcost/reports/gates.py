@@ -55,9 +55,9 @@ GATES: Mapping[str, Gate] = {
         broken="{requests} went live, against the rule{set_at}{owners}",
         short_broken="{requests} went live{owners}",
         label="went live",
-        advice="Record a cassette (--record-mode=once{recording}), or allow this test to "
-        "go live: @max_cost(live=True). The address of a stand-in that spends nothing belongs in "
-        "llmcost_stand_ins.",
+        advice="Record a cassette (@pytest.mark.vcr and --record-mode=once{recording}), or allow "
+        "this test to go live: @max_cost(live=True). The address of a stand-in that spends nothing "
+        "belongs in llmcost_stand_ins.",
     ),
     "refused": Gate(
         limit="live cap",

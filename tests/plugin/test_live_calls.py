@@ -85,7 +85,7 @@ def test_a_live_call_fails_its_test_where_it_should_replay(
         [
             "1 request went live, against the rule set by --llmcost-live",
             "  went live         claude-haiku-4-5-20251001, * tokens, $*",
-            "Record a cassette (--record-mode=once --llmcost-live=off), or allow this test *",
+            "Record a cassette (@pytest.mark.vcr and --record-mode=once --llmcost-live=off), or *",
             "FAILED test_app.py::test_small - 1 request went live",
         ]
     )
@@ -170,7 +170,8 @@ def test_what_it_says_of_recording_holds(
         pytest_ini=f"[pytest]\nllmcost_live = {setting}\n",
     )
     result = online.run("--record-mode=once", plugins=("recording",))
-    result.stdout.fnmatch_lines([f"Record a cassette (--record-mode=once{words}), or allow *"])
+    how = f"@pytest.mark.vcr and --record-mode=once{words}"
+    result.stdout.fnmatch_lines([f"Record a cassette ({how}), or allow *"])
     shutil.rmtree(online.path / "cassettes")
     result = online.run("--record-mode=once", *options, plugins=("recording",))
     assert result.ret == (not options)
