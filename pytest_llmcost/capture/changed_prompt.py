@@ -285,14 +285,13 @@ class ReplayedReply(NamedTuple):
         found = tokens.get(sure.longest[0].digest, 0) if had.longest and sure.longest else 0
         if found >= max(1, self.least_cacheable or 0) and sure.reaches(had):
             return found, sure.upto == here.upto
-        last = self.sent.prefixes[-1]
         marked = {each.digest for each in self.recorded.prefixes}
         for own in reversed(self.sent.prefixes):
             end = prompt.tokens_to(str(own.path))
             # Where neither a mark nor a read ended, nothing in the cache is known to end.
             is_entry = own.digest in marked and end >= (self.least_cacheable or 0)
             if self.recorded.begins_with(own) and (end >= read or is_entry):
-                return min(end, read), end >= read or own.path == last.path
+                return min(end, read), end >= read
         return 0, False
 
     def _changes_in_the_cache(self, now: Usage, others: Sequence[CacheUse]) -> tuple[bool, bool]:

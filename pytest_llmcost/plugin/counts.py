@@ -93,7 +93,7 @@ class Counts:
         normalised = hook(payload=copy.deepcopy(sent.body), item=item)
         if normalised is None:
             return sent
-        how = {**how, "model": how.get("model") or sent.model, "betas": sent.betas}
+        how = {**how, "model": sent.model, "betas": sent.betas}
         try:
             read = read_payload(normalised, find=self._card.find, **how)
         except PayloadError as error:

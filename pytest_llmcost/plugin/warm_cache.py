@@ -95,8 +95,7 @@ class WarmCache:
 
     def forget(self, withdrawn: RecordedCall) -> None:
         """Forget a call that has turned out otherwise."""
-        if withdrawn.prefix is not None:
-            assumed = self._assumed.get(withdrawn.prefix.group, [])
+        for assumed in self._assumed.values():
             assumed[:] = [each for each in assumed if each is not withdrawn]
 
     def _limited(self, recorded: RecordedCall, prefix: Readable, stable: int = 0) -> Call:
