@@ -168,6 +168,27 @@ def test_a_conversation_with_a_clock_reads_what_it_has_written_itself(online: Pr
     assert len({*written}) == 1
 
 
+def test_a_stream_that_was_looked_at_before_a_clock_has_changed_is_one_call(
+    online: Project,
+) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    @max_cost("$1", cache="warm")
+    def test_streamed(llmcost):
+        url = os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages"
+        head = {"x-api-key": "any", "anthropic-version": "2023-06-01"}
+        with llmcost.budget("$1"):
+            with httpx.stream("POST", url, json=ask(stream=True), headers=head) as response:
+                for _ in response.iter_bytes(50):
+                    assert len(llmcost.calls) == 1
+            send(ask("09:41:19"))
+            assert len(llmcost.calls) == 2
+    """
+    )
+    online.run().assert_outcomes(passed=1)
+
+
 def test_what_stands_before_the_difference_is_read(online: Project) -> None:
     online.write(
         test_app=SUITE

@@ -117,6 +117,8 @@ def test_another_model_is_priced_at_its_own_rates_and_tokenizers_are_told_apart(
     unknown = recounted(reply(), {**SHORT, "model": "claude-next"})
     assert "other-tokenizer: recorded with claude-opus-4-7" in others(unknown)
     assert unknown.usd is None
+    own = recounted(reply(), {**SHORT, "model": "mine-2"}, {**SHORT, "model": "mine-1"})
+    assert "other-tokenizer: recorded with mine-1" in others(own)
 
 
 @pytest.mark.parametrize(
@@ -126,10 +128,11 @@ def test_another_model_is_priced_at_its_own_rates_and_tokenizers_are_told_apart(
         (100, 100, ()),
         (100, 99, ()),
         (None, 100, ("cut-reply: by max_tokens None, now 100",)),
+        (100, None, ("cut-reply: by max_tokens 100, now None",)),
     ],
 )
 def test_a_reply_cut_by_a_limit_that_has_grown_is_a_lower_bound(
-    then: int | None, now: int, caveats: tuple[str, ...]
+    then: int | None, now: int | None, caveats: tuple[str, ...]
 ) -> None:
     recorded = {**SHORT, "max_tokens": then}
     sent = {**LONG, "max_tokens": now}
@@ -225,6 +228,19 @@ def test_what_the_count_left_out_stays_a_caveat() -> None:
     call = recounted(reply(), {**SHORT, "tools": tools}, left_out=("tools.web_search",))
     assert call.evidence == "recounted"
     assert others(call) == ("left-out: tools.web_search",)
+
+
+def test_a_prompt_that_is_cached_up_to_an_earlier_mark_now_is_read_up_to_there() -> None:
+    blocks = [
+        {"type": "text", "text": text, "cache_control": {"type": "ephemeral"}}
+        for text in ("Rules. " * 2_000, "More. " * 2_000)
+    ]
+    sent, recorded = (read_payload({**SHORT, "system": blocks[:n]}) for n in (1, 2))
+    replayed = ReplayedReply(reply(cache_read_input_tokens=9_000), sent, recorded)
+    segments = (Segment(upto="system.0", tokens=5_000, ttl="5m"), Segment(upto="end", tokens=20))
+    (now,) = replayed.recount(CachedPrompt(segments=segments), tokenizer=tokenizer).sampling_calls
+    assert now.usage == Usage(input_tokens=20, cache_read_tokens=5_000, output_tokens=7)
+    assert now.usage_low is None
 
 
 def test_a_recording_cut_before_any_output_stays_one_that_may_be_free() -> None:
