@@ -338,6 +338,10 @@ COMMITTED = {
         cassette(answer=f"!!binary {packed(gzip.compress(KEY.encode()))}"),
         ["body of the response"],
     ),
+    "gzip_of_another_sum.yaml": (
+        cassette(answer=f"!!binary {packed(gzip.compress(KEY.encode())[:-8] + bytes(8))}"),
+        ["body of the response"],
+    ),
     "dummies.yaml": (
         cassette(
             f"      Authorization: [!!binary {packed(signed('testing'))}]\n"

@@ -835,6 +835,23 @@ def test_a_failure_of_our_own_is_a_call_of_unknown_cost() -> None:
     assert purse.call.caveats[0].startswith("unreadable-response: TypeError")
 
 
+def test_a_failure_of_our_own_at_a_count_makes_no_call_of_it() -> None:
+    class Odd(httpx2.Client):
+        def _transport_for_url(self, url: httpx2.URL) -> Any:
+            raise TypeError("no transport")
+
+    purse = Purse()
+    follower = follow(purse.capture.begin)
+    try:
+        with pytest.raises(TypeError, match="no transport"):
+            Odd().post(f"{URL}/count_tokens", json=ASKED, headers=HEADERS)
+        purse.capture.drain()
+    finally:
+        unfollow(follower)
+    assert len(purse.capture.failures) == 1
+    assert purse.calls == []
+
+
 def test_a_gateway_of_ones_own_and_the_call_behind_it_are_one_call() -> None:
     upstream = client_of(httpx2, respond(httpx2, JSON_BODY, kind="application/json"))
 

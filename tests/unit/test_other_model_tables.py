@@ -142,6 +142,11 @@ class TestSummary:
         assert "<b>" not in text
         assert_golden("other-model.md", text)
 
+    def test_the_comment_says_that_no_call_could_be_compared(self) -> None:
+        other = make_other_model(MODEL, [unknown("t.py::test_a")])
+        text = render_markdown(replace(self.report(), other_models=(other,)))
+        assert "Unknown: none of the calls could be compared." in text
+
     def test_the_page_has_a_table_for_each_model(self) -> None:
         html = render_html(self.report())
         assert f">On {MODEL}</h2>" in html
