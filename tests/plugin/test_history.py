@@ -89,6 +89,7 @@ def test_what_another_plugin_spends_at_the_very_end_replaces_the_line(tmp_path: 
     said = next(each for each in ran.out.splitlines() if "calls ended after the summary" in each)
     total = usd_cell(Decimal(line["usd"]))
     assert said.startswith(f"llmcost: cost {total} > $0.0001 max_suite (+")
+    assert ran.out.count("FAILED --llmcost-max-suite") == 1
 
 
 def test_the_page_of_a_run_draws_the_history_that_ends_with_it(tmp_path: Path) -> None:

@@ -548,6 +548,16 @@ def test_what_is_spent_after_the_summary_and_fails_the_run_is_said_as_well(
     result.stdout.fnmatch_lines(["*= 2 passed in *", late, failed])
     summary = (project.path / "summary.md").read_text("utf-8")
     assert re.findall("^###? .|^An .*", summary, re.M) == ["An earlier step", "### ❌"]
+    # Also where nothing was spent before, and where there is no terminal, and so no summary.
+    project.write(test_app="def test_free(): pass")
+    result = project.run("--llmcost-max-suite=$0")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["FAILED --llmcost-max-suite - *"])
+    result = project.run("--llmcost-max-suite=$0", "-p", "no:terminal")
+    assert (result.ret == pytest.ExitCode.TESTS_FAILED) is (hook == "unconfigure")
+    assert result.stderr.str() == ""
+    result = project.run()
+    assert (result.ret, result.stderr.str()) == (pytest.ExitCode.OK, "")
 
 
 def test_the_summary_and_the_file_name_the_same_figures(project: Project) -> None:
