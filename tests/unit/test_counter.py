@@ -284,6 +284,7 @@ NEW = {**COMPACT, "trigger": {"type": "tool_uses", "value": 400_000}}
         ([LATE], 150_000, True),
         ([LATE], 400_000, False),
         ([NEW], 150_000, False),
+        ([{**COMPACT, "trigger": {"type": "input_tokens"}}], 150, False),
         ([{"type": "compact_20990101"}], 150, False),
         # What the other one clears is not in the count.
         ([{"type": "clear_tool_uses_20250919"}, COMPACT], 150, False),

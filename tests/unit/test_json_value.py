@@ -118,7 +118,7 @@ def tower() -> object:
         ({"a": float("nan")}, "a", "is nan, which JSON cannot hold"),
         ({"a": [1, float("inf")]}, "a.1", "is inf"),
         ({"a": {1, 2}}, "a", "set.*pass a list"),
-        ({"a": object()}, "a", "of type object, which is not JSON"),
+        ({"a": object()}, "a", "of type object, which is not JSON$"),
         ({"a": Decimal(1)}, "a", "Decimal"),
         ({"a": dict}, "a", "the class dict.*JSON schema"),
         ({"a": {1: "x"}}, "a.1", "a.1 has a key of type int"),
