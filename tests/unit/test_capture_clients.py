@@ -734,13 +734,14 @@ class Empty(BaseHTTPRequestHandler):
     """Answers in chunks of which there are none."""
 
     protocol_version = "HTTP/1.1"
+    chunks = b"0\r\n\r\n"
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
         self.send_response(200)
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
-        self.wfile.write(b"0\r\n\r\n")
+        self.wfile.write(self.chunks)
 
     def log_message(self, format: str, *args: object) -> None:
         """Keep still."""
@@ -766,15 +767,11 @@ def test_nor_is_one_that_is_not_read_since_its_head_says_that_it_is_empty() -> N
 class Cut(Empty):
     """Breaks off in the midst of a chunk."""
 
+    chunks = b"400\r\nHello"
+
     def do_POST(self) -> None:
         super().do_POST()
         self.close_connection = True
-
-    def end_headers(self) -> None:
-        super().end_headers()
-        self.wfile.write(b"400\r\nHello")
-        self.wfile.flush()
-        self.connection.shutdown(socket.SHUT_WR)
 
 
 @by_all_ways
