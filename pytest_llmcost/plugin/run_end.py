@@ -428,7 +428,7 @@ def write_run_failures(
     if end is not None and not (lines or is_red):
         is_failed = end.ledger.run.exit_status == pytest.ExitCode.TESTS_FAILED
         left = _broken_tests(end.ledger) if is_failed else ()
-        failed = [*end.problems, *{*_tests_with("exceeded", end.ledger), *left}]
+        failed = [*end.problems, *sorted({*_tests_with("exceeded", end.ledger), *left})]
     for line in lines:
         word, _, rest = line.partition(" ")
         name, dash, why = rest.partition(" - ")
