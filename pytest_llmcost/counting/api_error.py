@@ -117,7 +117,7 @@ def _without_block(
         return None  # it names a place that the payload does not have
     if is_fetched and _REFUSING.search(message):
         kind = f"{kind} from {source['type']}"
-    elif kind == "tool_result" or not kind.endswith(_OF_SERVER_TOOLS):
+    elif not kind.endswith(_OF_SERVER_TOOLS):
         return None
     # A text of one token, less than anything it replaces, keeps a turn from being empty.
     kept = [*content[:block_at], *content[block_at + 1 :]] or [{"type": "text", "text": "."}]

@@ -210,7 +210,7 @@ def parse_card_file(data: bytes, origin: str) -> CardFile:
     return replace(settings, models=entries)
 
 
-def _convert(raw: object, kind: type[_T], where: str) -> _T:
+def _convert(raw: Any, kind: type[_T], where: str) -> _T:
     try:
         return msgspec.convert(raw, kind, dec_hook=_read_special)
     except msgspec.ValidationError as error:
@@ -222,7 +222,7 @@ def _convert(raw: object, kind: type[_T], where: str) -> _T:
             # A key that belongs into another table is no misspelt one.
             likely = difflib.get_close_matches(unknown[1], sorted(keys - {unknown[1]}), n=1)
             # A point in a name without quotes makes a table in a table: opus-4.7 is a 7 in opus-4.
-            found = raw.get(unknown[1]) if kind is ModelEntry and isinstance(raw, dict) else None
+            found = raw.get(unknown[1]) if kind is ModelEntry else None
             hint = _QUOTES if isinstance(found, dict) else ""
             hint = f". Did you mean {likely[0]}?" if likely else hint
         raise RateCardError(f"{where}: {error}{hint}") from error

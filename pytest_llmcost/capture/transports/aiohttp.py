@@ -95,14 +95,13 @@ def _answered(captured: CapturedRequest, response: Any) -> None:
     captured.answered(status=response.status, live=True, content=message)
     if captured.is_over:
         return
-    kind: Any = type(reader)
-    tee = _tee_of(kind)
-    if tee is None or reader.at_eof():
+    if reader.at_eof():
         captured.close(is_whole=True)
         return
     _read_by[id(reader)] = captured
     # For good: Python has to specialise aiohttp's code anew whenever a reader's class changes.
-    reader.__class__ = tee
+    kind: Any = type(reader)
+    reader.__class__ = _tee_of(kind)
 
 
 def _end(reader: Any, *, is_whole: bool) -> None:
@@ -112,13 +111,8 @@ def _end(reader: Any, *, is_whole: bool) -> None:
 
 
 @functools.cache
-def _tee_of(kind: Any) -> type[Any] | None:
-    """Return a reader class whose bytes are read along, so that the reader stays what it is.
-
-    None for a reader that brings nothing.
-    """
-    if not hasattr(kind, "_read_nowait_chunk") or kind.__name__ == "EmptyStreamReader":
-        return None
+def _tee_of(kind: Any) -> type[Any]:
+    """Return a reader class whose bytes are read along, so that the reader stays what it is."""
 
     class Tee(kind):  # type: ignore[misc]
         """All ways of reading take a chunk by one private method, in all of aiohttp 3."""

@@ -83,8 +83,7 @@ def _answered(captured: CapturedRequest, response: Any, live: bool | None) -> No
         kind: Any = type(response)
         if "content-encoding" in response.headers:
             twin = kind(headers={"content-encoding": response.headers["content-encoding"]})
-            twin._init_decoder()  # private, and the same since urllib3 1.26
-            captured.decoder = twin._decoder
+            captured.decoder = twin._decoder  # private, and the same since urllib3 1.26
         response.__class__ = tee_of(kind, _READ, _how_ended)
 
 
