@@ -658,6 +658,30 @@ def test_a_compressed_body_is_read(way: Callable[[str, Any], int]) -> None:
     assert [call.usage.output_tokens for call in purse.calls] == [11, 11]
 
 
+class Broken(Packed):
+    """Says that its body is compressed, which it is not."""
+
+    @staticmethod
+    def compress(data: bytes) -> bytes:
+        return data
+
+
+@by_all_ways
+def test_a_body_that_does_not_decode_fails_as_ever(way: Callable[[str, Any], int]) -> None:
+    def try_it(asked: Any) -> object:
+        try:
+            return way(url, asked)
+        except Exception as error:  # noqa: BLE001 - each client raises its own
+            return type(error)
+
+    with serving(Broken) as url:
+        plain = [try_it(asked) for asked in (ASKED, STREAMED)]
+        with capturing() as purse:
+            assert [try_it(asked) for asked in (ASKED, STREAMED)] == plain
+            purse.capture.settle()
+    assert [call.usd for call in purse.calls] == [None, None]
+
+
 def test_the_last_chunk_of_a_body_is_read_although_its_end_comes_in_the_midst_of_it(
     standin: StandIn,
 ) -> None:
