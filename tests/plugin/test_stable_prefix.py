@@ -388,9 +388,10 @@ def test_a_shared_fixture_that_breaks_a_prefix_fails_the_run(online: Project) ->
         send(ask("09:42:51"))
     """
     )
-    result = online.run("--llmcost-stable-prefix=fail")
+    result = online.run("--llmcost-stable-prefix=fail", "-vv")
     result.assert_outcomes(passed=1, failed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["system.1 has now: 'It is 09:41:19. *"])
     result.stdout.fnmatch_lines(
         ["FAILED --llmcost-stable-prefix - cached prefix broken: system.1 at character 13 *"]
     )
