@@ -345,6 +345,24 @@ def test_a_doubtful_call_is_settled(project: Project, kind: str) -> None:
     assert (verdict["state"], verdict["low"], verdict["high"]) == ("within", usd, usd)
 
 
+def test_a_settled_call_is_settled_once_if_a_later_one_breaks_its_cached_prefix(
+    project: Project,
+) -> None:
+    _, test = run(
+        project,
+        "def at(clock, mark={'type': 'ephemeral'}):\n"
+        "                text = f'It is {clock}. ' + 'All that there is to know. ' * 900\n"
+        "                block = {'type': 'text', 'text': text, 'cache_control': mark}\n"
+        "                return {'system': [block]}\n"
+        "            with llmcost.budget('$1'):\n"
+        "                cut(asked=at('09:41:07'))\n"
+        "                llmcost.record(reply(1000, 100))\n"
+        "                call(json=reply(1000, 100, 'msg_2'), asked=at('09:41:19'))",
+    )
+    assert [call["usd"] for call in test["calls"]] == ["0.0045", "0.0045"]
+    assert [each["state"] for each in [test["verdict"], *test["blocks"]]] == ["within"] * 2
+
+
 @pytest.mark.parametrize("kind", KNOWN)
 def test_a_call_that_is_known_is_stated_once_by(project: Project, kind: str) -> None:
     body, calls, usd = KNOWN[kind]

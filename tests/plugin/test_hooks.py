@@ -88,6 +88,18 @@ def test_a_normalised_payload_is_the_same_on_every_day(project: Project, standin
     project.run().assert_outcomes(passed=1)
 
 
+def test_a_payload_that_is_normalised_without_its_model_is_still_of_that_model(
+    project: Project, standin: StandIn
+) -> None:
+    conftest = """
+    def pytest_llmcost_normalize_payload(payload, item):
+        return {key: payload[key] for key in ("messages", "system")}
+    """
+    count(project, standin, conftest)
+    project.write(test_app=COUNTING.format(day="Monday").replace("opus-4-7", "haiku-4-5"))
+    project.run().assert_outcomes(failed=1)
+
+
 def test_each_call_and_the_report_are_observed(project: Project, standin: StandIn) -> None:
     count(
         project,

@@ -206,6 +206,31 @@ def test_whoever_distrusts_mocks_has_the_input_from_a_count_of_what_is_sent(
     assert standin.counted
 
 
+def test_what_a_mock_says_of_the_cache_is_a_part_of_a_prompt_that_marks_something(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        app=APP,
+        test_app="""
+    import httpx2
+    from app import REPLY, URL, body
+
+    MARK = {"cache_control": {"type": "ephemeral"}}
+
+    def test_cached():
+        REPLY["usage"]["cache_read_input_tokens"] = 4_000
+        transport = httpx2.MockTransport(lambda request: httpx2.Response(200, json=REPLY))
+        with httpx2.Client(transport=transport) as client:
+            client.post(URL, json={**body(10_000), **MARK})
+            client.post(URL, json=body(10_000))
+    """,
+    )
+    project.record("--llmcost-report=ledger.json", "--llmcost-mocks=count")
+    marked, plain = (call["usage"] for call in calls_of(project))
+    assert (marked["cache_read_tokens"], plain["cache_read_tokens"]) == (4_000, 0)
+    assert marked["input_tokens"] + 4_000 == plain["input_tokens"] > 9_000
+
+
 def test_whoever_distrusts_mocks_and_has_no_count_cannot_verify(project: Project) -> None:
     project.write(app=APP, test_app=LONG_PROMPT)
     result = project.run("--llmcost-report=ledger.json", "--llmcost-mocks=count")
