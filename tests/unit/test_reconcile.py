@@ -155,6 +155,7 @@ def test_a_tolerance_is_a_share_of_what_is_reported(reported: int, agrees: bool)
     spent = ledger(live(Usage(output_tokens=10_000)))
     outcome = compare(spent, [minute(row(Usage(output_tokens=reported)))], tolerance="0.01")
     assert (outcome.state == "agrees") is agrees
+    assert outcome.is_short is (reported < 10_000 and not agrees)
 
 
 def test_a_model_that_no_ledger_has_makes_them_differ_and_is_named() -> None:
