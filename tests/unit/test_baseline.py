@@ -513,3 +513,25 @@ class TestKeptRows:
         kept = keep_rows(run, old, [A.nodeid], CARD)
         assert [test.nodeid for test in kept.tests] == [A.nodeid, B.nodeid]
         assert kept.payloads.keys() == {"1:kept", "1:new"}
+
+    @pytest.mark.parametrize(
+        ("not_passed", "is_kept"),
+        [
+            ("a/test_a.py::test", True),
+            ("a/test_a.py", True),
+            ("a", True),
+            ("a/test_b.py::test", False),
+            ("b", False),
+        ],
+    )
+    def test_bring_the_shared_fixtures_that_they_may_use(
+        self, not_passed: str, is_kept: bool
+    ) -> None:
+        fixture = a_fixture(scope="module", node="a/test_a.py", baseid="a/test_a.py")
+        kept = keep_rows(report({A: [call(1)]}), report({fixture: [call(2)]}), [not_passed], CARD)
+        assert [each.node for each in kept.fixtures] == ["a/test_a.py"] * is_kept
+
+    def test_do_not_bring_a_shared_fixture_that_was_set_up_again(self) -> None:
+        fixture = a_fixture()
+        kept = keep_rows(report({fixture: [call(1)]}), report({fixture: [call(2)]}), ["a"], CARD)
+        assert [each.usd for each in kept.fixtures] == [tokens_usd(1)]
