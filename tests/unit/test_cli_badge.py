@@ -137,6 +137,23 @@ def test_a_step_of_github_actions_hands_on_exact_figures(
     }
 
 
+@pytest.mark.parametrize(
+    ("base", "head", "change"),
+    [("0", "1.75", "1.75"), ("0", None, ""), ("1.5", None, ""), (None, "1.75", "")],
+)
+def test_what_has_no_share_of_the_baseline_states_none(
+    base: str | None,
+    head: str | None,
+    change: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before, now, more = (Decimal(each) if each else None for each in (base, head, change))
+    comparison = Comparison(base_usd=before, head_usd=now, change_usd=more)
+    reported = outputs(replace(a_run(), comparison=comparison), capsys, tmp_path)
+    assert (reported["change-usd"], reported["change-percent"]) == (change, "")
+
+
 @pytest.mark.parametrize(("status", "passed"), [(0, "true"), (1, "false"), (5, "false")])
 def test_a_run_has_passed_only_if_its_tests_have(
     status: int, passed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -192,6 +192,7 @@ def test_a_lower_bound_cannot_pass_a_limit(
         ("a.json", b"[" * 100_000, "is not JSON"),
         ("a.json", b'{"tool": 1}', "is no prompt"),
         ("a.json", b"[1]", "is no prompt"),
+        ("a.json", b"1", "is no prompt"),
         ("a.json", b'[{"role": "user", "content": "\\ud800"}]', "half a surrogate pair"),
         ("none.md", None, "No such file"),
         (".", None, "cannot be read (Is a directory)"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from decimal import Decimal
 from html import unescape
 from html.parser import HTMLParser
 from typing import Any
@@ -30,7 +31,7 @@ from pytest_llmcost.prices.bill import ByCategory
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.comparisons import COMPARED_WITH, compare_runs, run_cells
-from pytest_llmcost.reports.html import render_html
+from pytest_llmcost.reports.html import _HEIGHT, render_html
 from pytest_llmcost.reports.markdown import render_markdown
 from pytest_llmcost.reports.plain_text import clean
 from pytest_llmcost.reports.rows import categories_of
@@ -320,6 +321,20 @@ def test_guards_that_vanished_are_a_footnote_and_both_commits_are_named() -> Non
 @pytest.mark.parametrize("runs", [[], page_history()[-1:], page_history()[5:7]])
 def test_fewer_than_two_known_runs_are_no_line(runs: list[Run]) -> None:
     assert "From run to run" not in render_html(page_run(), runs)
+
+
+@pytest.mark.parametrize(("most", "ys"), [("0", ["H", "H"]), ("0.5", ["H", "0.0"])])
+def test_the_most_expensive_run_is_at_the_top_and_one_that_is_free_at_the_foot(
+    most: str, ys: list[str]
+) -> None:
+    run = replace(page_history()[0], incomplete=())
+    runs = [replace(run, usd=Decimal(usd)) for usd in ("0", most)]
+    html = render_html(page_run(), runs)
+    assert "All runs, from" in section_of(html, "history")
+    way = re.search(r'class="way" d="(.*?)"', html)
+    assert way
+    foot = f"{_HEIGHT:.1f}"
+    assert re.findall(r" ([\d.]+)", way[1]) == [foot if y == "H" else y for y in ys]
 
 
 def test_of_two_runs_that_end_within_a_second_the_later_one_is_that_of_the_page() -> None:
