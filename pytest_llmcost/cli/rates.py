@@ -118,8 +118,7 @@ def _facts(card: RateCard, model: str, rates: Rates) -> Iterator[str]:
 
 
 def _changes(card: RateCard, changed: RateCard, model: str, on: date) -> Iterator[list[str]]:
-    known = _rates_of(card, model, on) if model in card.models else ()
-    before = {(each.speed, each.above): each for each in known}
+    before = {(each.speed, each.above): each for each in _rates_of(card, model, on)}
     for rates in _rates_of(changed, model, on):
         shipped = before.get((rates.speed, rates.above))
         for key in RATE_KEYS:

@@ -350,9 +350,8 @@ def _shares(call: Call) -> Iterator[tuple[str, Call]]:
         own = tuple(each for each in call.sampling_calls if each.model == model)
         usd = rest
         if model != call.model:
-            usd = reduce(EXACT.add, (each.usd or _ZERO for each in own))
-            if call.usd is None:  # a caveat may have lowered the bound of the call as a whole
-                usd = min(usd, rest)
+            # A caveat may have lowered the bound of the call as a whole.
+            usd = min(reduce(EXACT.add, (each.usd or _ZERO for each in own)), rest)
         rest = EXACT.subtract(rest, usd)
         if own or usd:
             best = None if call.usd is None else usd
