@@ -239,6 +239,12 @@ def test_acount_does_it_too(project: Project, standin: StandIn) -> None:
     project.online(standin).write(
         test_app=PAYLOAD
         + """
+    @pytest.fixture(scope="session")
+    def llmcost_client():
+        import anthropic, threading
+        assert threading.current_thread() is threading.main_thread()
+        return anthropic.Anthropic()
+
     @pytest.mark.anyio
     async def test_one(llmcost):
         counted = await llmcost.acount(payload(), cache="warm")

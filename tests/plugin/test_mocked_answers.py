@@ -263,13 +263,11 @@ def test_the_command_that_counts_prompts_of_mocks_asks_for_that(
     assert "not counted yet" not in result.stdout.str()
 
 
-def test_an_answer_that_comes_when_its_test_is_over_fails_no_other_test(project: Project) -> None:
-    project.write(
-        app=APP,
-        test_app="""
+LATE = """
     import threading
     import httpx
     from app import REPLY, ask
+    from pytest_llmcost import max_cost
 
     HAS_BEGUN, MAY_END = threading.Event(), threading.Event()
 
@@ -283,6 +281,7 @@ def test_an_answer_that_comes_when_its_test_is_over_fails_no_other_test(project:
 
     THREAD = threading.Thread(target=in_thread)
 
+    {marker}
     def test_begins():
         THREAD.start()
         HAS_BEGUN.wait()
@@ -290,13 +289,24 @@ def test_an_answer_that_comes_when_its_test_is_over_fails_no_other_test(project:
     def test_other(llmcost):
         MAY_END.set()
         THREAD.join()
-        llmcost.record({"input_tokens": 9, "output_tokens": 1}, model="claude-opus-4-7")
-    """,
-    )
+        llmcost.record({{"input_tokens": 9, "output_tokens": 1}}, model="claude-opus-4-7")
+"""
+
+
+def test_an_answer_that_comes_when_its_test_is_over_fails_no_other_test(project: Project) -> None:
+    project.write(app=APP, test_app=LATE.format(marker=""))
     result = project.run("--llmcost-report=ledger.json", "--llmcost-mocks=count")
     result.assert_outcomes(passed=2)
     caveats = {row["nodeid"]: row["calls"][0]["caveats"] for row in project.ledger()["tests"]}
     assert [each[:9] for each in caveats["test_app.py::test_begins"]] == ["uncounted"]
+
+
+def test_an_answer_that_comes_when_its_test_is_over_changes_the_verdict(project: Project) -> None:
+    project.write(app=APP, test_app=LATE.format(marker='@max_cost("$0.0001")'))
+    result = project.run("--llmcost-report=ledger.json", "--llmcost-unverified=warn")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*::test_begins exceeded its budget too late to fail, *"])
+    assert project.ledger()["tests"][0]["verdict"]["state"] == "exceeded"
 
 
 def test_a_mocks_prompt_that_could_not_be_counted_says_why(

@@ -54,7 +54,7 @@ def test_a_suite_budget_is_not_kept_by_what_is_not_metered(project: Project, cal
     result.stdout.fnmatch_lines(["*not metered*", UNKNOWN])
     (found,) = calls_of(project)
     assert found["caveats"] == ["unmetered-route: gateway.example/v1/chat/completions"]
-    assert found["usd"] is None
+    assert (found["evidence"], found["usd"]) == ("mocked", None)
     assert found["model"] == "claude-sonnet-4-6"
 
 
