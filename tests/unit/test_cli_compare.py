@@ -130,7 +130,7 @@ def test_the_parts_that_changed_most_are_named_with_the_tests_that_have_them(
     assert main(["compare", *[write("plain"), head]]) == 0
     assert "tokens (" not in capsys.readouterr().out
     # Neither of a test whose new prompt is not counted, although another one's is.
-    facts = PayloadFacts(model=MODEL, parts_tokens={"system": 500})
+    facts = PayloadFacts(model=MODEL, parts_tokens={"system": 500, "rest": 3})
     spent: dict[Owner, list[Call]] = {
         a_test("t.py::test_a"): [call(304, fingerprint="1:b")],
         a_test("t.py::test_other"): [call(304, fingerprint="1:a")],
