@@ -342,6 +342,10 @@ COMMITTED = {
         cassette(answer=f"!!binary {packed(gzip.compress(KEY.encode())[:-8] + bytes(8))}"),
         ["body of the response"],
     ),
+    "damaged_gzip.yaml": (
+        cassette(answer=f"!!binary {packed(gzip.compress(b'')[:10] + b'?? ' + KEY.encode())}"),
+        ["body of the response"],
+    ),
     "dummies.yaml": (
         cassette(
             f"      Authorization: [!!binary {packed(signed('testing'))}]\n"

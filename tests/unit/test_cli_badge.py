@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from sample_reports import a_test, judged, make_call, make_report, suite_budget
 
 from pytest_llmcost.cli.main import main
-from pytest_llmcost.ledger.ledger import Comparison, Ledger, RunRecord, write_ledger
+from pytest_llmcost.ledger.ledger import Comparison, Ledger, RunRecord, TestRow, write_ledger
 from pytest_llmcost.reports.markdown import render_markdown
 
 
@@ -97,6 +97,8 @@ def test_the_list_for_benchmark_action_has_the_total_and_each_test(tmp_path: Pat
             a_test("t.py::c"): [make_call(None)],
         }
     )
+    without_calls = TestRow(nodeid="t.py::d", outcome="failed", usd=Decimal(0))
+    ledger = replace(ledger, tests=(*ledger.tests, without_calls))
     total, *tests = badge(ledger, tmp_path, "--format=benchmark-action")
     assert total == {
         "name": "total",

@@ -111,6 +111,7 @@ def test_of_a_folder_all_recordings_are_priced_and_nothing_else(run: Run, tmp_pa
     write(deep / "large.json", [message(), message("claude-haiku-4-5") | {"id": "msg_2"}])
     (deep / "large.llmcost.yaml").write_text("counts of our own, no recording")
     (deep / "notes.txt").write_text("no recording either")
+    (deep / "gone.json").symlink_to("nowhere")
     done = run(tmp_path, *ON, "--by", "model")
     assert (done.status, done.err) == (0, "")
     rows = [line.split() for line in done.out.splitlines()[1:3]]

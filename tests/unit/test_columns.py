@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.call import reprice as reprice_call
-from pytest_llmcost.compare.repriced import Column, in_column
+from pytest_llmcost.compare.repriced import Column, at_worst, in_column
 from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.prices.caveats import CAVEATS, sorted_caveats
 from pytest_llmcost.prices.rate_card import shipped_card
@@ -46,6 +46,12 @@ def test_the_worst_case_is_a_cold_cache_and_the_longest_reply() -> None:
     assert usd(call, "warm") == Decimal("0.01125")
     # At worst what was read lives for an hour: 10,000 x 10.
     assert usd(a_call(usage), "worst") == Decimal("0.13")
+
+
+def test_what_has_no_bound_at_worst_is_unknown_for_no_further_reason() -> None:
+    call = a_call(Usage(input_tokens=1_000), context=Terms(service_tier="flex"))
+    worst = at_worst(call, {}, shipped_card(), on=NOV)
+    assert (worst.usd, worst.usd_high, worst.caveats) == (None, None, ("unknown-tier: flex",))
 
 
 def test_without_caching_cold_and_warm_are_what_it_cost() -> None:
