@@ -180,7 +180,9 @@ def test_a_lower_bound_cannot_pass_a_limit(
     assert count(path, "--max-input-tokens=3k") == 1
     assert "cannot check the limit of 3,000" in capsys.readouterr().err
     assert count(path, "--max-input-tokens=1") == 1
-    assert "at least " in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "at least " in err
+    assert "more than the limit of 1 set by --max-input-tokens\n" in err
 
 
 @pytest.mark.parametrize(

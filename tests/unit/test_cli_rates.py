@@ -27,6 +27,7 @@ def rows(text: str, model: str) -> list[list[str]]:
 def test_every_model_of_the_day_has_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     text = rates(capsys, *ON)
     assert rows(text, "claude-opus-4-7")[0] == ["5", "6.25", "10", "0.5", "25"]
+    assert "these rates since" not in text, "the facts are of one model"
     assert text.endswith(CARD_LINE)
 
 

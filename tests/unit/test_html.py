@@ -331,6 +331,7 @@ def test_the_most_expensive_run_is_at_the_top_and_one_that_is_free_at_the_foot(
     runs = [replace(run, usd=Decimal(usd)) for usd in ("0", most)]
     html = render_html(page_run(), runs)
     assert "All runs, from" in section_of(html, "history")
+    assert 'class="run this"' not in html, "the page is of none of them"
     way = re.search(r'class="way" d="(.*?)"', html)
     assert way
     foot = f"{_HEIGHT:.1f}"

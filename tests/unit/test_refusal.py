@@ -36,6 +36,7 @@ def turn(*blocks: dict[str, Any]) -> dict[str, Any]:
             "the expected tags: 'custom'",
             "tools.web_search",
         ),
+        (body(tools=[FIND, SEARCH]), "tools.1.type: not supported", "tools.web_search"),
         (body(mcp_servers=[{}]), "mcp_servers: Extra inputs are not permitted", "mcp_servers"),
         (body(mcp_servers=[{}]), "mcp_servers.0.url: not supported", "mcp_servers"),
         (body(speed="fast"), "speed: Extra inputs are not permitted", "speed"),
