@@ -251,7 +251,8 @@ class _Handler(BaseHTTPRequestHandler):
             answer = self.organisation.answer(parts.path, parse_qs(parts.query), headers)
         except Refused as refused:
             error = {"type": refused.kind, "message": refused.message}
-            body = json.dumps({"type": "error", "error": error})
+            # A gateway may say it in one word.
+            body = json.dumps({"type": "error", "error": error if refused.kind else str(refused)})
             self._send(refused.status, body, refused.headers)
         else:
             self._send(200, answer, {})

@@ -469,6 +469,11 @@ def test_an_error_names_file_model_and_key(
         assert name in message
 
 
+def test_a_key_that_is_no_table_is_no_name_without_quotes(overlay: Overlay) -> None:
+    with pytest.raises(RateCardError, match=r"unknown field `colour`( - at `\$`)?$"):
+        overlay('[models.a]\ncolour = "red"')
+
+
 def test_a_cheap_gateway_and_a_free_model_of_ones_own_are_possible(overlay: Overlay) -> None:
     row = "from = 2026-11-01, input = 0.0051, cache_write_5m = 0, cache_read = 0"
     card = overlay(f"[models.claude-opus-5]\nrates = [{{ {row} }}]")

@@ -128,6 +128,7 @@ REFUSALS = [
     (Refused(403, "permission_error", "no"), "Admin key of an organisation"),
     (Refused(400, "invalid_request_error", "starting_at: too long ago"), "too long ago"),
     (Refused(404, "not_found_error", "Not found"), "gateway"),
+    (Refused(403, "", "Forbidden"), "answered 403: "),
     (Refused(302, "found", "elsewhere", location="http://127.0.0.1:1/"), "302"),
 ]
 
