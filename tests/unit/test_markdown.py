@@ -600,6 +600,8 @@ class TestSize:
         assert len(text.encode()) <= most
         assert len(text.encode()) > most / 3
         assert text.count("more left out; the JSON report has all") >= 3
+        cut = {line[0] for line in text.splitlines() if "more left out; the JSON" in line}
+        assert cut == {"-", "|"}, "each as what it stands below"
         assert text.count("<details>") == text.count("</details>") == 5
         assert to_html(text).count("<summary>") == 5
 

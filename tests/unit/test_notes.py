@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date, timedelta
 from decimal import Decimal
 
@@ -80,9 +81,9 @@ def test_fixtures_and_calls_of_nobody_count_and_many_notes_are_cut() -> None:
 # Task budgets
 
 
-def notes_for(model: str) -> tuple[str, ...]:
+def notes_for(model: str, tests: Sequence[str] = ("agent",)) -> tuple[str, ...]:
     call = make_call("0.01", fingerprint="1:aa")
-    report = make_report({a_test("t.py::test_agent"): [call]})
+    report = make_report({a_test(f"t.py::test_{name}"): [call] for name in tests})
     payloads = {"1:aa": PayloadFacts(model=model, task_budget=20_000)}
     return tuple(
         task_budget_notes(msgspec.structs.replace(report, payloads=payloads), shipped_card(), on=ON)
@@ -94,6 +95,14 @@ def test_a_task_budget_is_shown_as_advice_with_its_price_as_output() -> None:
     (note,) = notes_for("claude-opus-4-7")
     assert "20,000 tokens in t.py::test_agent: advisory" in note
     assert note.endswith("would be $0.50")
+
+
+@pytest.mark.parametrize(
+    ("tests", "named"), [("abc", "a, t.py::test_b, t.py::test_c:"), ("abcd", "c and 1 more:")]
+)
+def test_a_task_budget_of_many_tests_names_three(tests: str, named: str) -> None:
+    (note,) = notes_for("claude-opus-4-7", tests)
+    assert f"t.py::test_{named}" in note
 
 
 def test_a_model_without_a_price_has_a_task_budget_without_one() -> None:
