@@ -239,7 +239,9 @@ def run_advice(verdict: Verdict, ledger: Ledger) -> str:
         accept += f" --llmcost-baseline={shlex.quote(path)}"
     is_fetched = comparison.base_fetch  # from where no change can write it
     if verdict.kind == "vanished":
-        how = "let it pass: --llmcost-vanished=warn" if is_fetched else f"accept it: {accept}"
+        # By the name of who forbids it: that of `llmcost compare` is no option of pytest.
+        pardon = f"let it pass: {clean(verdict.origin)}=warn"
+        how = pardon if is_fetched else f"accept it: {accept}"
         return f"bring back what vanished, or {how}"
     if verdict.scope == "increase":
         more = f", raise the limit, or accept it in a baseline of the repository: {accept}"

@@ -490,6 +490,13 @@ class TestReproduce:
         report = replace(make_report({a_test("t.py::a"): []}), comparison=comparison)
         assert run_advice(verdict, report).partition(":")[0] == advice
 
+    @pytest.mark.parametrize("origin", ["--vanished", "--llmcost-vanished", "llmcost_vanished"])
+    def test_what_vanished_passes_by_the_setting_that_forbids_it(self, origin: str) -> None:
+        verdict = replace(self.increase("exceeded"), kind="vanished", origin=origin)
+        comparison = Comparison(base_usd=None, head_usd=None, base_fetch="gh run download 1")
+        report = replace(make_report({a_test("t.py::a"): []}), comparison=comparison)
+        assert run_advice(verdict, report).endswith(f" or let it pass: {origin}=warn")
+
     def test_an_increase_needs_all_tests_and_its_limits(self) -> None:
         verdicts = (self.increase("within", "max_increase $5"), self.increase("exceeded"))
         change = Change(name="t.py::a", status="changed", base_usd=None, head_usd=None, usd=None,
