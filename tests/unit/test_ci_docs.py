@@ -65,6 +65,18 @@ def test_no_workflow_puts_foreign_text_into_its_shell(block: str) -> None:
     assert not [script for script in scripts(yaml.safe_load(block)) if "${{" in script]
 
 
+def test_a_workflow_by_hand_clears_the_way_for_all_that_the_action_does() -> None:
+    """gh replaces no file, and the page may be added to each of them."""
+    action = DOCS.parent / ".github/actions/llmcost/run.sh"
+    removed = [
+        re.findall(r"rm -f {folder}/(\S+);", text)
+        for text in (action.read_text(encoding="utf-8"), *GITHUB)
+    ]
+    assert [each for each in removed if each] == [
+        ["{baseline.json,cost.json,cost.md,cost.html}"]
+    ] * 3
+
+
 @pytest.mark.parametrize("block", GITHUB)
 def test_no_workflow_has_more_rights_than_it_needs(block: str) -> None:
     workflow: dict[Any, Any] = yaml.safe_load(block)
