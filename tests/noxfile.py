@@ -65,7 +65,8 @@ def recording(session: nox.Session, anthropic: str, vcrpy: str) -> None:
 @nox.parametrize("pytest", ["==8.0.0", ">=8,<9", ">=9"])
 def pytest_versions(session: nox.Session, pytest: str) -> None:
     """Each pytest."""
-    check(session, f"pytest{pytest}", *NEIGHBOURS, tests=[*TESTS, "tests/plugin/test_xdist.py"])
+    more = [f"tests/plugin/test_{name}.py" for name in ("suite", "xdist")]
+    check(session, f"pytest{pytest}", *NEIGHBOURS, tests=[*TESTS, *more])
 
 
 @nox.session

@@ -424,7 +424,12 @@ class _IgnoredFiles(Hooks):
             is_ignored_by_suite = config.pluginmanager.subset_hook_caller(
                 "pytest_ignore_collect", self._not_of_suite
             )
-            if not is_ignored_by_suite(collection_path=path, config=config):
+            given: dict[str, object] = {"collection_path": path, "config": config}
+            if "path" in getattr(is_ignored_by_suite.spec, "argnames", ()):  # up to pytest 9.0
+                from _pytest.compat import legacy_path
+
+                given["path"] = legacy_path(path)
+            if not is_ignored_by_suite(**given):
                 self.session.incomplete.add("deselected")
         return is_ignored
 
