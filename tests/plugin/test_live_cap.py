@@ -864,6 +864,50 @@ def test_a_client_does_not_wait_for_the_connection_of_a_refused_request(
         result.stdout.fnmatch_lines([f"FAILED *::test_{name} - 2 requests refused by *"])
 
 
+def test_a_connection_of_a_refused_request_sends_the_next_one_as_it_is(
+    online: Project, standin: StandIn
+) -> None:
+    """Of `http.client`, on which urllib3 builds, whose pool keeps it."""
+    pytest.importorskip("urllib3")
+    online.write(
+        test_app=SUITE
+        + """
+    import http.client
+    import json
+    import urllib3
+    from urllib.parse import urlsplit
+
+    HEAD = {"anthropic-version": "2023-06-01", "x-api-key": "any"}
+
+    def send(sender, url):
+        for max_tokens in (20_000, 10, 20_000, 20):
+            body = json.dumps({**ASKED, "max_tokens": max_tokens})
+            try:
+                sender("POST", url, body=body, headers=HEAD)
+            except LiveCapError:
+                assert max_tokens == 20_000
+
+    def test_http_client():
+        address = urlsplit(os.environ["ANTHROPIC_BASE_URL"]).netloc
+        connection = http.client.HTTPConnection(address, timeout=5)
+
+        def ask(*sent, **more):
+            connection.request(*sent, **more)
+            assert connection.getresponse().read()
+
+        send(ask, "/v1/messages")
+
+    def test_urllib3():
+        with urllib3.PoolManager(retries=False, timeout=5) as pool:
+            send(pool.request, os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages")
+    """
+    )
+    result = online.run("--llmcost-max-live=$0.10")
+    for name in ("http_client", "urllib3"):
+        result.stdout.fnmatch_lines([f"FAILED *::test_{name} - 2 requests refused by *"])
+    assert [seen.body["max_tokens"] for seen in standin.requests] == [10, 20] * 2
+
+
 def test_a_try_of_urllib3_after_one_that_was_lost_is_reserved_anew(
     online: Project, standin: StandIn
 ) -> None:

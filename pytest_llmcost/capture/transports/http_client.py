@@ -41,15 +41,20 @@ def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(connection, message_body, **options)
         outer, captured = passed_on(message_body), None
         method, url = _target(connection)
-        if outer is not None:  # its client reads the answer
-            outer.leave_below(method, url)
-        elif claude_address(url) is not None:
-            pairs = (line.decode("latin-1").partition(":") for line in connection._buffer[1:])
-            headers = {name: value.strip() for name, _, value in pairs}
-            # As its client, not itself: the next attempt opens a connection of its own.
-            captured = begin(connection, type(connection), method, url, headers, message_body)
-        if captured is not None:
-            captured.leave()  # nothing is sent before: the lines of the head are kept until now
+        try:
+            if outer is not None:  # its client reads the answer
+                outer.leave_below(method, url)
+            elif claude_address(url) is not None:
+                pairs = (line.decode("latin-1").partition(":") for line in connection._buffer[1:])
+                headers = {name: value.strip() for name, _, value in pairs}
+                # As its client, not itself: the next attempt opens a connection of its own.
+                captured = begin(connection, type(connection), method, url, headers, message_body)
+            if captured is not None:
+                captured.leave()  # nothing is sent before: the lines of the head are kept until now
+        except BaseException:
+            connection._buffer.clear()  # or they go out before those of the next request
+            connection.close()
+            raise
         try:
             result = original(connection, message_body, **options)
         except BaseException as error:
