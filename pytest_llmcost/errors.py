@@ -17,10 +17,13 @@
     LiveCapError           a request that does not fit under the cap on live spend; not sent
 
 A budget that is exceeded is no error but a `Verdict`. Only `plugin/` and `cli/` translate these
-into exit statuses and test failures. This module imports nothing.
+into exit statuses and test failures. This module loads nothing.
 """
 
 from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
 
 HIDDEN = "[...]"
 """In a file, for what only the terminal shows."""
@@ -136,7 +139,13 @@ class ReconcileError(LlmCostError):
     """The organisation's usage or cost could not be fetched or compared."""
 
 
-class LiveCapError(BaseException):
+if TYPE_CHECKING:
+    _Outcome = BaseException
+else:  # private, and the one class that pytest lets end a set-up or a teardown beside `Exception`
+    _Outcome = getattr(sys.modules.get("_pytest.outcomes"), "OutcomeException", BaseException)
+
+
+class LiveCapError(_Outcome):
     """A request that was refused before it left: its worst case exceeds what is left of the cap.
 
     No `Exception`, as pytest's own outcomes are none: the SDK would try it again, with pauses, and

@@ -312,6 +312,54 @@ def test_each_test_whose_fixture_was_refused_says_so(online: Project, scope: str
     result.stdout.no_fnmatch_line("*site-packages*")
 
 
+def test_a_fixture_that_is_refused_in_its_teardown_leaves_the_other_tests_alone(
+    online: Project,
+) -> None:
+    online.write(
+        test_one=SUITE
+        + """
+    @pytest.fixture(scope="module")
+    def outer():
+        yield
+        print("outer is down")
+
+    @pytest.fixture
+    def inner(outer, monkeypatch):
+        monkeypatch.setenv("LEFT", "behind")
+
+    @pytest.fixture
+    def reported():
+        yield
+        ask(20_000)
+
+    def test_one(inner, reported): pass
+    """,
+        test_two="import os\n\ndef test_two(): assert 'LEFT' not in os.environ\n",
+    )
+    result = online.run("--llmcost-max-live=$0.10", "-s")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*outer is down*", "ERROR test_one.py::test_one - *was not sent*"])
+
+
+def test_a_shared_fixture_that_is_refused_is_set_up_once(online: Project, standin: StandIn) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    @pytest.fixture(scope="module")
+    def primed():
+        ask(10)
+        ask(20_000)
+
+    def test_one(primed): pass
+
+    def test_two(primed): pass
+    """
+    )
+    result = online.run("--llmcost-max-live=$0.10")
+    assert result.parseoutcomes()["errors"] == 2
+    assert len(standin.requests) == 1
+
+
 @pytest.mark.parametrize("scope", ["function", "module"])
 def test_so_does_each_whose_fixture_was_refused_in_a_group_of_tasks(
     online: Project, scope: str
