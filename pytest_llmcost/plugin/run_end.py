@@ -191,8 +191,8 @@ class RunEnd:
         for test in self.ledger.tests:
             *classes, name = [*prefix, *mangle_test_address(test.nodeid)]
             rows[".".join(classes), bin_xml_escape(name)] = test
-        # pytest makes the XML of a test when its teardown is reported, of one without, which has
-        # killed its worker, when it writes the file.
+        # pytest makes the XML of a test when its teardown is reported. One that has killed its
+        # worker has no teardown: its XML is made here, not when the file is written.
         for reporter in xml.node_reporters_ordered:
             reporter.finalize()
             case = reporter.to_xml()

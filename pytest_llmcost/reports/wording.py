@@ -526,8 +526,9 @@ def _new_limits(verdicts: Iterable[Verdict]) -> str:
             limits.append(f"{each.kind}={limit}")
         if each.cache_state and each.scope != "block":
             state = f'cache="{each.cache_state}"'
-    limits.append(f"parts={{{', '.join(parts)}}}" if parts else "")
-    return ", ".join(filter(None, [*limits, state]))
+    if parts:
+        limits.append(f"parts={{{', '.join(parts)}}}")
+    return ", ".join([*limits, state] if state else limits)
 
 
 def render_section(calls: Sequence[Call], verdict: Verdict | None) -> str:
