@@ -23,7 +23,7 @@ from pytest_llmcost.prices.bill import ByCategory
 from pytest_llmcost.prices.caveats import CAVEATS, Caveat, TokenKind
 from pytest_llmcost.prices.usage import PROMPT, SamplingCall, Usage
 
-Kind = Literal["usd", "input_tokens", "uncached_input_tokens", "output_tokens", "calls"]
+Kind = Literal["usd", TokenKind, "calls"]
 """What can be limited."""
 
 COUNT_COMMAND = "pytest --llmcost-record-mode=rewrite"

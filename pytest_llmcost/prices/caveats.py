@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 TokenKind = Literal["input_tokens", "uncached_input_tokens", "output_tokens"]
+"""Tokens that can be limited; all but the output are of the prompt."""
 
-_UNCACHED: frozenset[TokenKind] = frozenset({"uncached_input_tokens"})
-_INPUT: frozenset[TokenKind] = frozenset({"input_tokens", "uncached_input_tokens"})
+_BOTH: frozenset[TokenKind] = frozenset(get_args(TokenKind))
 _OUTPUT: frozenset[TokenKind] = frozenset({"output_tokens"})
-_BOTH = _INPUT | _OUTPUT
+_INPUT = _BOTH - _OUTPUT
+_BY_CACHE = _INPUT - {"input_tokens"}
+"""What of the input depends on what the cache holds: all but the whole."""
 
 
 class Rule(NamedTuple):
@@ -165,7 +167,7 @@ _READING = {
         "lower",
         "the cached prefix or its writer changed{detail}, so it is either read or written",
         'record the test again, or give its budget cache="cold"',
-        _UNCACHED,
+        _BY_CACHE,
         "usage_low",
     ),
     "changed-prompt": Rule("none", "the prompt changed since its reply or its count was recorded"),
@@ -188,7 +190,7 @@ _PRICING = {
         "either",
         "a prompt with cache_control was counted without saying what is cached",
         'pass llmcost.count(..., cache="cold"), "warm" or "none"',
-        _UNCACHED,
+        _BY_CACHE,
     ),
     "retired-model": Rule("none", "the model is retired; its last rates were used"),
     "ended-fast-mode": Rule("none", "fast mode has ended; its last rates were used"),
