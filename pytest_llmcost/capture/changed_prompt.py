@@ -22,7 +22,7 @@ from pytest_llmcost.counting.payload import (
 from pytest_llmcost.counting.prefixes import last_reached
 from pytest_llmcost.counting.segments import CachedPrompt, Plan, ReadCut, plan_caching
 from pytest_llmcost.prices.caveats import sorted_caveats
-from pytest_llmcost.prices.usage import FEES, WRITTEN, Usage, reply_limit
+from pytest_llmcost.prices.usage import FEES, LONGEST, WRITTEN, Usage, reply_limit
 from pytest_llmcost.responses.message import Answer
 
 _END = BlockPath("messages", sys.maxsize)
@@ -375,7 +375,7 @@ class _Found:
         If the text up to there is the same, something as long; otherwise something of one call.
         """
         return not other.longest or any(
-            mine.ttl in (its.ttl, "1h")
+            mine.ttl in (its.ttl, LONGEST)
             and (
                 self._numbers[mine.digest] >= self._numbers[its.digest]
                 if its.digest in self._numbers

@@ -59,7 +59,6 @@ _UNSPECIFIED = "unspecified"
 """The category of a refusal that states none."""
 _LOOPING = ("server_tool_use", "mcp_tool_use")
 _CODE_TOOLS = ("code_execution", "bash_code_execution", "text_editor_code_execution")
-_KNOWN_TOOLS = (*FEES, "web_fetch_requests", "code_execution_requests")
 _NOTHING = Usage()
 _LATENCY, _TIER = "x-amzn-bedrock-performanceconfig-latency", "x-amzn-bedrock-service-tier"
 """The headers in which Bedrock's InvokeModel asks for what Converse asks for in its body."""
@@ -122,7 +121,10 @@ class _Stated(msgspec.Struct, frozen=True, kw_only=True):
 
 prepare(_Stated)
 _TOKENS = tuple(name for name in _Stated.__struct_fields__ if name.endswith("_tokens"))
-_KNOWN_INSIDE = {"cache_creation": (*_WRITES.values(),), "server_tool_use": _KNOWN_TOOLS}
+_KNOWN_INSIDE = {
+    "cache_creation": (*_WRITES.values(),),
+    "server_tool_use": (*_ServerTools.__struct_fields__, "web_fetch_requests"),  # which is free
+}
 _KNOWN = {
     *_Stated.__struct_fields__,
     "output_tokens_details",  # divides up `output_tokens`
