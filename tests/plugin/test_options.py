@@ -58,7 +58,6 @@ VALUES: Mapping[str, tuple[str, str, Any, Any]] = {
     "rows": ("0", "3", 0, 3),
     "github": ("no", "yes", False, True),
 }
-SWITCHES = {"disabled", "parts", "require_budget", "update_baseline"}
 
 
 class Files:
@@ -146,15 +145,14 @@ def test_the_environment_wins_over_the_ini_file_and_a_flag_over_both(files: File
     files.set_environment(texts(1))
     settings = files.settle()
     assert found(settings) == expected(1)
-    flags = [
-        f"{option.flag}={VALUES[option.name][0]}"
+    flags = {
+        option.name: f"{option.flag}={VALUES[option.name][0]}" if option.metavar else option.flag
         for option in OPTIONS
-        if option.flag and option.name not in SWITCHES
-    ]
-    switches = ("--llmcost-parts", "--llmcost-require-budget", "--llmcost-update-baseline")
-    settings = files.settle(*flags, *switches)
-    budgets = {name: expected(1)[name] for name in ("budgets", "max_parts")}  # have no flag
-    assert found(settings) == {**expected(0), **budgets}
+        if option.flag and option.name != "disabled"
+    }
+    settings = files.settle(*flags.values())
+    without_flag = {name: expected(1)[name] for name in expected(1).keys() - flags.keys()}
+    assert found(settings) == {**expected(0), **without_flag}
     assert settings.origin("max_test") == "--llmcost-max-test"
     assert settings.origin("budgets") == "PYTEST_LLMCOST_BUDGETS"
 
