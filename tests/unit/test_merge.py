@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,7 +92,30 @@ class TestSums:
         assert merged == render_json(merge_ledgers(named(*shards)))
 
 
+def other_values() -> Iterator[tuple[str, object]]:
+    """Yield another value of each key of a ledger that is a plain fact of the run."""
+    for each in msgspec.structs.fields(Ledger):
+        choices = get_args(each.type)
+        if get_origin(each.type) is Literal:
+            yield each.name, next(value for value in choices if value != each.default)
+        elif each.type in (str, tuple[str, ...]) and each.name != "schema":  # which all have
+            yield each.name, "x" if each.type is str else ("x",)
+
+
 class TestConflicts:
+    @pytest.mark.parametrize(("key", "value"), [*other_values()])
+    def test_of_any_key_are_refused_or_settled_whatever_the_order(
+        self, key: str, value: object
+    ) -> None:
+        shards = shard(1), replace(shard(2), **{key: value})
+        merged = set()
+        for order in (shards, shards[::-1]):
+            try:
+                merged.add(render_json(merge_ledgers(named(*order))))
+            except LedgerError as error:
+                merged.add(str(error).partition(": ")[0].encode())
+        assert len(merged) == 1
+
     def test_of_the_same_attempt_name_it_and_both_files(self) -> None:
         with pytest.raises(LedgerError) as raised:
             merge_ledgers([("a.json", shard(1)), ("b.json", shard(2)), ("c.json", shard(1))])

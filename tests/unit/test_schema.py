@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from sample_reports import OUTSIDE, a_fixture, a_test, make_call, make_report, s
 
 from pytest_llmcost.ledger.ledger import SCHEMA, Ledger, PayloadFacts, render_json
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "docs" / "ledger.schema.json"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PUBLISHED = DOCS / "ledger.schema.json"
 
 
 def ledger_schema() -> dict[str, Any]:
@@ -60,6 +62,12 @@ def test_the_published_schema_is_what_the_types_say() -> None:
     if os.environ.get("UPDATE_GOLDEN"):
         PUBLISHED.write_text(render_schema())
     assert PUBLISHED.read_text() == render_schema()
+
+
+def test_every_key_is_explained() -> None:
+    page = (DOCS / "reference" / "ledger.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| (`.+?) \|", page, re.MULTILINE)
+    assert {*Ledger.__struct_fields__} <= {*re.findall(r"`(\w+)`", " ".join(cells))}
 
 
 def test_the_schema_is_one() -> None:
