@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -32,7 +33,9 @@ from doc_pages import (
 )
 from standin import StandIn
 
+from pytest_llmcost.capture import transports
 from pytest_llmcost.capture.request import CapturedRequest
+from pytest_llmcost.capture.transports import aiohttp, http_client, httpx, urllib3
 from pytest_llmcost.prices.caveats import CAVEATS
 from pytest_llmcost.settings import OPTIONS
 
@@ -234,6 +237,15 @@ def test_contributing_names_what_a_transport_calls_as_it_is_called() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     names = set(re.findall(r"`captured\.(\w+)", text))
     assert {"leave", "answered", "passing"} <= names <= {*dir(CapturedRequest)}
+    libraries = [aiohttp, http_client, httpx, urllib3]
+    ours = [each for each in vars(transports).values() if inspect.isfunction(each)]
+    shared = {
+        each.__name__
+        for each in ours
+        if each.__module__ == transports.__name__
+        and all(hasattr(library, each.__name__) for library in libraries)
+    }
+    assert {"begin", "passed_on"} <= shared <= {*re.findall(r"`(\w+)", text)}
 
 
 def test_the_page_on_architecture_names_files_that_exist() -> None:
