@@ -472,7 +472,8 @@ def _decode(raw: Any) -> _Stated:
 
 def _merged(usage: Usage) -> Usage:
     """Take all cache writes for 5-minute ones, to compare what is stated of them as a whole."""
-    return replace(usage, cache_write_5m_tokens=usage.written_tokens, cache_write_1h_tokens=0)
+    written = dict.fromkeys(WRITTEN.values(), 0)
+    return replace(usage, **{**written, "cache_write_5m_tokens": usage.written_tokens})
 
 
 def _start_of_answer(sampling: Sequence[_Stated], top: Usage) -> int:
