@@ -255,29 +255,26 @@ def _mocked(
     """Trust a mock's figures, or take the input from a count, as `llmcost_mocks` says."""
     if session.settings.mocks == "trust" or not answer.sampling_calls:
         return answer, "mocked"
+    unknown = replace(answer, sampling_calls=())
     obstacle = obstacle_to_recount(answer) or request.uncountable
-    if payload is None:
-        caveat = "not-recounted: the request cannot be read"
-    elif payload.continues is not None:
-        caveat = f"not-recounted: {HELD}"
-    elif obstacle is not None:
-        caveat = f"not-recounted: {obstacle}"
-    else:
-        try:
-            count = session.counts.count(owner, payload)
-        except CountError as error:
-            caveat = _failed_count(session, owner, error) or "uncounted: the answer is a mock's"
-        else:
-            (sampling,) = answer.sampling_calls
-            usage = sampling.usage
-            # A count says nothing of the cache: a prompt that marks nothing is uncached, and of one
-            # that does, what the mock reads or writes is a part.
-            if not payload.breakpoints:
-                usage = Usage(output_tokens=usage.output_tokens)
-            usage = replace(usage, input_tokens=max(0, count.input_tokens - usage.cached_tokens))
-            counted = replace(answer, usage=usage, sampling_calls=(replace(sampling, usage=usage),))
-            return with_caveats(counted, *count.caveats), "recounted"
-    return with_caveats(replace(answer, sampling_calls=()), caveat), "mocked"
+    if payload is None or payload.continues is not None:
+        obstacle = HELD if payload else "the request cannot be read"
+    if payload is None or obstacle is not None:
+        return with_caveats(unknown, f"not-recounted: {obstacle}"), "mocked"
+    try:
+        count = session.counts.count(owner, payload)
+    except CountError as error:
+        caveat = _failed_count(session, owner, error) or "uncounted: the answer is a mock's"
+        return with_caveats(unknown, caveat), "mocked"
+    (sampling,) = answer.sampling_calls
+    usage = sampling.usage
+    # A count says nothing of the cache: a prompt that marks nothing is uncached, and of one that
+    # does, what the mock reads or writes is a part.
+    if not payload.breakpoints:
+        usage = Usage(output_tokens=usage.output_tokens)
+    usage = replace(usage, input_tokens=max(0, count.input_tokens - usage.cached_tokens))
+    counted = replace(answer, usage=usage, sampling_calls=(replace(sampling, usage=usage),))
+    return with_caveats(counted, *count.caveats), "recounted"
 
 
 def _failed_count(

@@ -121,10 +121,8 @@ class _Stated(msgspec.Struct, frozen=True, kw_only=True):
 
 prepare(_Stated)
 _TOKENS = tuple(name for name in _Stated.__struct_fields__ if name.endswith("_tokens"))
-_KNOWN_INSIDE = {
-    "cache_creation": (*_WRITES.values(),),
-    "server_tool_use": (*_ServerTools.__struct_fields__, "web_fetch_requests"),  # which is free
-}
+_KNOWN_TOOLS = (*_ServerTools.__struct_fields__, "web_fetch_requests")  # which is free
+_KNOWN_INSIDE = {"cache_creation": (*_WRITES.values(),), "server_tool_use": _KNOWN_TOOLS}
 _KNOWN = {
     *_Stated.__struct_fields__,
     "output_tokens_details",  # divides up `output_tokens`
@@ -472,8 +470,7 @@ def _decode(raw: Any) -> _Stated:
 
 def _merged(usage: Usage) -> Usage:
     """Take all cache writes for 5-minute ones, to compare what is stated of them as a whole."""
-    written = dict.fromkeys(WRITTEN.values(), 0)
-    return replace(usage, **{**written, "cache_write_5m_tokens": usage.written_tokens})
+    return replace(usage, **{**dict.fromkeys(_WRITES, 0), WRITTEN["5m"]: usage.written_tokens})
 
 
 def _start_of_answer(sampling: Sequence[_Stated], top: Usage) -> int:
