@@ -140,7 +140,7 @@ def _patterns(budgets: Iterable[Budget]) -> list[str]:
 def _budget(settings: Settings, scope: Scope, name: str, **fields: Any) -> Budget:
     """Return the budget that a setting states; of one that is no amount, a rule for every call."""
     stated = getattr(settings, name)
-    limit = stated if isinstance(stated, Decimal) else Decimal(0)
+    limit = Decimal(stated if type(stated) in (int, Decimal) else 0)
     usual = {"limit": limit, "label": name, "warn_at": settings.warn_at}
     return Budget(scope=scope, origin=settings.origin(name), **{**usual, **fields})
 
