@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_llmcost.capture.transports import claude_address
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
 
 BEDROCK = "https://bedrock-runtime.us-east-1.amazonaws.com"
@@ -13,6 +14,7 @@ PROFILE = "arn:aws:bedrock:us-east-1:123456789012:"
 def seen(url: str, method: str = "POST") -> Endpoint:
     endpoint = recognise(method, url)
     assert endpoint is not None
+    assert claude_address(url)  # or no transport would ask
     return endpoint
 
 
