@@ -19,7 +19,7 @@ from pytest_llmcost.ledger.ledger import (
 )
 from pytest_llmcost.ledger.run_history import Run, average
 from pytest_llmcost.ledger.totals import largest_prompt, parts_of, spenders_of
-from pytest_llmcost.prices.usage import PROMPT
+from pytest_llmcost.prices.usage import PROMPT, Usage
 from pytest_llmcost.reports.plain_text import (
     UNKNOWN,
     Line,
@@ -152,9 +152,11 @@ def cells_of(costs: Change | Comparison, *, with_share: bool = False) -> tuple[s
 
 def what_differs(change: Change, shared: Container[str]) -> str:
     """Say by how many tokens and calls, and which parts changed that are not shared with others."""
+    # In the order of the categories, which a ledger that is read again has lost.
     phrases = [
-        f"{number:+,} {name.removesuffix('_tokens').replace('_', ' ')}"
-        for name, number in change.tokens.items()
+        f"{change.tokens[name]:+,} {name.removesuffix('_tokens').replace('_', ' ')}"
+        for name in Usage.__struct_fields__
+        if name in change.tokens
     ]
     if change.calls:
         phrases.append(f"{change.calls:+,} {'call' if abs(change.calls) == 1 else 'calls'}")

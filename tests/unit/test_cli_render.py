@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from sample_run import sample_run
 from standin import StandIn
 
 from pytest_llmcost.cli.main import main
-from pytest_llmcost.ledger.ledger import read_ledger, write_ledger
+from pytest_llmcost.ledger.ledger import Change, Comparison, read_ledger, write_ledger
 from pytest_llmcost.ledger.run_history import append_run, run_of
+from pytest_llmcost.reports.markdown import render_markdown
 
 TESTS = """
     import pytest
@@ -58,6 +60,17 @@ def test_it_draws_what_the_run_wrote(
     for suffix in SUFFIXES:
         again, first = (project.path / f"{name}.{suffix}" for name in ("again", "cost"))
         assert again.read_bytes() == first.read_bytes()
+
+
+def test_it_names_tokens_in_the_order_in_which_the_run_named_them(tmp_path: Path) -> None:
+    tokens = {"input_tokens": 5, "cache_read_tokens": 7, "output_tokens": -2}
+    change = Change(name="t.py::a", status="changed", usd=None, tokens=tokens)
+    report = make_report({a_test("t.py::a"): [make_call("1.25")]})
+    report = replace(report, comparison=Comparison(changes=(change,)))
+    write_ledger(report, tmp_path / "cost.json")
+    drawn = render_markdown(read_ledger(tmp_path / "cost.json"))
+    assert "+5 input, +7 cache read, -2 output" in unescape(drawn)
+    assert drawn == render_markdown(report)
 
 
 def test_without_an_output_it_prints_the_summary(
