@@ -221,7 +221,7 @@ def render_other_model(
 ) -> Iterator[Line]:
     """Render one model's table, and below it which calls are in no figure and why."""
     folded = fold_other_model(other.rows)
-    yield Line(f"on {other.model}: {SAME_PROMPTS}", {"bold": True})
+    yield from wrap(f"on {other.model}: {SAME_PROMPTS}", screen, markup={"bold": True})
     table = []
     for full_name, figures in folded[: rows or None]:
         group, name = _split_name(full_name)
