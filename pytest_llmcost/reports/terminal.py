@@ -132,8 +132,8 @@ def _table(rows: Sequence[Row], view: View, ledger: Ledger) -> Iterator[Line]:
         cost: [row.cost_cell(per=view.per) for row in kept],
     }
     for name, price in view.columns.items():
-        known = [_priced(row.calls, price) for row in kept]
-        columns[name] = [usd_cell(usd, is_least=bool(some), per=view.per) for usd, some in known]
+        known = [_priced(row.calls, price) if row.calls else (row.usd, False, 0) for row in kept]
+        columns[name] = [usd_cell(usd, is_least=least, per=view.per) for usd, least, _ in known]
     columns["budget"] = [re.sub(" tokens?", "", wording.limit_of(row.verdict)) for row in kept]
     used = (share_of(row.verdict) for row in kept)
     columns["used"] = [each if len(each) <= len("≥9,999%") else ">9,999%" for each in used]
@@ -165,13 +165,14 @@ def _table(rows: Sequence[Row], view: View, ledger: Ledger) -> Iterator[Line]:
         yield Line(f"… {len(hidden):,} more, {usd} (--llmcost-rows=0 shows all)")
 
 
-def _priced(calls: Iterable[Call], price: Pricing) -> tuple[Decimal | None, int]:
-    """Return what calls cost in another state, and of how many of them that is unknown."""
+def _priced(calls: Iterable[Call], price: Pricing) -> tuple[Decimal | None, bool, int]:
+    """Return what calls cost in another state, if at least, and of how many that is unknown."""
     changed = [price(call) for call in calls]
     known = [each for each in changed if not isinstance(each, str)]
     amounts = Amounts.of(known)
     unknown = len(changed) - len(known) + amounts.unpriced
-    return (amounts.usd if known or not unknown else None), unknown
+    usd = amounts.usd if known or not unknown else None
+    return usd, bool(unknown) or amounts.is_least, unknown
 
 
 def _totals(ledger: Ledger, view: View) -> Iterator[Line]:
@@ -200,8 +201,8 @@ def _totals(ledger: Ledger, view: View) -> Iterator[Line]:
     calls = list(counted_calls(ledger))
     for name, price in view.columns.items():
         meaning, why_unknown = _COLUMNS[name]
-        usd, unknown = _priced(calls, price)
-        total = dollars(usd, is_least=bool(unknown), per=per)
+        usd, is_least, unknown = _priced(calls, price)
+        total = dollars(usd, is_least=is_least or bool(ledger.lost_calls), per=per)
         text = f"{name} {total}{runs}: {meaning}"
         if unknown:
             text += f"; {format_count(unknown, 'call')} unknown ({why_unknown})"

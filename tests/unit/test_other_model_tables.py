@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from golden_files import assert_golden
 from msgspec.structs import asdict, replace
-from sample_reports import a_fixture, a_test, make_call, make_report
+from sample_reports import a_fixture, a_test, judge, make_call, make_report
 
 from pytest_llmcost.call import Call
 from pytest_llmcost.compare.repriced import Column
-from pytest_llmcost.ledger.ledger import Figures, Ledger, OtherModel, OtherModelRow
+from pytest_llmcost.ledger.ledger import Figures, Ledger, OtherModel, OtherModelRow, TestRow
+from pytest_llmcost.ledger.totals import closed
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.reports.comparisons import (
     fold_other_model,
@@ -176,10 +177,27 @@ class TestSummary:
         assert "2 calls unknown (no max_tokens, several sampling calls" in note
         assert "and a note" in lines
 
+    def test_what_may_be_more_is_a_lower_bound_in_a_further_column_too(self) -> None:
+        open_end = make_call("0.01", usd_high=None)
+        columns: Mapping[Column, Pricing] = {"cold": lambda call: call}
+        report = make_report({a_test("t.py::test_a"): [open_end]})
+        lines = [line.text for line in render_summary(report, View(columns=columns))]
+        assert lines[1].split()[-2:] == ["≥$0.0100", "≥$0.0100"]
+        assert "cold at least $0.01: all that is cached is written" in lines
+        lost = make_report({a_test("t.py::a"): [make_call("0.01")]}, lost_calls=["interrupted"])
+        lines = [line.text for line in render_summary(lost, View(columns=columns))]
+        assert "cold at least $0.01: all that is cached is written" in lines
+
     def test_the_note_of_a_bill_is_scaled(self) -> None:
         view = View(columns=self.columns("worst"), per=10)
         lines = [line.text for line in render_summary(self.report(), view)]
         assert any(line.startswith("worst at least $5.00 per 10 runs: ") for line in lines)
+
+    def test_a_test_without_the_call_that_it_needs_costs_nothing_in_no_column(self) -> None:
+        test = TestRow(nodeid="t.py::test_a", verdict=judge("1"), outcome="failed")
+        report = closed(Ledger(tests=(test,), price_date="2026-11-22"))
+        lines = [line.text for line in render_summary(report, View(columns=self.columns("cold")))]
+        assert lines[1].split() == ["?", "test_a", "?", "?", "$1.00", "?"]
 
     def test_a_column_of_which_nothing_is_known_is_a_question_mark(self) -> None:
         report = make_report({a_test("t.py::test_a"): [make_call("0.01")]})
