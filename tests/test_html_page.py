@@ -17,6 +17,7 @@ from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import judge_calls
 from pytest_llmcost.ledger.ledger import Ledger, PayloadFacts
 from pytest_llmcost.ledger.run_history import Run
+from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.html import render_html
 from pytest_llmcost.reports.plain_text import usd_cell
 
@@ -213,8 +214,15 @@ def a_long_limit() -> Ledger:
     return replace(ledger, tests=(replace(ledger.tests[0], verdict=verdict, outcome="failed"),))
 
 
-@pytest.mark.parametrize("width", [400, 640, 900, 1200])
-@pytest.mark.parametrize("run", [page_run, hostile_report, a_long_limit])
+def a_lower_bound() -> Ledger:
+    """A run of which not everything is known, and what is known is a long number."""
+    usage = Usage(input_tokens=9_000_000, cache_read_tokens=40_000_000, output_tokens=100)
+    calls = [make_call("1234.5678", usage=usage), make_call("0.0001"), make_call(None)]
+    return make_report({a_test("tests/t.py::test_a"): calls})
+
+
+@pytest.mark.parametrize("width", [320, 400, 640, 1001, 1200])
+@pytest.mark.parametrize("run", [page_run, hostile_report, a_long_limit, a_lower_bound])
 def test_a_page_never_scrolls_sideways(opened: Pages, run: object, width: int) -> None:
     assert callable(run)
     page = opened(run())
