@@ -253,6 +253,34 @@ def test_it_names_nothing_after_harmless_changes(suite: Path) -> None:
     assert "1 failed, 5 passed, 1 skipped, 1 error" in ran.out, ran.out
 
 
+def test_an_expected_failure_that_ends_as_it_did_in_the_baseline_has_not_vanished(
+    tmp_path: Path,
+) -> None:
+    text = """
+        import pytest
+        from app import ask
+        from pytest_llmcost import max_cost
+
+        @max_cost("$0.01")
+        def test_calls():
+            ask(10)
+            pytest.xfail("known")
+
+        @max_cost("$0.01")
+        def test_nothing():
+            pytest.xfail("known")
+    """
+    write_files(tmp_path, {"app.py": APP, "test_known.py": text})
+    run_suite(tmp_path, "--llmcost-baseline=base.json", "--llmcost-update-baseline")
+    again = compare(tmp_path, "--llmcost-vanished=fail")
+    assert (again.status, vanished(again)) == (0, {}), again.out
+    write_files(tmp_path, {"test_known.py": text.replace("ask(10)", "pass")})
+    ran = compare(tmp_path, "--llmcost-vanished=fail")
+    assert (ran.status, vanished(ran)) == (1, {"test_known.py::test_calls": "skipped"})
+    (change,) = ran.ledger()["comparison"]["changes"]
+    assert change["status"] == "skipped"
+
+
 def test_a_test_that_calls_nothing_is_no_guard_by_the_budget_of_all_tests(suite: Path) -> None:
     files = changed(SUITE, "markers = slow", "markers = slow\nllmcost_max_test = $1")
     write_files(suite, files)
