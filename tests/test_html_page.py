@@ -11,7 +11,7 @@ from browser import Browser, browser, why_no_browser
 from hostile_report import hostile_report
 from msgspec.structs import replace
 from page_run import big_run, page_history, page_run
-from sample_reports import a_test, make_budget, make_call, make_report
+from sample_reports import a_test, judge, make_budget, make_call, make_report
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import judge_calls
@@ -103,6 +103,20 @@ def test_every_column_sorts_both_ways(opened: Pages) -> None:
     assert page.run(CELLS.format("share"))[0].startswith("113%")
     assert sort_by(page, "name") == "ascending"
     assert page.run("return document.querySelectorAll('[aria-sort$=ending]').length") == 1
+
+
+def test_what_breaks_a_limit_of_nothing_uses_more_of_it_than_any_share(opened: Pages) -> None:
+    call = make_call("0.1")
+    limits = {"t.py::kept": "1", "t.py::over": "0.05", "t.py::none": "0", "t.py::near": "0.11"}
+    run = make_report({a_test(name): [call] for name in limits})
+    tests = (
+        replace(test, verdict=judge(limits[test.nodeid], call), outcome="failed")
+        for test in run.tests
+    )
+    page = opened(replace(run, tests=tuple(tests)))
+    assert sort_by(page, "share") == "descending"
+    names = [each.rpartition(" ")[2] for each in page.run(NAMES)]
+    assert names == ["none", "over", "near", "kept"]
 
 
 def test_search_finds_tests_files_and_models_and_the_count_is_said(opened: Pages) -> None:

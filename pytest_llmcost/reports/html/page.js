@@ -38,10 +38,15 @@
   const COLUMNS = [
     { key: "name", title: "Test", value: (row) => `${row.file}::${row.name}` },
     { key: "cost", title: "Cost", value: (row) => row.usd },
-    { key: "share", title: "Budget used", value: (row) => row.share },
+    { key: "share", title: "Budget used", value: used },
     { key: "calls", title: "Calls", value: (row) => row.calls },
     ...TOKENS.map(([key, title]) => ({ key, title, value: (row) => quantity(row[key]) })),
   ];
+
+  /** Return which share of its budget a row uses; what breaks a limit of nothing, more than any. */
+  function used(row) {
+    return row.share ?? (row.mark === "exceeded" ? Infinity : null);
+  }
 
   function quantity(value) {
     const digits = value.replace(/\D/g, "");
