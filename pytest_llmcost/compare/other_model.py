@@ -86,8 +86,8 @@ def _on_other_model(ledger: Ledger, model: str, card: RateCard) -> OtherModel:
     for spender in (each for each in spenders if each.calls):
         pairs = [(call, moved(call)) for call in spender.calls]
         unknown = [why for _, why in pairs if isinstance(why, str)]
-        now = Amounts.of(call for call, then in pairs if not isinstance(then, str))
-        then = Amounts.of(then for _, then in pairs if not isinstance(then, str))
+        known = [(call, then) for call, then in pairs if not isinstance(then, str)]
+        now, then = Amounts.of(call for call, _ in known), Amounts.of(then for _, then in known)
         is_known = now.calls > 0
         rows.append(
             OtherModelRow(
@@ -95,6 +95,7 @@ def _on_other_model(ledger: Ledger, model: str, card: RateCard) -> OtherModel:
                 name=spender.name,
                 attempt=spender.attempt,
                 unknown_calls=len(unknown),
+                unbounded_calls=sum(any(each.usd_high is None for each in pair) for pair in known),
                 reasons=tuple(sorted(set(unknown))),
                 calls=now.calls,
                 input_tokens=now.usage.prompt_tokens if is_known else None,

@@ -277,6 +277,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """Those compared; the figures are of these alone, for both models."""
     unknown_calls: int = 0
     """Those that could not be compared; they are in none of the figures."""
+    unbounded_calls: int = 0
+    """Of those compared, those that may cost more than their price on one of the models."""
     input_tokens: int | None = None
     """The whole prompts as they are."""
     input_tokens_then: int | None = None

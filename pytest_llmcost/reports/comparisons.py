@@ -244,12 +244,13 @@ OTHER_MODEL_HEADS = ("input:", "then:", "change:", "cost:", "then:", "change:")
 def other_model_cells(figures: Figures, per: int = 1) -> list[str]:
     """Write what stands under these heads."""
     least = "≥" if figures.unknown_calls else ""
+    is_least = figures.unknown_calls + figures.unbounded_calls > 0
     tokens = (figures.input_tokens, figures.input_tokens_then)
     usds = (figures.usd, figures.usd_then)
     return [
         *(UNKNOWN if each is None else f"{least}{each:,}" for each in tokens),
         growth(*tokens),
-        *(usd_cell(each, is_least=bool(least), per=per) for each in usds),
+        *(usd_cell(each, is_least=is_least, per=per) for each in usds),
         growth(*usds),
     ]
 

@@ -408,7 +408,8 @@ def _other_model(other: OtherModel) -> Iterator[str]:
     now, then = other.usd, other.usd_then
     if now is not None and then is not None:
         change = f"**{plain_text.signed(then - now)}**{plain_text.grown_by(now, then)}"
-        sides = f"{plain_text.dollars(now)} → {plain_text.dollars(then)}"
+        is_least = other.unbounded_calls > 0  # of those without a figure it says so itself
+        sides = " → ".join(plain_text.dollars(usd, is_least=is_least) for usd in (now, then))
         calls = plain_text.format_count(other.calls, "call")
         text = f"{change}: {sides} for {calls}, {comparisons.SAME_PROMPTS}"
         if other.unknown_calls:

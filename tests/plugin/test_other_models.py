@@ -386,6 +386,25 @@ def test_a_call_made_in_a_teardown_is_counted_too(project: Project, standin: Sta
     assert other_models(project)[0]["calls"] == 3
 
 
+def test_a_call_that_may_cost_more_is_a_lower_bound_on_the_other_model_too(
+    project: Project, standin: StandIn
+) -> None:
+    text = """
+    def test_one(llmcost):
+        llmcost.count(payload(tools=[{"type": "web_search_20250305", "name": "web_search"}]))
+    """
+    project.online(standin).write(test_app=PAYLOAD + text)
+    result = project.run(COUNT, NEW, REPORT, "--llmcost-report=cost.md")
+    (other,) = other_models(project)
+    assert (other["calls"], other["unbounded_calls"]) == (1, 1)
+    rows = [line for line in result.outlines if re.match("  test_one |total ", line)]
+    costs, both, total = (re.findall(r"\S*\$\S+", row) for row in rows)
+    assert (costs, total) == (both[:1], both)
+    assert all(each.startswith("≥") for each in both)
+    comment = (project.path / "cost.md").read_text(encoding="utf-8")
+    assert re.search(r"\): at least \$[\d.]+ → at least \$[\d.]+ for 1 call, the same", comment)
+
+
 def test_the_comment_shows_it(project: Project, standin: StandIn) -> None:
     project.online(standin).write(
         test_app=PAYLOAD + "    def test_one(llmcost): llmcost.count(payload())\n"
