@@ -181,7 +181,7 @@ def render_comparison(comparison: Comparison, screen: Screen, *, most: int = 5) 
     if rows:
         blocks.append(text_table(["", "before:", "after:", "change:"], rows, screen))
     if len(comparison.changes) > len(shown):
-        blocks.append([Line(f"… {len(comparison.changes) - len(shown)} more changes")])
+        blocks.append([Line(f"… {len(comparison.changes) - len(shown):,} more changes")])
     for note in comparison.notes:
         blocks.append(wrap(clean(note), screen, indent=2, markup={"yellow": True}))
     return chain.from_iterable(blocks)
@@ -233,7 +233,7 @@ def render_other_model(
     heads = (cost if head == "cost:" else head for head in OTHER_MODEL_HEADS)
     yield from text_table(["", *heads], table, screen)
     if left_out:
-        yield Line(f"… {left_out} more (--llmcost-rows=0 shows all)")
+        yield Line(f"… {left_out:,} more (--llmcost-rows=0 shows all)")
     for text in other_model_remarks(other):
         yield from wrap(text, screen, markup={"yellow": True})
 

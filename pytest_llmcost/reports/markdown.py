@@ -273,8 +273,9 @@ def _verdicts(ledger: Ledger) -> tuple[list[str], list[str]]:
     for each in run_wording.findings(ledger):
         name = f"{code(each.name)}: " if each.name else ""
         found = of_tests if each.name or each.state == "within" else of_run
-        found.append(f"- {_SIGNS[each.state]} {name}{prose(each.text)}")
-        found += [f"  - {prose(text)}" for text in each.more[:_MOST_LINES]]
+        lines = [f"- {_SIGNS[each.state]} {name}{prose(each.text)}"]
+        lines += [f"  - {prose(text)}" for text in each.more[:_MOST_LINES]]
+        found.append("\n".join(lines))  # as one item: what is left out is counted in budgets
     return of_run, of_tests
 
 

@@ -612,6 +612,16 @@ class TestSize:
         assert text.count("<details>") == text.count("</details>") == 5
         assert to_html(text).count("<summary>") == 5
 
+    def test_counts_the_budgets_that_are_left_out_and_not_their_lines(self) -> None:
+        budgets = 300
+        call = make_call(None, caveats=sorted_caveats(("unknown-usage: a",)))
+        report = make_report({a_test(f"t.py::test_{each}"): [call] for each in range(budgets)})
+        text = render_markdown(judged(report, "1"))
+        section = text.partition("<summary>Each budget")[2].partition("</details>")[0]
+        shown, reasons = section.count("\n- ❓"), section.count("\n  - ")
+        assert 0 < shown < reasons
+        assert f"\n- … {budgets - shown:,} more left out" in section
+
     def test_is_nothing_where_not_even_the_verdict_fits(self) -> None:
         assert render_markdown(self.big(1), most_bytes=5_000) == ""
 
