@@ -43,6 +43,8 @@ class Limits(NamedTuple):
 
     budgets: tuple[Budget, ...]
     cache: CacheState
+    is_live_stated: bool
+    """Whether a marker says if it may go live, so that `llmcost_live` says nothing of it."""
 
 
 def limits_of(item: pytest.Item, settings: Settings) -> Limits:
@@ -58,7 +60,7 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
         for budget in own:
             budgets.setdefault(budget.subject, budget)
         cache = cache or state
-    nodeid = nodeid_of(item)
+    nodeid, is_live_stated = nodeid_of(item), ("live", None) in budgets
     for budget in _of_settings(settings, "test", nodeid):
         budgets.setdefault(budget.subject, budget)
     # `live=True` limits nothing: it takes the setting's gate away.
@@ -72,7 +74,7 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
             stated.insert(0, _budget(settings, "test", "require_budget", kind="unbudgeted"))
     if cache and cache != settings.cache:
         stated = [replace(each, cache_state=cache) for each in stated]
-    return Limits(tuple(stated), cache or settings.cache)
+    return Limits(tuple(stated), cache or settings.cache, is_live_stated)
 
 
 def check_markers(item: pytest.Item, settings: Settings) -> None:

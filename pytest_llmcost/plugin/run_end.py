@@ -308,8 +308,8 @@ def _sum_up(session: Session, pytest_session: pytest.Session) -> Ledger:
     for nodeid in _tests_with("exceeded", ledger):
         notes.append(f"{nodeid} exceeded its budget too late to fail, so the run fails")
     notes += _namesakes(ledger)
-    live = [name for name, _ in live_spenders(ledger, "warn")]
-    if live:
+    warned = (name for name, _ in live_spenders(ledger, "warn"))
+    if live := [name for name in warned if name not in session.live_markers]:
         notes.append(f"{first_of(live, 1)} went live ({settings.origin('live')}=warn)")
     if settings.parts and any(REST not in each for each in parts_of(ledger).values()):
         command = count_command_of_run(session.config, settings, "parts")

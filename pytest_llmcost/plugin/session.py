@@ -67,6 +67,8 @@ class _Findings:
     """Tests that were skipped, and modules and classes that were skipped whole."""
     skipped_budgets: set[str]
     """Tests with a budget of their own that were skipped."""
+    live_markers: set[str]
+    """Tests with a marker that says whether they may go live."""
     deselected: set[str]
     """Tests that pytest has deselected, for its own options, or a conftest."""
     deselecting: set[str]

@@ -98,6 +98,8 @@ def judge(session: Session, attempt: TestAttempt) -> None:
         limits = limits_of(attempt.item, session.settings)
     except SettingsError as error:  # a marker that was added while the test ran
         raise pytest.fail.Exception(str(error), pytrace=False) from None
+    if limits.is_live_stated:
+        session.live_markers.add(nodeid_of(attempt.item))
     calls = calls_in(session, calls_of(session, attempt), limits.cache)
     verdicts = list[Verdict]()
     for budget in limits.budgets:

@@ -192,6 +192,26 @@ def test_a_warning_names_them_and_fails_nothing(online: Project) -> None:
     result.stdout.fnmatch_lines([line])
 
 
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+def test_a_warning_names_no_test_whose_marker_says_whether_it_may_go_live(
+    online: Project, workers: tuple[str, ...]
+) -> None:
+    marked = SUITE.replace("def test_large", "@max_cost(live=True)\n    def test_large")
+    online.write(
+        test_app=marked
+        + """
+    class TestForbidden:
+        pytestmark = max_cost(live=False)
+
+        def test_it(self):
+            ask()
+    """
+    )
+    result = online.run("--llmcost-live=warn", *workers, plugins=XDIST if workers else ())
+    result.assert_outcomes(passed=3, failed=1)
+    result.stdout.fnmatch_lines(["test_app.py::test_small went live (--llmcost-live=warn)"])
+
+
 @pytest.mark.parametrize("name", ["127.0.0.1", "http://127.0.0.1:{port}/v1", "127.0.0.1:1"])
 def test_a_named_stand_in_is_not_live(project: Project, standin: StandIn, name: str) -> None:
     project.online(standin).write(test_app=SUITE)
