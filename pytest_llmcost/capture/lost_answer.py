@@ -40,9 +40,13 @@ _CLIENTS = ("httpx._client", "httpx2._client")
 _AROUND_THE_REQUEST = ("send", "_send_handling_auth", "_send_handling_redirects")
 """The clients' own functions around `_send_single_request`, which calls a transport. If one of them
 is the last of the client's in the traceback, a hook, a log-in or the client itself has raised."""
-_CONNECTING = ("connect", "_connect", "connect_tcp", "_init_socks5_connection", "start_tls")
-"""How `http.client` and httpcore name what connects; the last three also through a proxy, where no
-method holds them together."""
+_CONNECTING = (
+    "connect", "_connect", "connect_tcp", "_init_socks5_connection", "start_tls",
+    "_send_request_headers",
+)  # fmt: skip
+"""How `http.client` and httpcore name what comes before a request's body, without which the API
+does no work: what connects, of which the middle three are also of a proxy's, where no method holds
+them together, and what sends the headers."""
 
 
 class Failure(NamedTuple):
@@ -92,6 +96,6 @@ def note_failure(captured: CapturedRequest, error: BaseException, live: bool | N
 
 
 def is_connecting(error: BaseException) -> bool:
-    """Tell whether an error came from what connects, which sending calls if need be."""
+    """Tell whether an error came from what connects, which sending calls, or sends the headers."""
     names = {frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__)}
     return not names.isdisjoint(_CONNECTING)

@@ -876,6 +876,30 @@ def test_what_ends_while_a_proxy_s_tunnel_is_made_was_not_sent(library: Any) -> 
     assert [(each.live, each.answer) for each in purse.seen] == [(False, None)]
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(("last", "is_sent"), [("headers", False), ("body", True)])
+def test_what_is_cancelled_before_its_body_is_sent_was_not_sent(
+    library: Any, last: str, is_sent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def send(stream: Any, item: bytes) -> None:
+        await send_original(stream, item)
+        if item.startswith(b"POST ") == (last == "headers"):
+            raise asyncio.CancelledError
+
+    async def ask(url: str) -> None:
+        async with library.AsyncClient() as client:
+            await client.post(url, json=ASKED, headers=HEADERS)
+
+    from anyio._backends._asyncio import SocketStream  # of both libraries
+
+    send_original = SocketStream.send
+    monkeypatch.setattr(SocketStream, "send", send)
+    with capturing() as purse, serving(Packed) as url, pytest.raises(asyncio.CancelledError):
+        asyncio.run(ask(url))
+    purse.capture.settle()
+    assert [(each.live, each.answer is not None) for each in purse.seen] == [(is_sent, is_sent)]
+
+
 def test_an_answer_that_breaks_off_does_so_for_the_relay_s_client() -> None:
     class Short(AtOnce):
         def do_POST(self) -> None:
