@@ -179,7 +179,8 @@ def _read(data: bytes, path: str) -> Iterator[Recorded]:
     try:
         data = allowance.take(_unzip(data, allowance.bytes + 1)[0]).removeprefix(b"\xef\xbb\xbf")
     except (OSError, EOFError, zlib.error) as error:
-        raise RecordingError(f"{path}: looks gzip-compressed, but is not: {error}") from None
+        what = "looks gzip-compressed, but cannot be unpacked"
+        raise RecordingError(f"{path}: {what}: {error}") from None
     if data.startswith(b"\0\0") or _EVENTS.match(data):
         yield Recorded(source=f"{path}#0", body=data)
         return
