@@ -56,6 +56,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Count and print; return 2 if a file was not counted, 1 if one has too many tokens."""
+    # The shell's `prompts/*` names the recorded counts, too.
+    files = [each for each in arguments.file if Path(each).name != _FOLDER] or arguments.file
     with ExitStack() as clients:
         counter = Counter(
             lambda: clients.enter_context(cast("Any", make_client())),
@@ -63,7 +65,7 @@ def run(arguments: Namespace) -> int:
             waiting=lambda line: console.note(line.removeprefix("llmcost: ")),
             in_tests=False,
         )
-        rows = [_count(file, arguments, counter) for file in arguments.file]
+        rows = [_count(file, arguments, counter) for file in files]
     if arguments.format == "json":
         console.write_json([row._asdict() for row in rows])
     else:

@@ -68,6 +68,16 @@ def test_a_recorded_count_is_read_offline(
     assert len(online.counted) == 1
 
 
+def test_the_folder_of_the_counts_may_be_named_beside_the_files(
+    prompt: Path, online: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert record(prompt, f"--model={MODEL}") == 0
+    folder = cassette_of(prompt).parent
+    assert count(*sorted(prompt.parent.iterdir()), f"--model={MODEL}") == 0
+    assert count(folder, f"--model={MODEL}") == 2
+    assert "llmcost-counts: cannot be read (Is a directory)" in capsys.readouterr().err
+
+
 def test_other_line_ends_are_the_same_prompt(prompt: Path, online: StandIn) -> None:
     prompt.write_bytes(b"You sort mail.\nAnswer briefly.\n")
     assert record(prompt, f"--model={MODEL}") == 0
