@@ -115,12 +115,12 @@ class ModelTotals(msgspec.Struct, frozen=True, kw_only=True):
     usd: Decimal | None = _ZERO
     """List price of what could be priced; null where nothing could."""
     is_least: bool = False
-    """Whether it is a lower bound, because a call may have cost more, or was lost."""
+    """Whether nothing bounds the cost from above: a call may have cost more, or was lost."""
     live_usd: Decimal | None = _ZERO
     """What this run itself spent: every call that went over the network, or may have; all
     set-ups of every fixture."""
     live_is_least: bool = False
-    """Whether that is a lower bound."""
+    """Whether nothing bounds that from above."""
     by_category: ByCategory = ByCategory()
     """The list price by what it is for; empty in an older ledger."""
     calls: int = 0
@@ -149,7 +149,7 @@ class BeforeAndAfter(msgspec.Struct, frozen=True, kw_only=True):
     """A lower bound where something has no price, null where nothing has."""
     head_usd: Decimal | None = _ZERO
     base_is_least: bool = False
-    """Whether the amount is a lower bound."""
+    """Whether nothing bounds the amount from above."""
     head_is_least: bool = False
 
 
@@ -203,7 +203,7 @@ class Vanished(msgspec.Struct, frozen=True, kw_only=True):
     """What it cost in the baseline, at the prices of that run."""
     base_calls: int
     base_is_least: bool = False
-    """Whether the amount is a lower bound."""
+    """Whether nothing bounds the amount from above."""
     verdict: Verdict | None = None
     """The budget that it had."""
 
