@@ -108,8 +108,6 @@ class Reasons(dict[tuple[str, str], tuple[int, str, str]]):
 
     def joined(self, other: Reasons) -> Reasons:
         """Return the reasons of both."""
-        if not self or not other:
-            return self or other
         both = Reasons(self)
         for key, seen in other.items():
             both._join(key, *seen)
@@ -197,7 +195,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_least(self) -> bool:
         """Whether some calls may have cost more than their list price."""
-        return bool(self.unpriced) or self["usd"].high is None
+        return self["usd"].high is None
 
     @staticmethod
     def of(calls: Iterable[Call]) -> Amounts:
@@ -239,7 +237,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
                 for kind, by, why in _inexact_tokens(call, paid, about_tokens):
                     inexact[kind] += by
                     reasons[kind].note(why)
-            if usd is None or usd_high is None or not usd_low == usd == usd_high:
+            if not usd_low == usd == usd_high:
                 found = [each for each in caveats if each.rule.direction != "none"]
                 money.note(found or [_UNEXPLAINED])
         usage = Usage(*used)
@@ -345,8 +343,6 @@ def most(alternatives: Sequence[Amounts]) -> Amounts:
 
     Each bound is the highest of all. Calls and tokens are those of the most expensive one.
     """
-    if len(alternatives) == 1:
-        return alternatives[0]
     first = max(alternatives, key=lambda each: (each.priced_usd, each.unpriced))
 
     def highest(one: Range, other: Range) -> Range:

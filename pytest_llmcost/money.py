@@ -67,7 +67,7 @@ def parse_quantity(value: object) -> int:
     Raises:
         SettingsError: when it is no whole number, or negative.
     """
-    number = None if isinstance(value, Decimal) else _read(value, _QUANTITY)
+    number = _read(value, _QUANTITY)
     if number is None or number != number.to_integral_value():
         raise _refused(value, "is not a whole number from 0 up; write for example 8000")
     return int(number)
@@ -95,7 +95,7 @@ def parse_share_or_usd(text: str) -> tuple[Decimal | None, Decimal | None]:
         SettingsError: when it is neither.
     """
     share = _read(text, _PERCENT)
-    usd = None if share is not None else _read(text, _AMOUNT)
+    usd = _read(text, _AMOUNT)
     if usd and re.fullmatch(r"[\d.,\s]+", text):
         usd = None
     if share is usd is None:

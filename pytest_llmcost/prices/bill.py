@@ -56,8 +56,7 @@ class ByCategory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
         """Add up amounts, each with its category."""
         sums: dict[str, Decimal] = {}
         for name, usd in amounts:
-            if usd:
-                sums[name] = EXACT.add(sums.get(name, _ZERO), usd)
+            sums[name] = EXACT.add(sums.get(name, _ZERO), usd)
         # A zero that is the default is left out of files, so there must be no other one.
         return ByCategory(**{name: usd for name, usd in sums.items() if usd})
 
@@ -147,9 +146,7 @@ def price_sampling(
 ) -> SamplingCost:
     """Price one sampling call of a request, as `price_request` does."""
     prices = card.price_list(sampling.model, sampling.speed or terms.speed, terms, on)
-    model = prices.bands[0].model
-    if model != sampling.model:
-        sampling = replace(sampling, model=model)
+    sampling = replace(sampling, model=prices.bands[0].model)
     refusal_billed: bool | None = True
     if sampling.refusal is not None:
         # What may be free counts as free, with the full price as the high bound.
@@ -162,9 +159,7 @@ def price_sampling(
     charges = charge(billed, rates, prices.multiplier)
     usd = _sum(charges)
 
-    least = billed
-    if sampling.usage_low is not None and billed:
-        least = in_cache_state(sampling, cache_state, sampling.usage_low)
+    least = in_cache_state(sampling, cache_state, sampling.usage_low)
     # The documentation does not say whether a server tool's loop has one length band for each of
     # its sampling calls or one for their sum; the sum, which costs more, is the price.
     low_rates = prices.bands[0] if sampling.sums_calls else band_of(prices.bands, least)

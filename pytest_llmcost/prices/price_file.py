@@ -317,7 +317,7 @@ def check_row(row: RateRow, below: Layers, own: Sequence[RateRow]) -> None:
             )
     missing = [key for key in RATE_KEYS if key not in row.usd]
     speed, above = row.speed or STANDARD, row.above or 0
-    if row.usd and missing and rates_on(layers, row.from_on, speed, above) is None:
+    if row.usd and rates_on(layers, row.from_on, speed, above) is None:
         raise ValueError(
             f"{where}: {', '.join(missing)}: missing, and there is no earlier row of that speed "
             "and length to take them from"

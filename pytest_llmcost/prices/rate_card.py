@@ -206,7 +206,7 @@ class RateCard:
             # Names of a card get into ledgers and messages, so they have no account id.
             name = mask_account(table)
             aliased = (each for each, known in self.models.items() if name in known.aliases)
-            model = name if name in self.models else next(aliased, name)
+            model = next(aliased, name)
             try:
                 if model in models:  # of two tables one would be lost
                     raise ValueError(
