@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from pytest_llmcost.amounts import NO_REASONS, Amounts, Kind, Range, most
-from pytest_llmcost.budgets.budget import Budget, decide, judge, judge_calls
+from pytest_llmcost.budgets.budget import (
+    Budget,
+    decide,
+    judge,
+    judge_calls,
+    judge_increase,
+    parse_increase,
+)
 from pytest_llmcost.call import Call, Evidence, PricedSamplingCall
 from pytest_llmcost.ledger.builder import settled
 from pytest_llmcost.prices.caveats import CAVEATS, sorted_caveats
@@ -89,6 +96,18 @@ class TestSpend:
             model="m", usage=Usage(input_tokens=5), refusal="unspecified", usd=Decimal(0)
         )
         assert spent([priced("0", sampling_calls=(free,))], "input_tokens").high == 0
+
+    @pytest.mark.parametrize(("refusal", "usd"), [("cyber", "0.1"), ("cyber", None), (None, "0")])
+    def test_of_tokens_holds_a_billed_refusal_and_a_model_that_costs_nothing(
+        self, refusal: str | None, usd: str | None
+    ) -> None:
+        amount = None if usd is None else Decimal(usd)
+        one = PricedSamplingCall(
+            model="m", usage=Usage(input_tokens=5), refusal=refusal, usd=amount
+        )
+        call = priced(usd, sampling_calls=(one,))
+        assert figures(spent([call], "input_tokens")) == (5, 5, 5)
+        assert call.billed_usage == Usage(input_tokens=5)
 
     @pytest.mark.parametrize("kind", ["input_tokens", "output_tokens"])
     def test_of_tokens_nobody_stated_is_unbounded(self, kind: Kind) -> None:
@@ -305,6 +324,21 @@ class TestVerdict:
         budget = dollars("1", warn_at=Decimal("0.8"))
         assert judge(budget, Amounts.of([priced(spent)])).is_near is near
 
+    def test_never_warns_of_calls_or_of_a_budget_of_nothing(self) -> None:
+        every = {"warn_at": Decimal("0.8")}
+        assert not judge(dollars("1", kind="calls", **every), Amounts.of([priced("1")])).is_near
+        assert not judge(dollars("0", **every), Amounts()).is_near
+
+    def test_of_a_required_budget_holds_for_a_request_that_cannot_have_been_billed(self) -> None:
+        verdict = judge(dollars("0.02", required=True), Amounts(), has_requests=True)
+        assert (verdict.state, verdict.actual) == ("within", Decimal(0))
+
+    def test_of_calls_counts_an_agents_result_as_one_or_more(self) -> None:
+        total = {"declared_usd": Decimal(1), "sampling_calls": ()}
+        result = priced("1", **total, caveats=sorted_caveats(["declared-price: s1"]))
+        verdict = judge_calls(dollars("1", kind="calls"), [result], live_requests=1)
+        assert (verdict.state, verdict.high) == ("unverified", None)
+
     def test_never_warns_unasked(self) -> None:
         assert not judge(dollars("1"), Amounts.of([priced("1")])).is_near
 
@@ -323,6 +357,20 @@ class TestVerdict:
         spend = Amounts.of(priced(str(each)) for each in amounts)
         verdict = judge(dollars(str(limit)), spend)
         assert verdict.state == ("exceeded" if total > limit else "within")
+
+
+class TestIncrease:
+    @pytest.mark.parametrize(
+        ("figures", "limit"), [(("1", "2", "4"), "0.2"), (("1", None, None), "0.1")]
+    )
+    def test_shows_the_share_of_the_best_figure_or_of_the_least_that_is_known(
+        self, figures: tuple[str, str | None, str | None], limit: str
+    ) -> None:
+        low, best, high = (None if each is None else Decimal(each) for each in figures)
+        before = Range(low, best, high)
+        base = Amounts(ranges={**Amounts().ranges, "usd": before})
+        verdict = judge_increase(parse_increase("10%"), base, Amounts())
+        assert verdict.limit == Decimal(limit)
 
 
 class TestFixturesUnderWorkers:

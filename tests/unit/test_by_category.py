@@ -6,6 +6,7 @@ import json
 from datetime import date
 from decimal import Decimal
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,6 +88,11 @@ def test_amounts_add_and_differ_by_category(one: list[Call], two: list[Call]) ->
     first, second = Amounts.of(one), Amounts.of(two)
     assert (first + second).by_category == Amounts.of([*one, *two]).by_category
     assert ((first + second) - second).by_category == first.by_category
+
+
+def test_a_category_without_a_difference_is_left_out_of_files() -> None:
+    parts = ByCategory(output_usd=Decimal("0.25"))
+    assert msgspec.json.encode(parts - parts) == b"{}"
 
 
 def test_each_category_has_its_own_amount() -> None:

@@ -164,6 +164,52 @@ def test_the_last_rates_of_a_fast_mode_that_has_ended_can_be_changed(
     assert card.rates("claude-opus-4-7", on=ON, speed="fast").ended_on == date(2026, 7, 24)
 
 
+FAST = 'speed = "fast"'
+
+
+def test_after_several_fast_rows_have_ended_those_that_ended_last_stay(overlay: Overlay) -> None:
+    card = overlay(
+        '[models."acme/large"]\nrates = [\n'
+        f"  {{ from = 2026-01-01, {FIVE} }},\n"
+        f"  {{ from = 2026-03-01, until = 2026-04-01, {FAST}, {FIVE} }},\n"
+        f"  {{ from = 2026-01-01, until = 2026-02-01, {FAST}, {FIVE.replace('15', '30')} }},\n"
+        "]"
+    )
+    assert rates(card, "acme/large", date(2026, 2, 1), "fast")[-1] == "30"
+    assert rates(card, "acme/large", ON, "fast")[-1] == "15"
+
+
+def test_a_fast_mode_that_comes_back_ends_the_time_without_it_on_its_day(overlay: Overlay) -> None:
+    card = overlay(f"[models.claude-opus-4-7]\nrates = [{{ from = 2026-11-10, {FAST}, {FIVE} }}]")
+    for day, usd, ended_on in [(9, "30", date(2026, 7, 24)), (10, "3", None), (11, "3", None)]:
+        assert rates(card, "claude-opus-4-7", date(2026, 11, day), "fast")[0] == usd
+        found = card.rates("claude-opus-4-7", on=date(2026, 11, day), speed="fast")
+        assert found.ended_on == ended_on
+
+
+def test_a_discount_ends_on_its_day_although_a_fast_mode_ends_on_the_same(overlay: Overlay) -> None:
+    row = "from = 2026-07-01, until = 2026-07-24, factor = 0.5"
+    card = overlay(f"[models.claude-opus-4-7]\nrates = [{{ {row} }}]")
+    assert rates(card, "claude-opus-4-7", date(2026, 7, 23), "fast")[0] == "15"
+    assert rates(card, "claude-opus-4-7", date(2026, 7, 24), "fast")[0] == "30"
+
+
+def test_a_model_has_no_price_before_the_rates_of_its_short_prompts(overlay: Overlay) -> None:
+    card = overlay(
+        '[models."acme/large"]\nrates = [\n'
+        f"  {{ from = 2026-01-01, above = 200_000, {FIVE} }},\n"
+        f"  {{ from = 2026-02-01, {FIVE} }},\n"
+        "]"
+    )
+    with pytest.raises(UnknownModelError, match="no price for acme/large on 2026-01-31"):
+        card.rates("acme/large", on=date(2026, 1, 31))
+
+
+def test_a_name_that_a_file_lists_is_read_as_it_stands(overlay: Overlay) -> None:
+    card = overlay(f'[models."claude-sonnet-5[1m]"]\nrates = [{{ from = 2026-01-01, {FIVE} }}]')
+    assert card.resolve("claude-sonnet-5[1m]").model == "claude-sonnet-5[1m]"
+
+
 def test_a_model_whose_last_row_has_ended_has_no_price(overlay: Overlay) -> None:
     row = f"{{ from = 2026-01-01, until = 2026-06-01, {FIVE} }}"
     card = overlay(f'[models."acme/large"]\nrates = [{row}]')
@@ -393,6 +439,10 @@ def test_a_card_says_what_it_is_made_of(overlay: Overlay) -> None:
             ['model "claude-opus-5"', "missing"],
         ),
         (
+            "[models.claude-opus-5]\nrates = [{ from = 2026-11-01, above = 200_000, input = 3 }]",
+            ['model "claude-opus-5"', "missing"],
+        ),
+        (
             '[models.claude-opus-5]\naliases = ["claude-opus-5-5"]',
             ['model "claude-opus-5"', "'claude-opus-5-5' already names claude-opus-5-5"],
         ),
@@ -481,6 +531,8 @@ def test_a_cheap_gateway_and_a_free_model_of_ones_own_are_possible(overlay: Over
     free = ", ".join(f"{key} = 0" for key in RATE_KEYS)
     card = overlay(f'[models."acme/local"]\nrates = [{{ from = 2026-11-01, {free} }}]')
     assert rates(card, "acme/local") == ["0"] * 5
+    card = overlay("[models.claude-opus-5]\nrates = [{ from = 2026-11-01, factor = 0.001 }]")
+    assert rates(card, "claude-opus-5")[0] == "0.005"
 
 
 def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:

@@ -229,6 +229,7 @@ ACCOUNT = "123456789012"
         "arn%3Aaws%3Abedrock%3Aus-east-1%3A123456789012%3Aprompt-router%2Fabc123",
         "arn:aws:sagemaker:us-east-1:123456789012:endpoint/anthropic.claude-opus-5-5",
         "bedrock/arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/abc123",
+        "arn:aws-us-gov:bedrock:us-gov-west-1:123456789012:inference-profile/us-gov.abc123",
     ],
 )
 def test_an_unknown_arn_is_named_without_its_account(name: str) -> None:
