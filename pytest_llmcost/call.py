@@ -220,12 +220,12 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
                 exact, parts = cost.sampling.model, cost.by_category
                 sampling = replace(sampling, model=exact, usd=cost.usd, by_category=parts)
                 sampling_calls.append(sampling)
-        whole = costs[0] if len(costs) == 1 else total(costs)
+        whole = costs[0] if len(costs) == 1 else total(costs)  # nearly always
         low = whole.low
         if len(costs) == len(sampling_calls):
             usd, high = whole.usd, whole.high
         found_by_card.update(whole.caveats)
-        bounded = call.bounded if own else set()
+        bounded = call.bounded
         lost = call.lost_usage
         if lost is not None and high is not None:
             uncertain = dict.fromkeys(("refusal", "usage_low", "most_output_tokens"))

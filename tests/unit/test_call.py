@@ -94,6 +94,7 @@ def test_an_unknown_model_that_a_price_file_adds_is_priced_anew(tmp_path: Path) 
         ("invented-later", "0", None),
         ("input-only", "4", "4"),
         ("truncated-stream", "4", None),
+        ("lost-answer: ReadTimeout", "4", None),
     ],
 )
 def test_a_caveat_of_the_reading_opens_the_bounds_in_its_direction(
@@ -114,6 +115,45 @@ def test_a_cut_stream_with_a_known_limit_stays_bounded() -> None:
         call(bounded, caveats=sorted_caveats(("left-out", "truncated-stream"))), CARD, on=ON
     )
     assert other.usd_high is None
+
+
+def test_a_cut_stream_stays_bounded_beside_an_advisor_that_was_read_whole() -> None:
+    bounded = sampling("claude-opus-5-5", 1_000, most_output_tokens=1_000)
+    advisor = sampling("claude-opus-5-5", 1_000, kind="advisor")
+    both = call(bounded, advisor, caveats=sorted_caveats(("truncated-stream",)))
+    assert reprice(both, CARD, on=ON).usd_high == Decimal("0.028")
+
+
+@pytest.mark.parametrize(
+    ("models", "high"),
+    [
+        (["claude-opus-5-5"], Decimal("0.028")),
+        (["claude-opus-5-5", "claude-opus-5-5"], None),  # which of them an attempt came to
+        (["gpt-x"], None),
+    ],
+)
+def test_lost_attempts_are_bounded_by_the_one_pass_of_the_answer(
+    models: list[str], high: Decimal | None
+) -> None:
+    lost = {"lost_attempts": 1, "max_tokens": 1_000, "caveats": sorted_caveats(["lost-answer: x"])}
+    one = call(*(sampling(model, 1_000) for model in models), **lost)
+    assert reprice(one, CARD, on=ON).usd_high == high
+
+
+@pytest.mark.parametrize(
+    ("evidence", "passes", "caveat", "is_uncounted"),
+    [
+        ("counted", 0, "count-failed", True),
+        ("counted", 0, "input-only", False),
+        ("counted", 1, "count-failed", False),
+        ("billed", 0, "count-failed", False),
+    ],
+)
+def test_only_a_count_that_failed_stands_for_no_call(
+    evidence: str, passes: int, caveat: str, is_uncounted: bool
+) -> None:
+    one = call(*[sampling()] * passes, evidence=evidence, caveats=sorted_caveats([caveat]))
+    assert one.is_uncounted is is_uncounted
 
 
 def test_caveats_of_reading_and_pricing_stand_together_sorted() -> None:

@@ -51,6 +51,8 @@ def added(tool: dict[str, Any]) -> list[dict[str, Any]]:
         ({"context_management": {"edits": [{"type": "clear_thinking_20251015"}]}}, 100),
         ({"context_management": {"edits": [{"type": "compact_20260112"}]}}, None),
         ({"context_management": "clear"}, None),
+        ({"thread": {"type": "continue", "previous_message_id": "msg_1"}}, None),
+        ({"thread": {"type": "new"}}, 100),
     ],
 )
 def test_max_tokens_bounds_the_reply_unless_the_server_calls_again(
