@@ -210,6 +210,19 @@ class TestComparison:
         )
         assert only_change(compare(base, head, CARD)).parts == ("tools.b", "tools.a")
 
+    def test_pairs_no_payload_twice(self) -> None:
+        old = {"system": "1", "tools.a": "2", "tools.b": "3"}
+        parts = {"1:x": old, "1:y": {"system": "7", "tools.c": "8"}}
+        later = {"1:p": {**old, "tools.a": "4"}, "1:q": {**old, "tools.a": "5"}}
+        base, head = (
+            report(
+                {A: [call(number, key) for number, key in enumerate(side, first)]},
+                payloads={key: PayloadFacts(model="m", parts=value) for key, value in side.items()},
+            )
+            for first, side in ((1, parts), (3, later))
+        )
+        assert "system" in only_change(compare(base, head, CARD)).parts
+
     def test_has_nothing_to_pair_a_call_with_that_was_added(self) -> None:
         parts = {
             name: PayloadFacts(model="m", parts={"system": name}) for name in ("1:x", "1:y", "1:z")
@@ -286,7 +299,7 @@ class TestComparison:
 class TestPartialRuns:
     def test_are_compared_over_what_ran(self) -> None:
         base = report({A: [call(1000)], B: [call(5000)], OUTSIDE: [call(9)]})
-        head = report({A: [call(1001, "1:b")]}, incomplete=["deselected"])
+        head = report({A: [call(1001, "1:b")], OUTSIDE: [call(8)]}, incomplete=["deselected"])
         comparison = compare(base, head, CARD, limits=[parse_increase("$0.000004")])
         assert comparison.partial
         assert comparison.base_usd == tokens_usd(1000)

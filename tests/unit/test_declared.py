@@ -66,6 +66,13 @@ def test_a_stated_price_stays_the_price_and_the_responses_tokens_are_kept() -> N
     assert Amounts.of([call])["output_tokens"].high == 10
 
 
+def test_a_price_beside_a_session_is_no_total_of_it() -> None:
+    answer = read_declared({"session_id": "s", "model": MODEL}, usd=Decimal(1))
+    assert (answer.declared_usd, answer.session_total) == (Decimal(1), None)
+    answer = read_declared({"session_id": "s", "total_cost_usd": 3, "model": MODEL})
+    assert (answer.declared_usd, answer.session_total) == (None, ("s", Decimal(3)))
+
+
 def test_a_stated_price_needs_no_model_and_no_usage() -> None:
     assert recorded(usage(1_000), usd=Decimal(1)).usd == Decimal(1)
     call = recorded({}, usd=Decimal(1), model=MODEL)

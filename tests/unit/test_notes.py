@@ -8,11 +8,16 @@ from decimal import Decimal
 
 import msgspec
 import pytest
-from sample_reports import a_test, make_call, make_report
+from sample_reports import a_test, judge, make_budget, make_call, make_report
 
 from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.ledger.ledger import FixtureRow, Ledger, PayloadFacts, TestRow
-from pytest_llmcost.ledger.notes import length_band_notes, notes_of_run, task_budget_notes
+from pytest_llmcost.ledger.notes import (
+    length_band_notes,
+    missing_notes,
+    notes_of_run,
+    task_budget_notes,
+)
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
 
@@ -128,3 +133,19 @@ def test_rates_older_than_ninety_days_are_noted(days: int, is_old: bool) -> None
 def test_rates_by_which_nothing_is_priced_are_not_noted() -> None:
     report = make_report({}, price_date="2099-01-01")
     assert [*notes_of_run(report, shipped_card(), every_test=False)] == []
+
+
+@pytest.mark.parametrize(("incomplete", "notes"), [([], 1), (["deselected"], 0)])
+def test_only_a_whole_run_has_no_call_of_a_tag(incomplete: list[str], notes: int) -> None:
+    budget = make_budget("1", scope="tag", pattern="tag:judge")
+    run = make_report({a_test("t.py::a"): [call(1)]}, budgets=[budget], incomplete=incomplete)
+    assert len([*missing_notes(run)]) == notes
+
+
+@pytest.mark.parametrize(("kind", "notes"), [("usd", 0), ("stable_prefix", 1)])
+def test_only_a_stable_prefix_needs_a_cache(kind: str, notes: int) -> None:
+    prompt = PayloadFacts(model="claude-haiku-5-5")
+    sent = msgspec.structs.replace(call(1), fingerprint="1:a")
+    run = make_report({a_test("t.py::a"): [sent]}, payloads={"1:a": prompt})
+    row = msgspec.structs.replace(run.tests[0], verdict=judge("1", sent, kind=kind))
+    assert len([*missing_notes(msgspec.structs.replace(run, tests=(row,)))]) == notes

@@ -209,6 +209,20 @@ def test_the_cache_state_of_the_run_is_the_cache_state_of_the_comparison() -> No
     assert switched(call, payloads=payloads, cache_state="cold").usd_then == Decimal("0.0625")
 
 
+def test_a_warm_cache_holds_the_same_share_of_the_prompt() -> None:
+    call = priced(Usage(cache_write_5m_tokens=10_000), sampling={"most_read_tokens": 5_000})
+    payloads = {"1:a": known(counts={NEW: 13_000})}
+    then = switched(call, payloads=payloads, cache_state="warm").usd_then
+    assert then == Decimal("0.043875")  # 6,500 x $6.25 + 6,500 x $0.50 per million
+
+
+def test_why_the_price_there_is_not_exact_is_said() -> None:
+    call = priced(Usage(input_tokens=1_000), context=Terms(inference_geo="us"))
+    to = "claude-haiku-4-5-20251001"
+    other = switched(call, to=to, payloads={"1:a": known(counts={to: 1_000})})
+    assert [note for note in other.notes if "geography" in note] == ["unknown-geography: us"]
+
+
 tokens = st.integers(0, 10**7)
 
 

@@ -259,6 +259,19 @@ def test_odd_shapes_still_have_digests() -> None:
     assert fingerprint({"model": "m", "mcp_servers": ["x"]})
 
 
+def test_null_is_the_default_of_a_field_that_has_another() -> None:
+    tool = {"name": "find", "input_schema": {}}
+    asked = {**HELLO, "tools": [{**tool, "strict": None, "type": None}], "service_tier": None}
+    assert fingerprint(asked) == fingerprint({**HELLO, "tools": [tool]})
+
+
+@pytest.mark.parametrize("of", ["tools", "mcp_servers"])
+def test_a_choice_of_tools_that_is_the_default_changes_nothing(of: str) -> None:
+    asked = {"model": "m", "messages": [], of: [{"name": "find"}]}
+    assert fingerprint({**asked, "tool_choice": {"type": "auto"}}) == fingerprint(asked)
+    assert fingerprint({**asked, "tool_choice": {"type": "none"}}) != fingerprint(asked)
+
+
 def test_changes_are_told_in_words_and_in_order() -> None:
     turns = [{"role": role, "content": "Hello"} for role in ("user", "assistant")] * 6
     old = read_payload({**HELLO, "messages": turns, "speed": "fast"}).parts

@@ -270,6 +270,11 @@ def test_an_advisor_without_an_entry_leaves_a_lower_bound(answers: list[dict[str
     assert call.usd_high is None
 
 
+def test_an_advisor_whose_advice_was_cut_off_leaves_a_lower_bound() -> None:
+    call = priced(read_message(body(usage(1_000, 100), content=[TEXT, ADVISED[0]])))
+    assert call.caveats == ("advisor-without-entry",)
+
+
 def test_an_advisor_that_failed_has_no_entry_and_costs_nothing() -> None:
     failure = {"type": "advisor_tool_result", "content": {"type": "advisor_tool_result_error"}}
     assert read_message(body(content=[ADVISED[0], failure, TEXT])).caveats == ()
