@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pytest_llmcost.capture.transports import claude_address
@@ -69,6 +71,23 @@ def test_other_requests_are_not_claude_calls(method: str, url: str) -> None:
 
 def test_the_method_may_be_spelt_in_small_letters() -> None:
     assert recognise("post", "https://api.anthropic.com/v1/messages") is not None
+
+
+@pytest.mark.parametrize(
+    ("headers", "payload", "replies", "is_claude"),
+    [
+        ({}, {"to": "a@example.test"}, [], False),
+        ({}, {"to": "a@example.test"}, [{"id": "1"}, {"queued": True}], False),
+        ({}, {"to": "a@example.test"}, [{"id": "1"}, {"usage": {"input_tokens": 1}}], True),
+        ({"anthropic-version": "2023-06-01"}, {}, [], True),
+        ({}, {"model": "m", "messages": [], "max_tokens": 1}, [], True),
+    ],
+)
+def test_a_path_of_messages_is_claudes_if_the_request_or_any_reply_is(
+    headers: dict[str, str], payload: Any, replies: list[Any], is_claude: bool
+) -> None:
+    endpoint = seen("https://mail.example/v1/messages")
+    assert endpoint.is_claude(headers, payload, replies) is is_claude
 
 
 def test_counting_and_batches_are_told_apart_from_messages() -> None:
