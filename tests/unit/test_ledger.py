@@ -626,6 +626,14 @@ class TestFiles:
             ):
                 parse_ledger(json.dumps(data).encode(), "x")
 
+    def test_have_a_comparison_whose_amounts_may_be_less_than_nothing(self) -> None:
+        data = json.loads(render_json(replace(a_full_report(), comparison=Comparison())))
+        data["comparison"]["price_change_usd"] = "-0.1"
+        parse_ledger(json.dumps(data).encode(), "x")
+        data["comparison"]["price_change_usd"] = "0E-999999999"
+        with pytest.raises(LedgerError, match="is damaged, 0E-999999999 is not an amount"):
+            parse_ledger(json.dumps(data).encode(), "x")
+
     def test_take_a_name_that_looks_like_an_amount_for_what_it_is(self) -> None:
         report = make_report(
             {A: [make_call("1", fingerprint="1:a")]},
