@@ -87,8 +87,12 @@ def note_failure(captured: CapturedRequest, error: BaseException, live: bool | N
     may_be_billed = failure.may_be_billed or captured.is_unrefused
     # What a mock or a recorder has raised was never sent, so it cannot be billed.
     captured.is_lost = may_be_billed and live is not False
-    has_left = may_be_billed or captured.lost_attempts
-    captured.live = live if has_left and not captured.is_to_stand_in else False
+    if captured.lost_attempts:  # they were sent, whatever became of this one
+        before = captured.retry_of
+        live = captured.is_on_wire or (live if before is None else before.live)
+    elif not may_be_billed:
+        live = False
+    captured.live = live if not captured.is_to_stand_in else False
     captured.is_seen = failure.is_seen
     if captured.is_lost:
         captured.note_left()

@@ -900,6 +900,53 @@ def test_what_is_cancelled_before_its_body_is_sent_was_not_sent(
     assert [(each.live, each.answer is not None) for each in purse.seen] == [(is_sent, is_sent)]
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("is_inside", [True, False], ids=["in the transport", "by the client"])
+def test_what_was_lost_went_live_although_the_next_attempt_is_cancelled_before_it_is_sent(
+    library: Any, is_inside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mute(Packed):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.close_connection = True
+
+    class Again(library.AsyncHTTPTransport):  # type: ignore[misc]
+        async def handle_async_request(self, request: Any) -> Any:
+            with suppress(library.TransportError):
+                return await super().handle_async_request(request)
+            return await super().handle_async_request(request)
+
+    async def ask(url: str) -> None:
+        transport = Again() if is_inside else library.AsyncHTTPTransport()
+        hooks = {} if is_inside else {"request": [begin]}
+        async with library.AsyncClient(transport=transport, event_hooks=hooks) as client:
+            for number in range(2):
+                again = {**HEADERS, "x-stainless-retry-count": str(number)}
+                with suppress(library.TransportError):
+                    await client.post(url, json=ASKED, headers=again)
+
+    async def begin(*_: Any) -> None:
+        begun.append(None)
+        if len(begun) == 2:
+            raise asyncio.CancelledError
+
+    async def connect(*args: Any, **options: Any) -> Any:
+        await begin()
+        return await connect_original(*args, **options)
+
+    import anyio  # which both libraries connect by
+
+    begun: list[None] = []
+    connect_original = anyio.connect_tcp
+    if is_inside:
+        monkeypatch.setattr(anyio, "connect_tcp", connect)
+    with capturing() as purse, serving(Mute) as url, pytest.raises(asyncio.CancelledError):
+        asyncio.run(ask(url))
+    purse.capture.settle()
+    (call,) = purse.seen
+    assert (call.live, call.is_lost, call.lost_attempts) == (True, False, 1)
+
+
 def test_an_answer_that_breaks_off_does_so_for_the_relay_s_client() -> None:
     class Short(AtOnce):
         def do_POST(self) -> None:
