@@ -269,16 +269,23 @@ def test_an_expected_failure_that_ends_as_it_did_in_the_baseline_has_not_vanishe
         @max_cost("$0.01")
         def test_nothing():
             pytest.xfail("known")
+
+        @max_cost("$0.01")
+        def test_whole():
+            ask(10)
     """
     write_files(tmp_path, {"app.py": APP, "test_known.py": text})
     run_suite(tmp_path, "--llmcost-baseline=base.json", "--llmcost-update-baseline")
     again = compare(tmp_path, "--llmcost-vanished=fail")
     assert (again.status, vanished(again)) == (0, {}), again.out
-    write_files(tmp_path, {"test_known.py": text.replace("ask(10)", "pass")})
+    write_files(tmp_path, {"test_known.py": text.replace("ask(10)", "pass", 1)})
     ran = compare(tmp_path, "--llmcost-vanished=fail")
     assert (ran.status, vanished(ran)) == (1, {"test_known.py::test_calls": "skipped"})
     (change,) = ran.ledger()["comparison"]["changes"]
     assert change["status"] == "skipped"
+    write_files(tmp_path, {"test_known.py": f"{text}        pytest.xfail()"})
+    ran = compare(tmp_path, "--llmcost-vanished=fail")
+    assert (ran.status, vanished(ran)) == (1, {"test_known.py::test_whole": "skipped"})
 
 
 def test_a_test_that_calls_nothing_is_no_guard_by_the_budget_of_all_tests(suite: Path) -> None:
