@@ -377,8 +377,9 @@ def _spellings(card: CardFile) -> Iterator[tuple[str, Resolved]]:
             for prefix, platform in card.bedrock_prefixes.items():
                 yield f"{prefix}.{entry.bedrock}", Resolved(model, platform)
         for name in (model, *entry.aliases):
-            yield f"anthropic/{name}", Resolved(model)
-            yield "anthropic/" + _VERSION.sub(r"-\1.\2", name), Resolved(model)
+            if name.startswith("claude-"):  # a user's own models are none of Anthropic's
+                yield f"anthropic/{name}", Resolved(model)
+                yield "anthropic/" + _VERSION.sub(r"-\1.\2", name), Resolved(model)
     for model, entry in card.models.items():
         yield from ((alias, Resolved(model)) for alias in entry.aliases)
     for model in card.models:  # an id is never an alias of something else

@@ -210,6 +210,14 @@ def test_a_name_that_a_file_lists_is_read_as_it_stands(overlay: Overlay) -> None
     assert card.resolve("claude-sonnet-5[1m]").model == "claude-sonnet-5[1m]"
 
 
+@pytest.mark.parametrize("name", ["anthropic/acme-4-1", "anthropic/acme-4.1"])
+def test_a_model_of_ones_own_is_none_that_a_gateway_gets_from_anthropic(
+    overlay: Overlay, name: str
+) -> None:
+    card = overlay(f'[models."acme-4-1"]\nrates = [{{ from = 2026-01-01, {FIVE} }}]')
+    assert card.find(name) is None
+
+
 def test_a_model_whose_last_row_has_ended_has_no_price(overlay: Overlay) -> None:
     row = f"{{ from = 2026-01-01, until = 2026-06-01, {FIVE} }}"
     card = overlay(f'[models."acme/large"]\nrates = [{row}]')
