@@ -109,6 +109,12 @@ class TestSpend:
         assert figures(spent([call], "input_tokens")) == (5, 5, 5)
         assert call.billed_usage == Usage(input_tokens=5)
 
+    def test_of_the_whole_prompt_is_exact_whatever_the_cache_holds(self) -> None:
+        one = PricedSamplingCall(model="m", usage=Usage(input_tokens=5), usd=Decimal(1))
+        call = priced("1", sampling_calls=(one,), caveats=sorted_caveats(["cache-unpriced"]))
+        assert figures(spent([call], "input_tokens")) == (5, 5, 5)
+        assert spent([call], "uncached_input_tokens").high is None
+
     @pytest.mark.parametrize("kind", ["input_tokens", "output_tokens"])
     def test_of_tokens_nobody_stated_is_unbounded(self, kind: Kind) -> None:
         spend = spent([priced("1", sampling_calls=(), declared_usd=Decimal(1))], kind)
