@@ -269,7 +269,7 @@ def judge(
     spent = amounts[budget.quantity]
     saw_request = has_requests or amounts.calls > 0
     saw_no_request = budget.required and not saw_request and budget.quantity != "calls"
-    if saw_no_request or (budget.idle and spent.best == 0):
+    if saw_no_request or (budget.idle and not spent.high and spent.best == 0):
         spent = Range(best=None, high=None, reasons=spent.reasons)
     return decide(budget, spent, budget.limit, budget.limit, count_command)
 

@@ -310,6 +310,12 @@ class TestVerdict:
         assert verdict.state == "within"
         assert verdict.actual == 0
 
+    def test_of_a_path_without_tests_is_of_the_calls_that_shared_fixtures_make_there(self) -> None:
+        idle = dollars("1", scope="path", pattern="a/**", idle=True)
+        refused = priced("0", usd_high=Decimal("0.5"))  # whether it is billed is unknown
+        assert judge(idle, Amounts()).saw_nothing
+        assert judge(idle, Amounts.of([refused])).state == "within"
+
     def test_keeps_where_the_budget_was_set_and_why(self) -> None:
         budget = dollars("1", label="max_suite", reason="agreed", pattern="tests/**")
         verdict = judge(budget, Amounts.of([]))
