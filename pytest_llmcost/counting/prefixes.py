@@ -48,7 +48,7 @@ class PrefixGroup:
         self.last: dict[str, list[CachedValue]] = {}
         """The last prefix with each first message; the last one of all stands last."""
         self.ends: Counter[str] = Counter()
-        """By digest, how many of its calls end with a message that none has gone on from yet."""
+        """By digest, how many of its calls end there, without another that has gone on from it."""
         self.volatile: dict[str, BlockPath] = {}
         """The first block found to differ by a clock or a random id: under the first message if it
         is in one, otherwise under the empty text, for all."""
@@ -197,7 +197,7 @@ class CachedPrefixes:
             group.written.setdefault(digest, None)
         group.last.pop(opening, None)
         group.last[opening] = values
-        group.ends.update([each.prefix for each in values if each.tier == "messages"][-1:])
+        group.ends[values[-1].prefix] += 1
         return readable
 
     def _group_of(self, payload: Payload, blocks: list[CachedValue]) -> PrefixGroup:
