@@ -102,6 +102,20 @@ HARMLESS: dict[str, list[Body]] = {
         ask(**PLAIN, messages=say("Why?", "So.", "And?", "No.", "Why?")),
         ask(**PLAIN, messages=say("Why?", "Thus.", "And?", "Yes.", "Why?")),
     ],
+    "a later question, asked twice at once": [
+        *[ask(**PLAIN, messages=say("Why?", "So.", "How?"))] * 2,
+        ask(**PLAIN, messages=say("Why?", "So.", "How?", "Thus.", "And?")),
+        ask(**PLAIN, messages=say("Why?", "So.", "How?", "No.", "When?")),
+    ],
+    "a breakpoint in an answer, and two answers to what came behind it": [
+        *[ask(messages=say("Why?", [text("So.", marked=True)], "How?"))] * 2,
+        ask(messages=say("Why?", "So.", "How?", "Thus.", [text("And?", marked=True)])),
+        ask(messages=say("Why?", "So.", "How?", "No.", [text("When?", marked=True)])),
+    ],
+    "contents that are no blocks": [
+        ask(**PLAIN, messages=say(["Why?"])),
+        ask(**PLAIN, messages=say(["Why?"], "So.", ["And?"])),
+    ],
     "two agents": [ask(), ask(system=[text("Be kind."), text("Other rules.", marked=True)])],
     "two agents with the same tools": [
         ask(tools=[tool("find")], system=[text(name, marked=True)]) for name in ("support", "sales")
@@ -228,6 +242,21 @@ BROKEN: dict[str, tuple[Body, Body, tuple[str, int | None, str | None]]] = {
         ),
         ("20 or more blocks after messages.0.content.0", None, "system.1"),
     ),
+    "the look-back is too short for one tool call at a time": (
+        ask(**PLAIN),
+        ask(**PLAIN, messages=say("Why?", *[uses(1), results(1)] * 10)),
+        ("20 or more blocks after messages.0.content.0", None, None),
+    ),
+    "the system prompt of another question": (
+        ask(**AUTO, system=[text("Be brief."), text(f"Step 1. {RULES}")]),
+        ask(**AUTO, system=[text("Be brief."), text(f"Step 2. {RULES}")], messages=say("How?")),
+        ("system.1", 6, None),
+    ),
+    "a text got longer": (
+        ask(),
+        ask(system=[text("Be brief."), text(f"{RULES}Be kind.", marked=True)]),
+        ("system.1", len(RULES) + 1, None),
+    ),
     "a block was added before a setting": (
         ask(**PLAIN, tool_choice={"type": "auto"}),
         ask(system=[text(RULES), text("Be kind.")], **AUTO, tool_choice={"type": "auto"}),
@@ -242,6 +271,21 @@ BROKEN: dict[str, tuple[Body, Body, tuple[str, int | None, str | None]]] = {
         ask(tools=[tool("find", required=None, marked=True)]),
         ask(tools=[tool("find", required=["a"], marked=True)]),
         ("tools.find.input_schema.required", None, None),
+    ),
+    "null became an object": (
+        ask(tools=[tool("find", properties=None, marked=True)]),
+        ask(tools=[tool("find", properties={}, marked=True)]),
+        ("tools.find.input_schema.properties", None, None),
+    ),
+    "an object became null": (
+        ask(tools=[tool("find", properties={}, marked=True)]),
+        ask(tools=[tool("find", properties=None, marked=True)]),
+        ("tools.find.input_schema.properties", None, None),
+    ),
+    "thinking was turned off and a tool renamed": (
+        ask(**PLAIN, tools=[tool("a")], thinking={"type": "enabled", "budget_tokens": 2_000}),
+        ask(**PLAIN, tools=[tool("b")]),
+        ("tools.b", None, None),
     ),
     "the tools were removed": (
         ask(tools=[tool("find")], **PLAIN),
@@ -275,6 +319,7 @@ def test_where_a_prefix_breaks(
     assert second is not None
     assert first.broken is None
     assert second.broken is not None
+    assert second.is_limited
     assert (second.broken.part, second.broken.character, second.upto) == found
     # Only a clock and an id show that no earlier run has sent the first one.
     assert first.is_limited is ("09:41" in str(before) or "Ticket" in str(before))
@@ -307,6 +352,30 @@ def test_an_excerpt_is_short_and_shows_what_stands_there_now() -> None:
     assert found is not None
     assert found.broken is not None
     assert found.broken.excerpt == f"It is 09:41:19. {RULES}"[:40]
+
+
+def test_an_excerpt_begins_shortly_before_what_differs() -> None:
+    ends = ([text("Be brief."), text(RULES + end, marked=True)] for end in ("one", "two"))
+    _, found = read(*(ask(system=system) for system in ends))
+    assert found is not None
+    assert found.broken is not None
+    assert found.broken.excerpt == f"{RULES[-12:]}two"
+
+
+def test_an_edit_breaks_a_prefix_also_after_another_question_to_the_agent() -> None:
+    first, other = ("Why?", "So.", "How?"), ("When?",)
+    edited = ("Why?", "No.", "How?", "Thus.", "And?")
+    found = read(*(ask(**PLAIN, messages=say(*said)) for said in (first, other, edited)))
+    parts = [each and each.broken and each.broken.part for each in found]
+    assert parts == [None, None, "messages.1.content.0"]
+
+
+def test_a_clock_in_the_system_prompt_limits_every_question_to_the_agent() -> None:
+    def turn(clock: str, question: str) -> Body:
+        return ask(**AUTO, system=f"It is {clock}. {RULES}", messages=say(question))
+
+    found = read(*map(turn, ("09:41:07", "09:41:07", "09:41:19"), ("Why?", "How?", "How?")))
+    assert all(each is not None and each.is_limited for each in found)
 
 
 def test_a_clock_in_a_first_message_says_nothing_of_other_questions_to_the_agent() -> None:
