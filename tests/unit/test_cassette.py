@@ -11,6 +11,7 @@ import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import filelock
@@ -18,7 +19,9 @@ import msgspec
 import pytest
 
 from pytest_llmcost import files
+from pytest_llmcost.counting import cassette as cassette_module
 from pytest_llmcost.counting.cassette import CountCassette, Entry, read_entries, write_entries
+from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import CountCassetteError
 
 
@@ -195,6 +198,14 @@ def test_a_damaged_or_foreign_file_is_named_with_the_place_and_left_alone(
     assert path.read_text() == text
 
 
+def test_a_conflict_between_two_counts_as_they_were_written_is_named(path: Path) -> None:
+    write_entries(path, [entry("aa"), entry("bb")])
+    first, second = path.read_text().rsplit("- request", 1)
+    path.write_text(f"{first}=======\n- request{second}")
+    with pytest.raises(CountCassetteError, match="is not YAML"):
+        CountCassette(path)
+
+
 def test_a_file_that_is_not_text_is_an_error(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"\xff\xfe\x00")
@@ -234,6 +245,8 @@ def test_saving_without_news_touches_nothing(path: Path) -> None:
     again.put(entry())
     again.save()
     assert path.stat().st_mtime == 1
+    path.write_text("interactions: [")
+    again.save()  # does not even read it
 
 
 def test_saving_takes_nothing_of_what_a_test_puts_in_place_of_random_bytes(
@@ -273,6 +286,46 @@ def test_pruning_everything_removes_the_file(path: Path) -> None:
     cassette.prune("test_one", keep=())
     cassette.save()
     assert not path.exists()
+
+
+def test_pruning_leaves_a_count_alone_that_names_no_asker(path: Path) -> None:
+    write_entries(path, [entry("aa"), entry("bb", asked_by=())])
+    cassette = CountCassette(path)
+    cassette.prune("test_one", keep=())
+    cassette.save()
+    assert [*CountCassette(path).entries] == ["2:bb"]
+
+
+OLD, NEW = entry("aa"), read_payload({"model": "claude-opus-4-7", "messages": []})
+
+
+@pytest.mark.parametrize(
+    ("entries", "before"),
+    [
+        ([OLD], OLD),
+        ([OLD, entry("bb", 1, "test_two")], OLD),
+        ([OLD, entry("bb", 0, refused="prompt is too long")], OLD),
+        ([OLD, entry("bb", model="claude-haiku-4-5")], OLD),
+        ([OLD, entry("bb", fingerprint="1:bb")], OLD),
+        ([OLD, entry("bb")], None),
+        ([entry(fingerprint=NEW.fingerprint)], None),
+        ([entry(refused="prompt is too long")], None),
+        ([entry(model="claude-haiku-4-5")], None),
+        ([entry(fingerprint="1:aa")], None),
+        ([], None),
+    ],
+)
+def test_the_count_before_a_change_is_the_only_one_of_asker_model_and_recipe_with_tokens(
+    path: Path, entries: list[Entry], before: Entry | None
+) -> None:
+    write_entries(path, entries)
+    assert CountCassette(path).entry_before(NEW, "test_one") == before
+
+
+def test_a_nearest_payload_is_of_todays_recipe(path: Path) -> None:
+    write_entries(path, [entry("aa", fingerprint="1:aa"), entry("bb")])
+    parts = {"model": "m", "system": "aa"}
+    assert CountCassette(path).nearest(parts, "test_one") == entry("bb")
 
 
 def test_the_nearest_payload_is_the_askers_own_most_alike(path: Path) -> None:
@@ -361,6 +414,26 @@ def test_saving_soon_does_not_take_all_the_time(
     cassette.save()
     assert 2 <= len(replaced) < 100
     assert len(CountCassette(path).entries) == 200
+
+
+def test_saving_soon_waits_ten_times_as_long_as_saving_took(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    write = cassette_module.write_entries
+
+    def take_a_second(*arguments: Any) -> None:
+        clock[0] += 1
+        write(*arguments)
+
+    monkeypatch.setattr(cassette_module, "write_entries", take_a_second)
+    monkeypatch.setattr(cassette_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    cassette, saved = CountCassette(path), list[int]()
+    for clock[0] in (100.0, 110.9, 111.0):
+        cassette.put(entry(str(clock[0])))
+        cassette.save_soon()
+        saved.append(len(read_entries(path)))
+    assert saved == [1, 1, 3]
 
 
 def test_a_folder_that_cannot_be_written_is_named(
