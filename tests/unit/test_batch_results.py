@@ -45,6 +45,11 @@ def test_lines_cut_anywhere_are_results(size: int, ending: bytes) -> None:
     assert second == BatchResult(custom_id="b", outcome="errored")
 
 
+def test_a_message_beside_an_error_is_not_billed() -> None:
+    (result,) = read(line("a", type="errored", error={}, message=MESSAGE))
+    assert result == BatchResult(custom_id="a", outcome="errored")
+
+
 def test_a_last_line_without_its_end_counts_and_results_that_were_taken_come_once() -> None:
     reader = Reader(of_batch=True)
     reader.feed(line("a", type="expired") + b"\n" + line("b", type="canceled"))

@@ -251,6 +251,18 @@ def test_an_unknown_minimum_is_said_to_be_unknown() -> None:
     assert [segment.upto for segment in found.segments] == ["system.0", "end"]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cache_control": FIVE},
+        {"messages": [{"role": "user", "content": [text("Hi"), text("there", FIVE)]}]},
+    ],
+)
+def test_a_prompt_that_is_cached_to_its_end_needs_one_count(changes: dict[str, Any]) -> None:
+    plan = plan_caching(read_payload(payload(**changes)), read=read_payload)
+    assert plan.payloads == (plan.whole,)
+
+
 def test_moving_a_breakpoint_needs_no_new_count_of_the_others() -> None:
     def prints(body: dict[str, Any]) -> set[str]:
         plan = plan_caching(read_payload(body), read=read_payload)

@@ -283,6 +283,10 @@ def test_changes_are_told_in_words_and_in_order() -> None:
     assert changes[14:] == ["thinking (new)", "speed (removed)"]
     assert describe_changes(changes).endswith("messages.3 (removed) and 10 more")
     assert changed_parts(old, old) == []
+    assert changed_parts({"messages.0": "x"}, {"messages": "y"}) == [
+        "messages (new)",
+        "messages.0 (removed)",
+    ]
 
 
 def test_what_a_test_counts_is_what_the_sdk_then_sends() -> None:

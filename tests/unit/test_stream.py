@@ -185,6 +185,12 @@ def test_another_id_is_another_message_and_the_first_is_truncated_without_a_delt
     assert not again.truncated
 
 
+def test_each_start_without_an_id_is_a_message_of_its_own() -> None:
+    start = {**START, "message": {**START["message"], "id": None}}
+    first, second = read(Reader(), [events(start, start, FINAL, STOP)])
+    assert (first.truncated, second.truncated) == (True, False)
+
+
 def test_more_messages_than_are_read_are_not_exact() -> None:
     starts = ({**START, "message": {**START["message"], "id": f"msg_{n}"}} for n in range(1_001))
     sent = [event for start in starts for event in (start, FINAL, STOP)]
