@@ -14,6 +14,7 @@ from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.ledger.ledger import FixtureRow, Ledger, PayloadFacts, TestRow
 from pytest_llmcost.ledger.notes import (
     length_band_notes,
+    max_tokens_notes,
     missing_notes,
     notes_of_run,
     task_budget_notes,
@@ -140,6 +141,34 @@ def test_only_a_whole_run_has_no_call_of_a_tag(incomplete: list[str], notes: int
     budget = make_budget("1", scope="tag", pattern="tag:judge")
     run = make_report({a_test("t.py::a"): [call(1)]}, budgets=[budget], incomplete=incomplete)
     assert len([*missing_notes(run)]) == notes
+
+
+@pytest.mark.parametrize(("tag", "notes"), [("judge", 0), ("judges", 1)])
+def test_a_tag_that_a_call_has_is_not_missing(tag: str, notes: int) -> None:
+    budget = make_budget("1", scope="tag", pattern="tag:judge")
+    run = make_report({a_test("t.py::a"): [make_call("0.01", tags=(tag,))]}, budgets=[budget])
+    assert len([*missing_notes(run)]) == notes
+
+
+@pytest.mark.parametrize(("actual", "notes"), [(None, 0), (Decimal(0), 1), (Decimal(5), 0)])
+def test_a_tool_whose_tokens_are_not_counted_is_not_missing(
+    actual: Decimal | None, notes: int
+) -> None:
+    run = make_report({a_test("t.py::a"): [call(1)]})
+    verdict = judge("1", call(1), kind="parts", part="tools.find")
+    row = msgspec.structs.replace(
+        run.tests[0], verdict=msgspec.structs.replace(verdict, actual=actual)
+    )
+    assert len([*missing_notes(msgspec.structs.replace(run, tests=(row,)))]) == notes
+
+
+@pytest.mark.parametrize(("used", "notes"), [((0,), 0), ((0, 2), 1), ((2, 90), 0)])
+def test_a_limit_is_far_above_replies_only_if_there_are_some(
+    used: tuple[int, ...], notes: int
+) -> None:
+    calls = [make_call("1", usage=Usage(output_tokens=each), max_tokens=100) for each in used]
+    run = make_report({a_test("t.py::a"): calls})
+    assert len(max_tokens_notes(run, every_test=True)) == notes
 
 
 @pytest.mark.parametrize(("kind", "notes"), [("usd", 0), ("stable_prefix", 1)])

@@ -265,6 +265,15 @@ def test_null_is_the_default_of_a_field_that_has_another() -> None:
     assert fingerprint(asked) == fingerprint({**HELLO, "tools": [tool]})
 
 
+@pytest.mark.parametrize(
+    "config", [{}, {"output_config": None}, {"output_config": {"effort": "low"}}]
+)
+def test_a_format_is_the_same_where_it_stood_before(config: dict[str, Any]) -> None:
+    form = {"type": "json_schema", "schema": {}}
+    now = {**HELLO, "output_config": {**(config.get("output_config") or {}), "format": form}}
+    assert fingerprint({**HELLO, **config, "output_format": form}) == fingerprint(now)
+
+
 @pytest.mark.parametrize("of", ["tools", "mcp_servers"])
 def test_a_choice_of_tools_that_is_the_default_changes_nothing(of: str) -> None:
     asked = {"model": "m", "messages": [], of: [{"name": "find"}]}

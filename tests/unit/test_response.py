@@ -1061,6 +1061,9 @@ def test_the_advisor_of_a_fast_answer_may_be_fast() -> None:
 def test_new_quantities_in_the_usage_are_named() -> None:
     call = read_message(body(usage(1, 1, cache_creation={"ephemeral_24h_input_tokens": 5})))
     assert call.caveats == ("unknown-usage: cache_creation.ephemeral_24h_input_tokens",)
+    iterations = [entry("message", 1, 1), {**entry("message", 1, 1), "video_tokens": 5}]
+    call = read_message(body(usage(2, 2, iterations=iterations)))
+    assert call.caveats == ("unknown-usage: iterations[1].video_tokens",)
 
 
 # How long cache entries live
