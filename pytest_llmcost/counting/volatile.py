@@ -126,7 +126,7 @@ def _differs_in_every_run(old: re.Match[str], new: re.Match[str], at: datetime) 
         return len(old.group()) == len(new.group())
     seconds = re.search(r":\d\d:(\d\d)", new.group())
     is_odd = seconds is not None and seconds[1] not in ("00", "59")
-    return (is_odd and kind in ("moment", "time")) or _is_of_the_run(new, at)
+    return is_odd or _is_of_the_run(new, at)
 
 
 def _is_of_the_run(token: re.Match[str], at: datetime) -> bool:

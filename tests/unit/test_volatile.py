@@ -27,6 +27,7 @@ CLOCKS = [(THEN.strftime(form), NOW.strftime(form)) for form in FORMS]
 CLOCKS += [(each(THEN), each(NOW)) for each in (str, datetime.isoformat, format_datetime)]
 CLOCKS += [(f"{THEN.timestamp()}", f"{NOW.timestamp()}")]
 CLOCKS += [(f"{THEN.timestamp() * k:.0f}", f"{NOW.timestamp() * k:.0f}") for k in (1, 1_000, 10**9)]
+CLOCKS += [("2026-10-16T10:52:00.081+0200", "2026-11-25T14:03:00.081+0200")]
 IDS = [
     (str(UUID(int=2**127 + 7)), str(UUID(int=2**126 + 9))),
     (UUID(int=2**127 + 10).hex, UUID(int=2**126 + 11).hex),
