@@ -263,6 +263,15 @@ def test_a_prompt_that_is_cached_to_its_end_needs_one_count(changes: dict[str, A
     assert plan.payloads == (plan.whole,)
 
 
+def test_a_text_before_an_answer_that_cannot_be_cached_is_cached_whole() -> None:
+    thinking = {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm"}]}
+    messages = [{"role": "user", "content": "Hi there"}, thinking]
+    asked = read_payload(payload(messages=messages, cache_control=FIVE))
+    _, cut = plan_caching(asked, read=read_payload).cuts
+    assert str(cut.point.path) == "messages.0.content.0"
+    assert cut.payload.body["messages"][:1] == messages[:1]
+
+
 def test_moving_a_breakpoint_needs_no_new_count_of_the_others() -> None:
     def prints(body: dict[str, Any]) -> set[str]:
         plan = plan_caching(read_payload(body), read=read_payload)

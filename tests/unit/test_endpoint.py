@@ -90,6 +90,26 @@ def test_a_path_of_messages_is_claudes_if_the_request_or_any_reply_is(
     assert endpoint.is_claude(headers, payload, replies) is is_claude
 
 
+@pytest.mark.parametrize(
+    ("payload", "replies", "is_claude"),
+    [
+        ({"anthropic_version": "bedrock-2023-05-31"}, [], True),
+        ({"prompt": "Hi"}, [], False),
+        ({"prompt": "Hi"}, [{"model": "other"}, {"model": "claude-opus-4-7"}], True),
+    ],
+)
+def test_a_model_behind_a_profile_of_ones_own_is_claude_by_its_version_or_a_reply(
+    payload: Any, replies: list[Any], is_claude: bool
+) -> None:
+    profile = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile%2Fab12"
+    endpoint = seen(f"{BEDROCK}/model/{profile}/invoke")
+    assert endpoint.is_claude({}, payload, replies) is is_claude
+
+
+def test_a_model_of_anthropic_is_claude_whatever_its_name() -> None:
+    assert seen(f"{BEDROCK}/model/anthropic.next-1-v1:0/invoke").kind == "messages"
+
+
 def test_counting_and_batches_are_told_apart_from_messages() -> None:
     base = "https://api.anthropic.com/v1/messages"
     assert seen(f"{base}/count_tokens?beta=true").kind == "count_tokens"

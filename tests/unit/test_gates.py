@@ -119,6 +119,13 @@ class TestAllowedModels:
             ledger = make_report(spent, budgets=budgets)
             assert [each.state for each in ledger.verdicts] == states
 
+    def test_of_a_path_it_judges_no_call_outside_tests(self) -> None:
+        calls: dict[Any, Any] = {OUTSIDE: [make_call("1", model=OPUS)]}
+        for scope, pattern, states in (("suite", None, ["exceeded"]), ("path", "tests/**", [])):
+            budget = allow("claude-haiku-*", scope=scope, pattern=pattern)
+            ledger = make_report(calls, budgets=[budget])
+            assert [each.state for each in ledger.verdicts] == states
+
 
 def per_call(limit: str, kind: str = "call_usd", **fields: Any) -> Budget:
     return make_budget(limit, kind=kind, **fields)

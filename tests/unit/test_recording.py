@@ -97,6 +97,12 @@ def test_what_a_recorder_wrote_is_read_as_the_exchange_it_was(
     assert recorded.problem is None
 
 
+def test_yaml_may_begin_like_json() -> None:
+    flow = yaml.safe_dump(vcrpy({"string": TEXT}), default_flow_style=True)
+    assert flow.startswith("{")
+    assert only(flow.encode()).body == TEXT.encode()
+
+
 def test_exchanges_are_numbered_from_zero_behind_the_files_path() -> None:
     data = vcrpy({"string": TEXT})
     data["interactions"] *= 2
@@ -421,6 +427,7 @@ def test_aws_frames_are_one_response() -> None:
         (b"hello", "f: neither a cassette nor"),
         (b"[1, 2]", "f: neither a cassette nor"),
         (b'{"a": 1}', "f: neither a cassette nor"),
+        (b"interactions: 3", "f: neither a cassette nor"),
         (b"a: [1\nb: 2", "f, line 2: "),
         (b"a: \x00", "f: "),
         (b'{"a": 1}\n{"b"\n', "f, line 2: not JSON"),
