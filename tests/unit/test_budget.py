@@ -484,6 +484,18 @@ class TestCountedThenSent:
         assert settled([dear, cheap, sent]) == (dear, sent)
         assert settled([unknown, sent, dear]) == (unknown, sent)
 
+    def test_keeps_a_failed_count_only_if_there_is_nothing_else_of_its_payload(self) -> None:
+        failed = replace(
+            seen("1:a", "counted", None),
+            sampling_calls=(),
+            caveats=sorted_caveats(["count-failed"]),
+        )
+        for other in (seen("1:a", "billed"), seen("1:a", "counted")):
+            assert settled([failed, other, failed]) == (other,)
+        assert settled([failed, failed]) == (failed,)
+        apart = (failed, seen("1:b", "billed"))
+        assert settled(apart) == apart
+
     @pytest.mark.parametrize("evidence", ["stale", "mocked"])
     def test_keeps_each_reply_whose_prompt_could_not_be_counted(self, evidence: Evidence) -> None:
         failed = replace(

@@ -289,6 +289,12 @@ class TestWorkers:
             files.add(render_json(close(controller)))
         assert len(files) == 1
 
+    def test_number_an_attempt_after_one_without_calls_as_it_was(self) -> None:
+        spent: dict[Owner, list[Call]] = {
+            a_test("t.py::a", attempt=number): [make_call("1")] for number in (1, 3)
+        }
+        assert [row.attempt for row in make_report(spent).tests] == [1, 3]
+
     def test_send_what_has_changed_of_an_owner_as_a_whole(self) -> None:
         controller = LedgerBuilder()
         for name in ("gw0", "gw1"):
