@@ -13,6 +13,7 @@ import pytest
 
 from pytest_llmcost.counting.payload import BlockPath, read_payload
 from pytest_llmcost.counting.prefixes import CachedPrefixes, Readable
+from pytest_llmcost.counting.segments import CachedPrompt, Segment
 
 CACHED = {"type": "ephemeral"}
 RULES = "You answer tickets. " * 20
@@ -404,6 +405,20 @@ def test_what_stands_before_a_clock_and_what_was_written_since_can_be_read() -> 
     assert [each.upto for each in found] == ["tools.0", "system.1", "tools.0"]
     # The first message was written, too, although the longer turn has no breakpoint there.
     assert found[1].written == (found[0].breakpoints[-1][1], BlockPath("system", 1))
+
+
+def test_what_an_earlier_call_wrote_up_to_any_of_its_breakpoints_can_be_read() -> None:
+    def turn(clock: str, *, is_marked: bool) -> Body:
+        clock_block = text(f"It is {clock}.", marked=True)
+        return ask(system=[text(RULES, marked=is_marked), clock_block])
+
+    bodies = turn("09:41:07", is_marked=True), turn("09:41:19", is_marked=False)
+    first, second = (each for each in read(*bodies) if each is not None)
+    spans = [Segment(upto=f"system.{at}", tokens=(600, 9)[at], ttl="5m") for at in (0, 1)]
+    first.learn(CachedPrompt(segments=(*spans, Segment(upto="end", tokens=2))), 0)
+    whole = Segment(upto="system.1", tokens=609, ttl="5m")
+    now = CachedPrompt(segments=(whole, Segment(upto="end", tokens=2)))
+    assert second.read_tokens(now) == 600
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
