@@ -250,6 +250,11 @@ def test_tools_without_a_name_are_told_apart() -> None:
     ]
 
 
+@pytest.mark.parametrize("nothing", [{}, {"tools": None, "system": None}, {"tools": []}])
+def test_what_is_not_there_has_no_part(nothing: dict[str, Any]) -> None:
+    assert [*read_payload({"model": "m", **nothing}).parts] == ["model"]
+
+
 def test_odd_shapes_still_have_digests() -> None:
     assert list(read_payload({"model": "m", "tools": "x", "messages": "y"}).parts) == [
         "model",
