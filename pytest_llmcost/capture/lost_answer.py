@@ -40,13 +40,12 @@ _CLIENTS = ("httpx._client", "httpx2._client")
 _AROUND_THE_REQUEST = ("send", "_send_handling_auth", "_send_handling_redirects")
 """The clients' own functions around `_send_single_request`, which calls a transport. If one of them
 is the last of the client's in the traceback, a hook, a log-in or the client itself has raised."""
-_CONNECTING = (
+_BEFORE_BODY = (
     "connect", "_connect", "connect_tcp", "_init_socks5_connection", "start_tls",
     "_send_request_headers",
 )  # fmt: skip
-"""How `http.client` and httpcore name what comes before a request's body, without which the API
-does no work: what connects, of which the middle three are also of a proxy's, where no method holds
-them together, and what sends the headers."""
+"""How `http.client` and httpcore name what connects, and what sends the headers. The three from
+`connect_tcp` on also connect through a proxy, where no method holds them together."""
 
 
 class Failure(NamedTuple):
@@ -92,14 +91,17 @@ def note_failure(captured: CapturedRequest, error: BaseException, live: bool | N
         live = captured.is_on_wire or (live if before is None else before.live)
     elif not may_be_billed:
         live = False
-    captured.live = live if not captured.is_to_stand_in else False
+    captured.live = False if captured.is_to_stand_in else live
     captured.is_seen = failure.is_seen
     if captured.is_lost:
         captured.note_left()
     captured.over(captured)
 
 
-def is_connecting(error: BaseException) -> bool:
-    """Tell whether an error came from what connects, which sending calls, or sends the headers."""
+def is_before_body(error: BaseException) -> bool:
+    """Tell whether an error came before the body was sent, without which the API does no work.
+
+    It came from what connects, which sending calls if need be, or from what sends the headers.
+    """
     names = {frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__)}
-    return not names.isdisjoint(_CONNECTING)
+    return not names.isdisjoint(_BEFORE_BODY)

@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-from pytest_llmcost.capture.lost_answer import is_connecting
+from pytest_llmcost.capture.lost_answer import is_before_body
 from pytest_llmcost.capture.transports import RELAYS
 from pytest_llmcost.errors import LiveCapError
 
@@ -114,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (OSError, HTTPException) as error:
             self.close_connection = True
             if response is None:  # else the client has gone, or the API in mid-answer
-                what = "cannot reach" if is_connecting(error) else "got no answer from"
+                what = "cannot reach" if is_before_body(error) else "got no answer from"
                 self._refuse(502, "api_error", f"llmcost_relay {what} {parts.netloc}: {error}")
         finally:
             if response is not None:

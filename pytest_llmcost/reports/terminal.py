@@ -166,7 +166,7 @@ def _table(rows: Sequence[Row], view: View, ledger: Ledger) -> Iterator[Line]:
 
 
 def _priced(calls: Iterable[Call], price: Pricing) -> tuple[Decimal | None, bool, int]:
-    """Return what calls cost in another state, if at least, and of how many that is unknown."""
+    """Return what calls cost in another state, whether at least, and of how many it is unknown."""
     changed = [price(call) for call in calls]
     known = [each for each in changed if not isinstance(each, str)]
     amounts = Amounts.of(known)

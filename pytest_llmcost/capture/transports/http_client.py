@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pytest_llmcost.capture.lost_answer import is_connecting, note_failure
+from pytest_llmcost.capture.lost_answer import is_before_body, note_failure
 from pytest_llmcost.capture.transports import (
     begin,
     being_sent,
@@ -59,9 +59,9 @@ def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
             result = original(connection, message_body, **options)
         except BaseException as error:
             if outer is not None:
-                outer.is_unrefused &= not is_connecting(error)
+                outer.is_unrefused &= not is_before_body(error)
             elif captured is not None:
-                captured.do(note_failure, error, not is_connecting(error))
+                captured.do(note_failure, error, not is_before_body(error))
             raise
         connection._llmcost = captured  # until its answer is asked for
         return result

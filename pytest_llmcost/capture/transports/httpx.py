@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.headers import HEADERS, read_headers
-from pytest_llmcost.capture.lost_answer import is_connecting, note_failure, read_failure
+from pytest_llmcost.capture.lost_answer import is_before_body, note_failure, read_failure
 from pytest_llmcost.capture.transports import CURRENT, begin, being_sent, passed_on, wrap_method
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ class _Sending:
             return False
         is_own = is_passed_on or isinstance(transport, self.library.own)
         if response is None and is_own and error is not None:
-            return captured.is_on_wire and not is_connecting(error)
+            return captured.is_on_wire and not is_before_body(error)
         # The library's own transport, but no socket: patched, to replay or to mock.
         if type(transport) in self.library.own and response is not None:
             return False
